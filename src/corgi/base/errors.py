@@ -1,0 +1,135 @@
+"""One tree of errors and one table of codes.
+
+An error has a stable text ``code`` for people and programs, a small ``number`` for the wire, says whether a retry can
+help, and ends with a hint to act on. Protocol numbers never leak into what a user sees.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ErrorKind(NamedTuple):
+    """A row of the table: what the code means and what to do about it."""
+
+    number: int
+    code: str
+    retryable: bool
+    meaning: str
+    hint: str
+
+
+OK = 0
+
+_ROWS: tuple[ErrorKind, ...] = (
+    ErrorKind(1, "unknown-topic", False, "The topic does not exist.", "create it: corgi topic create NAME --partitions N"),
+    ErrorKind(2, "unknown-partition", False, "The topic has no such partition.", "see: corgi topic describe NAME"),
+    ErrorKind(3, "topic-exists", False, "A topic of this name exists already.", "choose another name, or use the one that exists"),
+    ErrorKind(4, "invalid-topic-name", False, "The name cannot name a topic.",
+              "use 1 to 249 letters, digits, '.', '_' or '-', not starting with '__'"),
+    ErrorKind(5, "invalid-argument", False, "A value is out of its range or of the wrong form.", "the message names the argument and its range"),
+    ErrorKind(6, "record-too-large", False, "The record or batch is larger than the topic allows.",
+              "send smaller records or raise the topic's max_batch_bytes"),
+    ErrorKind(7, "corrupt-batch", False, "The record batch fails its checksum or contradicts itself.",
+              "the client or the network damaged it; send it again from the source"),
+    ErrorKind(8, "offset-out-of-range", False, "The offset lies outside what the partition holds.",
+              "start from earliest, latest or a time"),
+    ErrorKind(9, "out-of-order-sequence", False, "An idempotent producer left a gap in its sequence numbers.",
+              "this is a fault of the client library; create the producer anew"),
+    ErrorKind(10, "producer-fenced", False, "A newer producer of the same identity has taken over.", "stop this producer"),
+    ErrorKind(11, "no-quorum", True, "No majority of the nodes can be reached.", "see: corgi status"),
+    ErrorKind(12, "not-leader", True, "This node does not lead the group at the moment.", "the client asks another node by itself"),
+    ErrorKind(13, "timeout", True, "No answer came in time; the outcome is unknown.",
+              "an idempotent producer may retry without doubling"),
+    ErrorKind(14, "overloaded", True, "The node holds as much unfinished work as it may.", "slow down, or add nodes"),
+    ErrorKind(15, "disk-full", True, "The disk of too many nodes is full; writes are refused.", "free space; reading goes on"),
+    ErrorKind(16, "unsupported-version", False, "The two sides share no protocol version.", "upgrade the older side"),
+    ErrorKind(17, "malformed-frame", False, "The bytes are not a frame of this protocol.", "check that the port is Corgi's native port"),
+    ErrorKind(18, "frame-too-large", False, "The frame is larger than this node accepts.", "send smaller batches"),
+    ErrorKind(19, "wrong-cluster", False, "The two sides belong to different clusters.", "check the addresses and the data folder"),
+    ErrorKind(20, "data-folder-in-use", False, "Another process uses the data folder.", "stop it, or give this node a folder of its own"),
+    ErrorKind(21, "data-folder-empty", False, "The folder holds no node, and a node is not made by itself.",
+              "start once with --bootstrap for a new cluster, or with --rejoin to replace a lost disk"),
+    ErrorKind(22, "log-damaged", False, "The write-ahead log is damaged below its synced end.",
+              "restore the disk, or empty the folder and start with --rejoin while the other nodes run"),
+    ErrorKind(23, "disk-failed", False, "A write or sync failed; the node has stopped.", "check the disk, then restart the node"),
+    ErrorKind(24, "port-in-use", False, "The port is taken by another process.", "choose another port or stop that process"),
+    ErrorKind(25, "unreachable", True, "No node of the cluster answers.", "check the addresses and that the nodes run"),
+    ErrorKind(26, "closed", False, "The client or node is closed.", "open a new one"),
+    ErrorKind(27, "recovering", True, "The node does not vote until it has recovered from a majority.", "wait; see: corgi status"),
+    ErrorKind(28, "invalid-configuration", False, "The configuration cannot be used.", "the message names the key"),
+    ErrorKind(29, "partition-not-open", True, "The partition is being created or deleted.", "retry in a moment"),
+    ErrorKind(30, "invariant-failed", False, "The node found a fault in itself and stopped.", "keep the folder and report it"),
+    ErrorKind(31, "unsafe-listener", False, "A listener off the loopback has no authentication.",
+              "listen on 127.0.0.1, or set listen_without_authentication = \"yes, anybody may read and write\""),
+    ErrorKind(32, "unsettled", True, "The command was superseded; it was not applied.", "retry"),
+    ErrorKind(33, "record-damaged", True, "Stored bytes fail their checksum; another node may hold a good copy.",
+              "see: corgi status; the record is served from another node"),
+    ErrorKind(34, "codec", False, "A value cannot be encoded or decoded.", "check the type given to mq.topic(...)"),
+    ErrorKind(35, "outcome-unknown", False, "The connection ended before the answer; the message may be stored or not.",
+              "use an idempotent producer, which retries safely"),
+)  # fmt: skip
+
+BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}
+BY_CODE: dict[str, ErrorKind] = {row.code: row for row in _ROWS}
+assert len(BY_NUMBER) == len(BY_CODE) == len(_ROWS)
+
+UNKNOWN_TOPIC = BY_CODE["unknown-topic"].number
+UNKNOWN_PARTITION = BY_CODE["unknown-partition"].number
+TOPIC_EXISTS = BY_CODE["topic-exists"].number
+INVALID_TOPIC_NAME = BY_CODE["invalid-topic-name"].number
+INVALID_ARGUMENT = BY_CODE["invalid-argument"].number
+RECORD_TOO_LARGE = BY_CODE["record-too-large"].number
+CORRUPT_BATCH = BY_CODE["corrupt-batch"].number
+OFFSET_OUT_OF_RANGE = BY_CODE["offset-out-of-range"].number
+OUT_OF_ORDER_SEQUENCE = BY_CODE["out-of-order-sequence"].number
+PRODUCER_FENCED = BY_CODE["producer-fenced"].number
+NO_QUORUM = BY_CODE["no-quorum"].number
+NOT_LEADER = BY_CODE["not-leader"].number
+TIMEOUT = BY_CODE["timeout"].number
+OVERLOADED = BY_CODE["overloaded"].number
+DISK_FULL = BY_CODE["disk-full"].number
+PARTITION_NOT_OPEN = BY_CODE["partition-not-open"].number
+RECOVERING = BY_CODE["recovering"].number
+UNSETTLED = BY_CODE["unsettled"].number
+RECORD_DAMAGED = BY_CODE["record-damaged"].number
+
+
+class CorgiError(Exception):
+    """Every error of Corgi.
+
+    ``code`` is stable text, ``retryable`` tells whether the same call may succeed later, ``hint`` what to do.
+    """
+
+    def __init__(self, code: str, message: str = "", *, hint: str = "") -> None:
+        kind = BY_CODE[code]
+        self.kind = kind
+        self.code = code
+        self.message = message or kind.meaning
+        self.hint = hint or kind.hint
+        self.retryable = kind.retryable
+        super().__init__(code, self.message, self.hint)
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}] hint: {self.hint}"
+
+
+class InvariantError(CorgiError):
+    """A fault of Corgi itself: the node that finds it stops."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("invariant-failed", message)
+
+
+def error_from_number(number: int, message: str = "") -> CorgiError:
+    """The error of a number received from the wire; an unknown number is told as such."""
+    kind = BY_NUMBER.get(number)
+    if kind is None:
+        return CorgiError("malformed-frame", f"the node answered with the unknown error number {number}: {message}")
+    return CorgiError(kind.code, message)
+
+
+def check(condition: bool, message: str) -> None:
+    """Assert an invariant; stays on in production."""
+    if not condition:
+        raise InvariantError(message)

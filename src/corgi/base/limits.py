@@ -1,0 +1,36 @@
+"""Every bound of the system with its reason. Sizes in bytes, times in seconds unless the name says otherwise."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+FRAME_BYTES_MAX = 64 * MIB  # a frame of the native protocol, header and payload
+HELLO_BYTES_MAX = 4 * KIB  # the first frame of a connection: before it, a peer may cost next to nothing
+BATCH_BYTES_MAX = 8 * MIB  # one record batch; a topic's max_batch_bytes may be smaller
+BATCH_BYTES_DEFAULT = 1 * MIB  # a topic's max_batch_bytes when nobody chose one
+VALUE_BYTES_MAX = 1 * MIB  # merging stops here; a single larger command makes a value of its own
+COMMAND_BYTES_MAX = 32 * MIB  # appends of one request that go into one group
+PROMISE_CHUNK_BYTES = 4 * MIB  # values in one Promise or Learned message
+WINDOW_SLOTS = 8  # slots a leader keeps in flight; more load is merged into the next values
+PENDING_BYTES_MAX = 64 * MIB  # commands a node holds for one group before it refuses ("overloaded")
+TAIL_BYTES_MAX = 24 * MIB  # recent values kept in memory per node, over all groups
+SEGMENT_BYTES = 64 * MIB  # one WAL segment
+GROUPS_DEFAULT = 8
+GROUPS_MAX = 1024
+NODES_MAX = 9
+PARTITIONS_MAX = 10_000  # of one topic
+TOPIC_NAME_MAX = 249  # characters, as Kafka's
+PRODUCER_WINDOW = 5  # remembered batches of an idempotent producer in a partition (KIP-98)
+SUSPICION_S = 0.150  # silence after which a peer is suspected
+HEARTBEAT_S = 0.030  # idle beat; under load BUSY_HEARTBEAT_S
+BUSY_HEARTBEAT_S = 0.010
+RANK_DELAY_S = 0.008  # takeover delay per rank behind the first successor
+RETRANSMIT_S = 0.100  # an Accept without an answer is sent again
+CLOCK_SKEW_MS_MAX = 5_000  # a node further from its peers' median does not lead
+
+assert HELLO_BYTES_MAX <= 64 * KIB
+assert VALUE_BYTES_MAX <= COMMAND_BYTES_MAX < FRAME_BYTES_MAX
+assert BATCH_BYTES_MAX < COMMAND_BYTES_MAX < SEGMENT_BYTES
+assert PROMISE_CHUNK_BYTES < FRAME_BYTES_MAX
+assert BUSY_HEARTBEAT_S < HEARTBEAT_S < SUSPICION_S / 3

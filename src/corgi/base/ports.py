@@ -1,0 +1,129 @@
+"""The ports of the core: what a node needs from the world, supplied by ``runtime`` or by the simulator.
+
+Facts come in as method calls on the node; requests go out through these ports. No port call blocks, and none calls
+back into the node before it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Protocol
+
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
+
+
+class RecordKind(IntEnum):
+    """Kinds of WAL records; numbers are for ever."""
+
+    PROMISE = 1  # group, ballot: nothing below this ballot is accepted any more
+    ACCEPT = 2  # group, ballot, slot, commit, value: the vote; commit is what the ballot's leader had told
+    LEARNED = 3  # group, slot, value: chosen elsewhere, copied here; not a vote
+    STATE = 4  # group, ballot, slot = chosen prefix, msgpack: acceptor state at a segment's start
+    NODE = 5  # msgpack: incarnations of peers, own recovery state; group 0xFFFF
+    STORE = 6  # reserved: live batches rewritten, grouped by partition
+    CLOSE = 7  # an idle writer's closing batch: everything before it is synced
+
+
+class LogRecord:
+    """One record on its way to the disk, with the messages that may leave when it is durable.
+
+    ``position`` is where the payload (not the record's header) begins; the log sets it when the record is placed.
+    """
+
+    __slots__ = ("ballot", "commit", "group", "kind", "payload", "position", "release", "slot")
+
+    def __init__(
+        self,
+        kind: RecordKind,
+        group: GroupId,
+        ballot: Ballot,
+        slot: Slot,
+        commit: Slot,
+        payload: Buffer = b"",
+        release: tuple[NodeId, Message] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.group = group
+        self.ballot = ballot
+        self.slot = slot
+        self.commit = commit
+        self.payload = payload
+        self.release = release
+        self.position = Position(-1)
+
+    def __repr__(self) -> str:
+        return (
+            f"LogRecord({self.kind.name} g{self.group} b{self.ballot >> 16}.{self.ballot & 0xFFFF}"
+            f" s{self.slot} c{self.commit} {len(self.payload)}B @{self.position})"
+        )
+
+
+class Message(Protocol):
+    """A message between nodes: a msgspec struct with a frame type of its own."""
+
+    TYPE: int
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Monotonic seconds; differences only."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, as this node believes."""
+        ...
+
+
+class Random(Protocol):
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def getrandbits(self, bits: int) -> int: ...
+
+
+class Wal(Protocol):
+    """The node's write-ahead log. Durable records come back through ``Node.log_synced`` in the order of ``append``."""
+
+    def append(self, record: LogRecord) -> None:
+        """Queue a record; written and synced with everything else that waits."""
+        ...
+
+    def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        """Read ``length`` payload bytes at ``position`` off the loop; ``done`` is called later with them or an error."""
+        ...
+
+    def unsynced_age(self) -> float:
+        """Seconds that the oldest record not yet durable has waited; 0.0 if there is none."""
+        ...
+
+
+class Network(Protocol):
+    """Links to the other nodes. Messages to a peer that is not connected are dropped; order per link is kept."""
+
+    def send(self, peer: NodeId, message: Message, payload: Buffer = b"") -> None: ...
+
+    def beat(self, peer: NodeId, message: Message) -> None:
+        """Send on the heartbeat connection."""
+        ...
+
+
+class ClientSession(Protocol):
+    """One client connection as the broker sees it. ``reply`` and ``push`` only queue; the runtime writes once per turn."""
+
+    closed: bool
+
+    def reply(self, correlation: int, response: Message, payload: Sequence[Buffer] = ()) -> None: ...
+
+    def push(self, message: Message, payload: Sequence[Buffer]) -> None: ...
+
+    def buffered(self) -> int:
+        """Bytes queued for this client and not yet taken by the kernel."""
+        ...
+
+    def fail(self, error: CorgiError) -> None:
+        """Tell the client the error and close the connection."""
+        ...

@@ -1,0 +1,222 @@
+"""Messages between nodes. Each is a msgpack array in the frame's header; values travel raw behind it.
+
+Frame types 64-127 are the peers'. Fields are only ever added at the end, with a default.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot
+
+
+class PeerMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all peer messages."""
+
+    TYPE: ClassVar[int] = 0
+
+
+class Prepare(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Phase 1a for all slots from ``first`` on. ``forced``: asked by the leader itself (handover, rejoin), so not polite."""
+
+    TYPE: ClassVar[int] = 64
+    group: GroupId
+    ballot: Ballot
+    first: Slot
+    forced: bool = False
+
+
+class Promise(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Phase 1b, one chunk. ``entries`` are (slot, accepted ballot, length); their values are the payload, in order.
+
+    ``prefix`` is the acceptor's chosen prefix: "absent" means "no vote" only above it.
+    """
+
+    TYPE: ClassVar[int] = 65
+    group: GroupId
+    ballot: Ballot
+    prefix: Slot
+    entries: tuple[tuple[Slot, Ballot, int], ...]
+    chunk: int = 0
+    last: bool = True
+
+
+class Refuse(PeerMessage, frozen=True, array_like=True, gc=False):
+    """A Prepare or Accept in ``ballot`` came too late: ``promised`` is higher."""
+
+    TYPE: ClassVar[int] = 66
+    group: GroupId
+    ballot: Ballot
+    promised: Ballot
+    prefix: Slot = Slot(0)
+
+
+class LeaderLives(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Polite refusal: the leader of ``leader_ballot`` is alive here and I relay to it."""
+
+    TYPE: ClassVar[int] = 67
+    group: GroupId
+    ballot: Ballot
+    leader_ballot: Ballot
+    prefix: Slot = Slot(0)
+
+
+class Accept(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Phase 2a; the payload is the value. Slots up to ``commit`` are chosen, as far as accepted in this ballot."""
+
+    TYPE: ClassVar[int] = 68
+    group: GroupId
+    ballot: Ballot
+    slot: Slot
+    commit: Slot
+
+
+class Accepted(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Phase 2b: the vote is durable."""
+
+    TYPE: ClassVar[int] = 69
+    group: GroupId
+    ballot: Ballot
+    slot: Slot
+
+
+class Commit(PeerMessage, frozen=True, array_like=True, gc=False):
+    """A commit index without an Accept to ride on."""
+
+    TYPE: ClassVar[int] = 70
+    group: GroupId
+    ballot: Ballot
+    commit: Slot
+
+
+class Forward(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Commands (payload, concatenated) that only the leader of ``ballot`` may propose. ``hops`` bounds relaying."""
+
+    TYPE: ClassVar[int] = 71
+    group: GroupId
+    ballot: Ballot
+    hops: int = 0
+
+
+class ForwardRefused(PeerMessage, frozen=True, array_like=True, gc=False):
+    """The receiver does not lead in the ballot that the forward named; it was not proposed."""
+
+    TYPE: ClassVar[int] = 72
+    group: GroupId
+    ballot: Ballot
+    promised: Ballot
+    leader: NodeId = NodeId(0)
+
+
+class Learn(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Ask for chosen values from ``first`` on, at most up to ``last``."""
+
+    TYPE: ClassVar[int] = 73
+    group: GroupId
+    first: Slot
+    last: Slot
+
+
+class Learned(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Chosen values of consecutive slots from ``first``; ``lengths`` cut the payload. ``prefix`` is the sender's."""
+
+    TYPE: ClassVar[int] = 74
+    group: GroupId
+    first: Slot
+    lengths: tuple[int, ...]
+    prefix: Slot
+
+
+class Handover(PeerMessage, frozen=True, array_like=True, gc=False):
+    """The leader of ``ballot`` asks the receiver to take the group over; it has stopped proposing."""
+
+    TYPE: ClassVar[int] = 75
+    group: GroupId
+    ballot: Ballot
+
+
+class Recall(PeerMessage, frozen=True, array_like=True, gc=False):
+    """After a restart: what do you remember of me? ``marks`` are (group, promised ballot, highest accepted slot)."""
+
+    TYPE: ClassVar[int] = 76
+    incarnation: bytes
+    marks: tuple[tuple[GroupId, Ballot, Slot], ...]
+
+
+class Remembered(PeerMessage, frozen=True, array_like=True, gc=False):
+    """``trusted``: nothing I remember is above what you told. Otherwise you must recover before you vote."""
+
+    TYPE: ClassVar[int] = 77
+    trusted: bool
+    reason: str = ""
+
+
+class Rejoin(PeerMessage, frozen=True, array_like=True, gc=False):
+    """An acceptor in doubt asks for a fresh ballot that it takes no part in; ``nonce`` names this recovery."""
+
+    TYPE: ClassVar[int] = 78
+    group: GroupId
+    nonce: int
+
+
+class Rejoined(PeerMessage, frozen=True, array_like=True, gc=False):
+    """``ballot`` was prepared after the Rejoin without the asker; its epoch record is in ``slot``.
+
+    The asker may vote once it has learned everything up to ``slot``, in ballots from ``ballot`` on.
+    """
+
+    TYPE: ClassVar[int] = 79
+    group: GroupId
+    nonce: int
+    ballot: Ballot
+    slot: Slot
+
+
+class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a heartbeat tells of one group: the ballot its sender leads or follows, its chosen prefix, and for a leader
+    how long ago a majority last answered (ms; -1: the sender does not lead)."""
+
+    group: GroupId
+    ballot: Ballot
+    prefix: Slot
+    quorum_age_ms: int
+
+
+class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
+    """One per node pair for all groups, on its own connection. ``echo`` returns the highest number received.
+
+    ``disk_age_ms`` is how long the sender's oldest unsynced record has waited: a leader whose disk is stuck is not alive.
+    """
+
+    TYPE: ClassVar[int] = 80
+    number: int
+    echo: int
+    wall_ms: int
+    disk_age_ms: int
+    leads: tuple[Lead, ...]
+
+
+class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):
+    """First frame of a connection between nodes, both ways. ``purpose``: "data" or "beat"."""
+
+    TYPE: ClassVar[int] = 96
+    version_min: int
+    version_max: int
+    cluster: bytes
+    node: NodeId
+    incarnation: bytes
+    boot: int
+    purpose: str
+    groups: int
+
+
+PEER_TYPES: dict[int, type[PeerMessage]] = {
+    message.TYPE: message
+    for message in (
+        Prepare, Promise, Refuse, LeaderLives, Accept, Accepted, Commit, Forward, ForwardRefused, Learn, Learned,
+        Handover, Recall, Remembered, Rejoin, Rejoined, Heartbeat, PeerHello,
+    )
+}  # fmt: skip
+PEER_VERSION = 1
