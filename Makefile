@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready-$(shell pwd -P | cksum | cut -d" " -f1)
 PYTEST_FLAGS ?= -n 2
 export PYTHON
 
@@ -46,5 +46,4 @@ clean: ## Remove .venv, caches and results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements-dev.txt pyproject.toml tools/make-venv.sh
-	@sh tools/make-venv.sh $(VENV)
-	@touch $@
+	@sh tools/make-venv.sh $(VENV) $(@F)

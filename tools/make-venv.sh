@@ -1,9 +1,12 @@
 #!/bin/sh
-# Create the virtual environment named by $1 from the hash-pinned requirements, or bring it up to date.
+# Create the virtual environment $1 from the hash-pinned requirements, or bring it up to date; then touch $2 in it.
+# The name of $2 is .ready- and a mark of this folder: an environment holds absolute paths, so in a copied or moved
+# folder it would run the code of the old one.
 # The interpreter is $PYTHON when set, else the first of the usual names that is recent enough.
 set -eu
 
 venv=$1
+ready=$2
 recent='import sys; sys.exit(sys.version_info < (3, 11))'
 
 fail() {
@@ -47,8 +50,14 @@ create() {
     "$python" -m venv --clear "$venv"
 }
 
-# An environment that was moved, or that was left half made, is made again.
-"$venv/bin/python" -m pip --version >/dev/null 2>&1 || create
+usable() {
+    for mark in "$venv"/.ready-*; do
+        [ ! -e "$mark" ] || [ "$mark" = "$venv/$ready" ] || return 1
+    done
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+usable || create
 
 pip() {
     "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
@@ -56,3 +65,4 @@ pip() {
 printf 'Installing the pinned requirements\n'
 pip install --require-hashes -r requirements-dev.txt
 pip install --no-deps --no-build-isolation -e .
+touch "$venv/$ready"
