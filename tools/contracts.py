@@ -34,6 +34,7 @@ class PureContract(Contract):
         """Print each chain on a line of its own."""
         for chain in cast("list[tuple[str, ...]]", check.metadata["chains"]):
             output.print_error(" -> ".join(chain), bold=False)
+        output.new_line()
 
 
 def _chains_out(graph: ImportGraph, package: str, forbidden: list[str]) -> list[tuple[str, ...]]:
