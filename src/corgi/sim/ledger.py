@@ -1,0 +1,216 @@
+"""The checks at each step: an onlooker who sees every disk, every message and every replica, and trusts no node.
+
+It reckons by itself which value is chosen in which slot, from the votes that are durable, and holds against it what
+replicas believe, what acceptors answer and what clients are told. A broken rule is noted once, by name; the run stops.
+
+    agreement             two values for one slot, or a vote against a value already chosen
+    promise-went-back     a disk holds a lower promise behind a higher one, or a vote below a promise
+    synced-record-lost    a restart forgot a promise or a vote that was synced
+    learned-unchosen      a node wrote down as chosen what no majority had voted for
+    chosen-without-quorum a replica takes a slot as chosen that no majority had voted for
+    diverged              two replicas applied the same slots and hold different states
+    answer-not-durable    a Prepare, a Promise or an Accepted left before its record was synced
+    amnesiac-vote         a node without its old state voted before it had recovered from a quorum
+    early-answer          a client was told of an append that this node has not applied
+    node-failed           a node found a fault in itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from corgi.base.command import Buffer
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_round
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.paxos.messages import Accepted, PeerMessage, Prepare, Promise, Rejoined
+from corgi.sim.history import Violation
+from corgi.sim.world import World
+from corgi.wire.messages import Produce, ProduceReply, WireMessage
+
+if TYPE_CHECKING:
+    from corgi.sim.process import Process
+
+_PROMISING = (RecordKind.PROMISE, RecordKind.ACCEPT, RecordKind.STATE)
+
+
+class DiskMemory:
+    """What the onlooker knows to be durable on one disk."""
+
+    __slots__ = ("promised", "votes")
+
+    def __init__(self) -> None:
+        self.promised: dict[GroupId, Ballot] = {}
+        self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
+
+    def copy(self) -> DiskMemory:
+        """For a disk image: what the image holds."""
+        other = DiskMemory()
+        other.promised = dict(self.promised)
+        other.votes = set(self.votes)
+        return other
+
+
+class Ballots:
+    """The votes of one slot: per ballot the value and who voted."""
+
+    __slots__ = ("by_ballot", "chosen", "value")
+
+    def __init__(self) -> None:
+        self.by_ballot: dict[Ballot, tuple[bytes, set[NodeId]]] = {}
+        self.chosen = Ballot(0)  # the lowest ballot known to have chosen
+        self.value = b""
+
+
+class Ledger:
+    """One run's onlooker."""
+
+    def __init__(self, world: World, nodes: int) -> None:
+        self.world = world
+        self.majority = nodes // 2 + 1
+        self.violations: list[Violation] = []
+        self.chosen_slots = 0
+        self._slots: dict[tuple[GroupId, Slot], Ballots] = {}
+        self._digests: dict[tuple[GroupId, Slot], tuple[int, NodeId]] = {}
+        self._granted: dict[tuple[bytes, GroupId], Ballot] = {}  # incarnation that rejoined in which ballot
+
+    def violate(self, name: str, detail: str) -> None:
+        self.violations.append(Violation(name, detail, self.world.now))
+
+    # ---- disks
+
+    def synced(self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord]) -> None:
+        """These records became durable on this node's disk, in this order."""
+        for record in records:
+            self._write_down(node, memory, record)
+            if record.kind is RecordKind.LEARNED:
+                ballots = self._slots.get((record.group, record.slot))
+                if ballots is None or not ballots.chosen or ballots.value != record.payload:
+                    self.violate("learned-unchosen", f"node {node} learned {record}")
+
+    def recovered(self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord]) -> None:
+        """A restart read these records. What was synced before must be among them."""
+        found = DiskMemory()
+        for record in records:
+            self._write_down(node, found, record)
+        for group, ballot in sorted(memory.promised.items()):
+            if found.promised.get(group, 0) < ballot:
+                self.violate("synced-record-lost", f"node {node} group {group}: promise {_show(ballot)} is gone")
+        for group, slot, ballot in sorted(memory.votes - found.votes):
+            self.violate("synced-record-lost", f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone")
+        memory.promised = found.promised
+        memory.votes = found.votes
+
+    def _write_down(self, node: NodeId, memory: DiskMemory, record: LogRecord) -> None:
+        if record.kind not in _PROMISING:
+            return
+        group, ballot = record.group, record.ballot
+        if record.kind is RecordKind.ACCEPT:
+            if (group, record.slot, ballot) in memory.votes:
+                return  # copied forward to a newer segment
+            memory.votes.add((group, record.slot, ballot))
+            self._vote(node, record)
+        before = memory.promised.get(group, Ballot(0))
+        if ballot < before and record.kind is not RecordKind.STATE:
+            self.violate("promise-went-back", f"node {node}: {record} behind a promise of {_show(before)}")
+        memory.promised[group] = max(before, ballot)
+
+    def _vote(self, node: NodeId, record: LogRecord) -> None:
+        key = (record.group, record.slot)
+        ballots = self._slots.get(key)
+        if ballots is None:
+            ballots = self._slots[key] = Ballots()
+        known = ballots.by_ballot.get(record.ballot)
+        if known is None:
+            known = ballots.by_ballot[record.ballot] = (bytes(record.payload), set())
+        value, voters = known
+        if value != record.payload:
+            self.violate("agreement", f"two values in one ballot: {record} at node {node}")
+        voters.add(node)
+        if ballots.chosen and record.ballot > ballots.chosen and record.payload != ballots.value:
+            self.violate("agreement", f"node {node} votes {record} against the value chosen in {_show(ballots.chosen)}")
+        if len(voters) >= self.majority:
+            self._choose(key, ballots, record.ballot, value)
+
+    def _choose(self, key: tuple[GroupId, Slot], ballots: Ballots, ballot: Ballot, value: bytes) -> None:
+        if not ballots.chosen:
+            self.chosen_slots += 1
+            ballots.value = value
+            ballots.chosen = ballot
+        elif ballots.value != value:
+            self.violate("agreement", f"group {key[0]} slot {key[1]} is chosen twice, with two values")
+        ballots.chosen = min(ballots.chosen, ballot)
+        for other, (rival, voters) in sorted(ballots.by_ballot.items()):
+            if other > ballots.chosen and rival != value:
+                who = sorted(voters)
+                text = f"group {key[0]} slot {key[1]} is chosen in {_show(ballot)}, against it {who} in {_show(other)}"
+                self.violate("agreement", text)
+
+    # ---- messages
+
+    def sent(self, process: Process, peer: NodeId, message: PeerMessage, payload: Buffer) -> None:
+        """A node sends: what it says must be on its disk."""
+        if isinstance(message, Accepted):
+            if (message.group, message.slot, message.ballot) not in process.memory.votes:
+                self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced vote")
+            self._amnesia(process, message.group, message.ballot)
+        elif isinstance(message, Promise | Prepare):
+            if process.memory.promised.get(message.group, 0) < message.ballot:
+                self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced promise")
+            self._amnesia(process, message.group, message.ballot)
+        elif isinstance(message, Rejoined):
+            key = (process.peer_incarnation(peer), message.group)
+            self._granted[key] = max(message.ballot, self._granted.get(key, Ballot(0)))
+
+    def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:
+        if process.doubted:
+            granted = self._granted.get((process.incarnation, group))
+            if granted is None or ballot < granted:
+                text = f"node {process.id} lost its state and acts in group {group} in {_show(ballot)}"
+                self.violate("amnesiac-vote", text)
+
+    # ---- replicas
+
+    def turn_ended(self, process: Process) -> None:
+        """Compare what this node believes with what the onlooker knows."""
+        seen = process.seen
+        for group in process.node.groups:
+            replica = group.replica
+            prefix = replica.prefix
+            number = group.id
+            if prefix != seen[number]:
+                for slot in range(seen[number] + 1, prefix + 1):
+                    ballots = self._slots.get((number, Slot(slot)))
+                    if ballots is None or not ballots.chosen:
+                        text = f"node {process.id} takes slot {slot} of group {number} as chosen"
+                        self.violate("chosen-without-quorum", text)
+                seen[number] = prefix
+                self._compare(process, number, group.machine.applied, group.machine.digest)
+                if group.machine.applied > prefix:
+                    text = f"node {process.id} applied {group.machine.applied} of group {number}, chosen {prefix}"
+                    self.violate("chosen-without-quorum", text)
+
+    def _compare(self, process: Process, group: GroupId, applied: Slot, digest: int) -> None:
+        known = self._digests.setdefault((group, applied), (digest, process.id))
+        if known[0] != digest:
+            text = f"group {group} after slot {applied}: node {process.id} differs from node {known[1]}"
+            self.violate("diverged", text)
+
+    # ---- clients
+
+    def answered(self, process: Process, request: WireMessage, reply: WireMessage) -> None:
+        """A node answers a client: what it confirms it must have applied."""
+        if not isinstance(request, Produce) or not isinstance(reply, ProduceReply) or request.acks != 2:
+            return
+        for (topic, partition, _), (error, offset, _) in zip(request.batches, reply.results, strict=True):
+            if error == 0:
+                group = process.node.groups[process.node.group_of(topic, partition)]
+                log = group.machine.partitions.get((topic, partition))
+                if log is None or not 0 <= offset < log.end:
+                    end = None if log is None else log.end
+                    text = f"node {process.id} confirms {topic}/{partition}@{offset}, its end is {end}"
+                    self.violate("early-answer", text)
+
+
+def _show(ballot: Ballot) -> str:
+    return f"{ballot_round(ballot)}.{ballot & 0xFFFF}"
