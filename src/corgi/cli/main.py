@@ -1,0 +1,139 @@
+"""The ``corgi`` command: its subcommands, loaded when used, and the one place where errors become words.
+
+No traceback ever reaches a user unless CORGI_TRACEBACK is set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from corgi.base.errors import CorgiError
+from corgi.cli.exits import INTERRUPTED, Exit, exit_of
+from corgi.cli.words import complain, printable, say
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+COMMANDS = {
+    "dev": ("corgi.cli.dev:dev", "Run a local cluster in the foreground."),
+    "server": ("corgi.cli.server:server", "Run one node."),
+    "topic": ("corgi.cli.topic:app", "Create, list, describe, alter and delete topics."),
+    "pub": ("corgi.cli.pub:pub", "Publish lines from stdin or a file."),
+    "sub": ("corgi.cli.sub:sub", "Print messages as they arrive."),
+    "status": ("corgi.cli.status:status", "Show nodes, groups, leaders and lag in one look."),
+    "bench": ("corgi.cli.bench:app", "Measure throughput, latency and failover."),
+    "sim": ("corgi.cli.sim:sim", "Run whole clusters in the simulator, from seeds."),
+    "errors": ("corgi.cli.errors:errors", "Explain an error code."),
+    "completion": ("corgi.cli.completion:completion", "Print a completion script for your shell."),
+    "version": ("corgi.cli.version:version", "Show the version."),
+}
+
+_ABOUT = """\
+Corgi, a replicated message broker.
+
+Usage: corgi COMMAND [OPTIONS]
+
+First steps:
+  corgi dev                                    a cluster of three nodes, in this terminal
+  corgi topic create flights --partitions 8    and in another one
+  echo hello | corgi pub flights
+  corgi sub flights --start earliest
+
+Commands:
+{commands}
+
+Every command has --help with examples, and --output json. Data goes to stdout, words to stderr.
+The cluster is named by --cluster HOST:PORT,… or CORGI_CLUSTER; by default it is the one of `corgi dev`.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 unhealthy, 4 denied, 5 unreachable."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("--help", "-h", "help"):
+        return _print_help(sys.stdout if words else sys.stderr)
+    if words[0] == "--version":
+        words[0] = "version"
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except CorgiError as error:
+        complain(error)
+        return _traced(exit_of(error))
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return Exit.OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
+        say(f"error: {type(error).__name__}: {printable(str(error))}")
+        say("hint: this is a fault of corgi; run it again with CORGI_TRACEBACK=1 and report what it shows")
+        return _traced(Exit.FAILURE)
+    return code
+
+
+def build(first: str) -> App:
+    """The command line as cyclopts sees it; only the command ``first`` is loaded, with its whole help."""
+    from cyclopts import App
+
+    app = App(
+        name="corgi",
+        version_flags=[],
+        help_format="plaintext",
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for name, (path, summary) in COMMANDS.items():
+        if name == first:
+            app.command(path, name=name)
+        else:
+            app.command(path, name=name, help=summary)
+    return app
+
+
+def _run(words: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    if words[0] not in COMMANDS:
+        raise _unknown_command(words[0])
+    try:
+        result = build(words[0])(words)
+    except CycloptsError as error:
+        complain(CorgiError("invalid-argument", str(error).strip(), hint=f"see: corgi {words[0]} --help"))
+        return Exit.USAGE
+    return result if isinstance(result, int) else Exit.OK
+
+
+def _unknown_command(word: str) -> CorgiError:
+    import difflib
+
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean: corgi {near[0]}?" if near else "see: corgi --help"
+    return CorgiError("invalid-argument", f"there is no command {word!r}", hint=hint)
+
+
+def _print_help(stream: TextIO) -> int:
+    """Without cyclopts and rich: in 50 ms. Asked for, it is data; otherwise it is a hint."""
+    commands = "\n".join(f"  {name:<11} {summary}" for name, (_, summary) in COMMANDS.items())
+    stream.write(_ABOUT.format(commands=commands) + "\n")
+    return Exit.OK if stream is sys.stdout else Exit.USAGE
+
+
+def _traced(code: Exit) -> Exit:
+    if os.environ.get("CORGI_TRACEBACK"):
+        import traceback
+
+        traceback.print_exc()
+    return code
+
+
+def _let_go_of_stdout() -> None:
+    """The reader of the pipe has gone; keep the interpreter from complaining when it flushes at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,1 @@
+"""The composition root: configuration, assembling, signals, logs, and clusters of local processes."""

@@ -1,0 +1,76 @@
+"""The example configuration: every key with its meaning and default, and a cluster id of its own."""
+
+from __future__ import annotations
+
+import secrets
+
+from corgi.server.address import LOOPBACK, NATIVE_PORT
+from corgi.server.config import UNSAFE_PHRASE, ServerConfig, check
+
+_TEMPLATE = """\
+# One node of a Corgi cluster. Save as node-1.toml and adapt for the other nodes (node, data, listen).
+# The first time start each with: corgi server --config node-1.toml --bootstrap
+# and from then on with:          corgi server --config node-1.toml
+# Each key can also be a variable (CORGI_LOG_LEVEL=debug) or a flag (--log-level debug); flags win.
+
+node = 1                               # this node's id: 1 to 65535
+data = "./corgi-1"                     # identity and log of this node; created at --bootstrap
+listen = "{host}:{port}"              # clients and nodes connect here
+
+cluster_id = "{cluster_id}"  # random; the same on all nodes of this cluster
+cluster_name = "example"               # for people, shown in the log
+groups = {groups}                             # Paxos groups; fixed at bootstrap, the same on all nodes
+
+suspicion_ms = {suspicion_ms}                     # silence after which another node is suspected
+stop_timeout_ms = {stop_timeout_ms}                 # at SIGTERM: how long to wait for leaderships to move
+tail_bytes = {tail_bytes}                  # recent messages kept in memory
+log_level = "{log_level}"                     # debug, info, warning, error
+log_format = "{log_format}"                    # text for people, json for programs
+metrics_listen = ""                    # host:port for Prometheus (GET /metrics); empty: none
+
+# Nothing authenticates clients yet, so a node listens on the loopback only.
+# To open it to a network that you trust:
+# listen_without_authentication = "{phrase}"
+
+# All nodes, the same list everywhere. advertised: what clients are told, when it differs from address.
+# label: failure domain (a host, a rack).
+[[members]]
+node = 1
+address = "{host}:{port}"
+label = "host-a"
+
+[[members]]
+node = 2
+address = "{host}:{port_2}"
+label = "host-b"
+
+[[members]]
+node = 3
+address = "{host}:{port_3}"
+label = "host-c"
+"""
+
+
+def example_config() -> str:
+    """TOML text that loads without a change."""
+    defaults = check({"node": 1, "data": "corgi-1"})
+    return _TEMPLATE.format(
+        host=LOOPBACK,
+        port=NATIVE_PORT,
+        port_2=NATIVE_PORT + 1,
+        port_3=NATIVE_PORT + 2,
+        cluster_id=new_cluster_id(),
+        phrase=UNSAFE_PHRASE,
+        **{key: getattr(defaults, key) for key in _defaults()},
+    )
+
+
+def new_cluster_id() -> str:
+    """32 random hex digits."""
+    return secrets.token_hex(16)
+
+
+def _defaults() -> tuple[str, ...]:
+    names = ("groups", "suspicion_ms", "stop_timeout_ms", "tail_bytes", "log_level", "log_format")
+    assert set(names) <= set(ServerConfig.__struct_fields__)
+    return names

@@ -1,0 +1,279 @@
+"""A cluster of node processes on this machine: for `corgi dev`, the load harness, the demonstration and
+tests.
+
+Each node is a `corgi server` with a configuration, a folder and a log file of its own. The nodes end with
+the process that started them, however it ends: each holds the reading end of a pipe that closes with its
+parent. Nothing is restarted by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from corgi.base.errors import BY_CODE, CorgiError
+from corgi.base.limits import GROUPS_DEFAULT, GROUPS_MAX, NODES_MAX, SUSPICION_S
+from corgi.server.address import LOOPBACK
+from corgi.server.example import new_cluster_id
+from corgi.server.ports import Reservation, reserve_free, reserve_from
+
+IDENTITY_FILE = "cluster.json"
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 3.0
+_ERROR_LINE = re.compile(r"^error: (?P<message>.*) \[(?P<code>[a-z-]+)\]$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """``folder`` may hold a cluster of an earlier run, which is then continued. ``port`` 0: free ones."""
+
+    folder: Path
+    nodes: int = 3
+    port: int = 0
+    groups: int = GROUPS_DEFAULT
+    suspicion_ms: int = round(SUSPICION_S * 1000)
+    log_level: str = "info"
+    environment: dict[str, str] | None = None  # of the node processes; None: this one's
+
+
+@dataclass(slots=True)
+class LocalNode:
+    """One node: where it lives and, while it runs, its process."""
+
+    node: int
+    port: int
+    folder: Path
+    config: Path
+    log: Path
+    process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    @property
+    def native(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """0 while it does not run."""
+        return self.process.pid if self.process is not None and self.process.poll() is None else 0
+
+    @property
+    def bootstrapped(self) -> bool:
+        return (self.folder / "node.json").exists()
+
+
+class LocalCluster:
+    """Starts, kills, restarts and stops the processes; a context manager that stops them at the end."""
+
+    def __init__(self, options: LocalOptions) -> None:
+        if not 1 <= options.nodes <= NODES_MAX:
+            raise CorgiError("invalid-argument", f"nodes = {options.nodes}: expected 1 to {NODES_MAX}")
+        if not 1 <= options.groups <= GROUPS_MAX:
+            raise CorgiError("invalid-argument", f"groups = {options.groups}: expected 1 to {GROUPS_MAX}")
+        self.options = options
+        self.cluster_id = ""
+        self.nodes: list[LocalNode] = []
+        self._ports: Reservation | None = None
+
+    @property
+    def native(self) -> str:
+        """All nodes as one string for ``corgi.connect`` and --cluster."""
+        return ",".join(node.native for node in self.nodes)
+
+    def describe(self) -> dict[str, Any]:
+        """What `corgi dev --output json` prints."""
+        nodes = [
+            {
+                "id": node.node,
+                "pid": node.pid,
+                "native": node.native,
+                "dir": str(node.folder),
+                "log": str(node.log),
+            }
+            for node in self.nodes
+        ]
+        return {"native": self.native, "cluster": self.cluster_id, "nodes": nodes}
+
+    def start(self) -> None:
+        """Start all nodes and return when each listens. Raises the error of the first that cannot."""
+        options = self.options
+        options.folder.mkdir(parents=True, exist_ok=True)
+        self._settle_identity()
+        self._ports = reserve_from(options.port, options.nodes) if options.port else reserve_free(options.nodes)
+        for number, port in enumerate(self._ports.ports, start=1):
+            place = options.folder / f"node-{number}"
+            self.nodes.append(LocalNode(number, port, place, place.with_suffix(".toml"), place.with_suffix(".log")))
+        for node in self.nodes:
+            node.config.write_text(self._config_of(node), encoding="utf-8")
+        try:
+            self.start_nodes(self.nodes)
+        except BaseException:
+            self.stop(grace_s=0.0)
+            raise
+
+    def start_nodes(self, nodes: Sequence[LocalNode], *, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Start processes for these nodes, at once, and wait until each says that it listens."""
+        deadline = time.monotonic() + timeout_s
+        for node in nodes:
+            self._spawn(node)
+        for node in nodes:
+            _wait_until_ready(node, deadline)
+
+    def node(self, number: int) -> LocalNode:
+        """By id."""
+        return self.nodes[number - 1]
+
+    def kill(self, number: int) -> float:
+        """kill -9; returns the monotonic time just before the signal."""
+        process = self._running(number)
+        at = time.monotonic()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _close_pipes(process)
+        return at
+
+    def ended(self) -> list[tuple[LocalNode, int]]:
+        """Nodes whose process has ended by itself, with its exit code (negative: the signal)."""
+        out = []
+        for node in self.nodes:
+            code = node.process.poll() if node.process is not None else None
+            if code is not None and node.process is not None:
+                _close_pipes(node.process)
+                node.process = None
+                out.append((node, code))
+        return out
+
+    def stop(self, *, grace_s: float = STOP_TIMEOUT_S) -> None:
+        """SIGTERM to all, SIGKILL to those that are left after ``grace_s``; safe to call twice."""
+        running = [node.process for node in self.nodes if node.process is not None]
+        for process in running:
+            process.send_signal(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+        deadline = time.monotonic() + grace_s
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _close_pipes(process)
+        for node in self.nodes:
+            node.process = None
+        if self._ports is not None:
+            self._ports.release()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _running(self, number: int) -> subprocess.Popen[str]:
+        process = self.node(number).process
+        if process is None or process.poll() is not None:
+            raise CorgiError("invalid-argument", f"node {number} does not run")
+        return process
+
+    def _settle_identity(self) -> None:
+        """The cluster that the folder holds, or a new one written there before any node starts."""
+        path = self.options.folder / IDENTITY_FILE
+        wanted = {"nodes": self.options.nodes, "groups": self.options.groups}
+        if not path.exists():
+            self.cluster_id = new_cluster_id()
+            path.write_text(json.dumps({"cluster": self.cluster_id, **wanted}) + "\n", encoding="utf-8")
+            return
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            self.cluster_id = str(held["cluster"])
+            found = {key: int(held[key]) for key in wanted}
+        except (ValueError, KeyError, TypeError):
+            raise CorgiError("invalid-configuration", f"{path} does not describe a local cluster") from None
+        if found != wanted:
+            told = ", ".join(f"{key} {value}" for key, value in found.items())
+            raise CorgiError(
+                "invalid-configuration",
+                f"the folder {self.options.folder} holds a cluster with {told}",
+                hint="ask for the same numbers, or give another folder",
+            )
+
+    def _config_of(self, node: LocalNode) -> str:
+        options = self.options
+        lines = [
+            f"node = {node.node}",
+            f"data = {json.dumps(str(node.folder.resolve()))}",
+            f'listen = "{node.native}"',
+            f'cluster_id = "{self.cluster_id}"',
+            'cluster_name = "local"',
+            f"groups = {options.groups}",
+            f"suspicion_ms = {options.suspicion_ms}",
+            f"stop_timeout_ms = {round(STOP_TIMEOUT_S * 500)}",
+            f'log_level = "{options.log_level}"',
+            'log_format = "json"',
+        ]
+        for member in self.nodes:
+            label = f"host-{member.node}"
+            lines += [
+                "",
+                "[[members]]",
+                f"node = {member.node}",
+                f'address = "{member.native}"',
+                f'label = "{label}"',
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _spawn(self, node: LocalNode) -> None:
+        command = [sys.executable, "-m", "corgi", "server", "--config", str(node.config)]
+        command += ["--output", "json", "--stop-with-stdin"]
+        if not node.bootstrapped:
+            command.append("--bootstrap")
+        with node.log.open("ab") as log:
+            node.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the parent, which stops its nodes in order
+                env=self.options.environment,
+            )
+
+
+def _wait_until_ready(node: LocalNode, deadline: float) -> None:
+    """A node prints one JSON line on stdout when it listens."""
+    process = node.process
+    assert process is not None
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not selector.select(max(0.0, deadline - time.monotonic())):
+            if time.monotonic() >= deadline:
+                raise CorgiError("timeout", f"node {node.node} did not listen in time", hint=f"see {node.log}")
+    if not process.stdout.readline():
+        process.wait()
+        raise _error_of(node)
+
+
+def _error_of(node: LocalNode) -> CorgiError:
+    """What a node that ended at once has told its log."""
+    text = node.log.read_text(encoding="utf-8", errors="replace")
+    told = list(_ERROR_LINE.finditer(text))
+    code = told[-1]["code"] if told else "closed"
+    message = told[-1]["message"] if told else "its process ended without a word"
+    return CorgiError(code if code in BY_CODE else "closed", f"node {node.node}: {message}", hint=f"see {node.log}")
+
+
+def _close_pipes(process: subprocess.Popen[str]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
