@@ -72,7 +72,8 @@ class Ledger:
         self.chosen_slots = 0
         self._slots: dict[tuple[GroupId, Slot], Ballots] = {}
         self._digests: dict[tuple[GroupId, Slot], tuple[int, NodeId]] = {}
-        self._granted: dict[tuple[bytes, GroupId], Ballot] = {}  # incarnation that rejoined in which ballot
+        self._highest: dict[GroupId, Slot] = {}  # prefix of the replica that is furthest
+        self._granted: dict[tuple[NodeId, int, GroupId], Ballot] = {}  # who, after which loss, from which ballot on
 
     def violate(self, name: str, detail: str) -> None:
         self.violations.append(Violation(name, detail, self.world.now))
@@ -100,6 +101,17 @@ class Ledger:
             self.violate("synced-record-lost", f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone")
         memory.promised = found.promised
         memory.votes = found.votes
+
+    def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
+        """A disk lost votes. Those that no replica has acted upon never happened: nobody can miss them."""
+        for (group, slot), ballots in sorted(self._slots.items()):
+            if slot <= self._highest.get(group, 0):
+                continue
+            for ballot, (_, voters) in sorted(ballots.by_ballot.items()):
+                if node in voters and (group, slot, ballot) not in kept.votes:
+                    voters.discard(node)
+            if ballots.chosen and all(len(voters) < self.majority for _, voters in ballots.by_ballot.values()):
+                ballots.chosen = Ballot(0)
 
     def _write_down(self, node: NodeId, memory: DiskMemory, record: LogRecord) -> None:
         if record.kind not in _PROMISING:
@@ -159,12 +171,12 @@ class Ledger:
                 self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced promise")
             self._amnesia(process, message.group, message.ballot)
         elif isinstance(message, Rejoined):
-            key = (process.peer_incarnation(peer), message.group)
+            key = (*process.peer_incarnation(peer), message.group)
             self._granted[key] = max(message.ballot, self._granted.get(key, Ballot(0)))
 
     def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:
         if process.doubted:
-            granted = self._granted.get((process.incarnation, group))
+            granted = self._granted.get((process.id, process.doubted, group))
             if granted is None or ballot < granted:
                 text = f"node {process.id} lost its state and acts in group {group} in {_show(ballot)}"
                 self.violate("amnesiac-vote", text)
@@ -185,6 +197,8 @@ class Ledger:
                         text = f"node {process.id} takes slot {slot} of group {number} as chosen"
                         self.violate("chosen-without-quorum", text)
                 seen[number] = prefix
+                if prefix > self._highest.get(number, 0):
+                    self._highest[number] = prefix
                 self._compare(process, number, group.machine.applied, group.machine.digest)
                 if group.machine.applied > prefix:
                     text = f"node {process.id} applied {group.machine.applied} of group {number}, chosen {prefix}"

@@ -1,0 +1,255 @@
+"""The simulated cluster: computers, their links, and what an operator or a calamity does to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import NodeId
+from corgi.broker.node import Node
+from corgi.broker.options import NodeOptions
+from corgi.log.record import LogIdentity
+from corgi.sim.disk import SimDisk
+from corgi.sim.ledger import DiskMemory, Ledger
+from corgi.sim.network import NetworkOptions, SimNetwork
+from corgi.sim.process import Computer, MakeNode, Process
+from corgi.sim.world import SimClock, World
+
+CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """The shape of a cluster; sizes in bytes."""
+
+    nodes: int = 3
+    groups: int = 4
+    segment_bytes: int = 256 * 1024
+    tail_bytes_max: int = 64 * 1024
+    window_slots: int = 8
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    clock_skew: bool = True
+    make: MakeNode = Node
+
+
+@dataclass(slots=True)
+class Image:
+    """A disk as it was at some time, and what the onlooker knew to be on it."""
+
+    segments: dict[int, bytes]
+    memory: DiskMemory
+    boot: int
+
+
+class Cluster:
+    """All computers of a run. A node is up, paused, or down; what a client would reach is ``process_of``."""
+
+    def __init__(self, world: World, options: ClusterOptions) -> None:
+        self.world = world
+        self.options = options
+        self.ledger = Ledger(world, options.nodes)
+        self.network = SimNetwork(world, options.network, self.ledger.sent)
+        self.members = tuple(NodeId(number) for number in range(1, options.nodes + 1))
+        self.coverage: Counter[str] = Counter()
+        self.on_exit: list[Callable[[Process], None]] = []
+        self._chance = world.stream("cluster")
+        self.computers = {node: self._computer(node) for node in self.members}
+
+    def _computer(self, node: NodeId) -> Computer:
+        chance = self._chance
+        clock = SimClock(self.world)
+        if self.options.clock_skew:
+            clock = SimClock(
+                self.world,
+                offset=chance.random() * 1000,
+                rate=1.0 + (chance.random() - 0.5) * 0.002,
+                wall_offset_ms=chance.randrange(-800, 800),
+            )
+        stream = self.world.stream(f"disk/{node}")
+        disk = SimDisk(stream, LogIdentity(CLUSTER, node), self.options.segment_bytes)
+        return Computer(node, clock, disk, incarnation=self._fresh_incarnation())
+
+    def _fresh_incarnation(self) -> bytes:
+        return self._chance.getrandbits(128).to_bytes(16, "big")
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.coverage[name] += by
+
+    # ---- who runs
+
+    def process_of(self, node: NodeId) -> Process | None:
+        """The running process of a node, paused or not."""
+        return self.computers[node].process
+
+    def up(self) -> list[NodeId]:
+        """Nodes that run and are not paused."""
+        return [n for n in self.members if (p := self.process_of(n)) is not None and not p.paused]
+
+    def down(self) -> list[NodeId]:
+        return [n for n in self.members if self.process_of(n) is None]
+
+    def trusted(self, node: NodeId) -> bool:
+        """The node runs and votes in every group."""
+        process = self.process_of(node)
+        if process is None or process.paused:
+            return False
+        return all(group.replica.role != "recovering" for group in process.node.groups)
+
+    # ---- lives
+
+    def start_all(self) -> None:
+        for node in self.members:
+            self.world.after(self._chance.random() * 0.02, self.start, node)
+
+    def start(self, node: NodeId) -> None:
+        """Boot a node from what its disk holds."""
+        computer = self.computers[node]
+        if computer.process is not None:
+            return
+        computer.boot += 1
+        options = NodeOptions(
+            node=node,
+            cluster=CLUSTER,
+            incarnation=computer.incarnation,
+            boot=computer.boot,
+            members=self.members,
+            groups=self.options.groups,
+            recovering=computer.recovering,
+            addresses={other: (f"node-{other}", 7000 + other) for other in self.members},
+            labels={other: f"host-{other}" for other in self.members},
+            window_slots=self.options.window_slots,
+            tail_bytes_max=self.options.tail_bytes_max,
+        )
+        self.world.note("cluster", f"start node {node} boot {computer.boot} recovering {computer.recovering}")
+        process = computer.process = Process(self, computer, options, self.options.make)
+        if process.start():
+            self.network.process_up(process)
+
+    def kill(self, node: NodeId, *, power: bool = False) -> None:
+        """kill -9, or with ``power`` the whole computer: then what was not synced is in danger."""
+        computer = self.computers[node]
+        process = computer.process
+        if process is not None:
+            self.world.note("cluster", f"{'power off' if power else 'kill'} node {node}")
+            self._end(process)
+            process.kill()
+        if power:
+            computer.disk.power_loss()
+
+    def stop(self, node: NodeId) -> None:
+        """Ask a node to stop in good order."""
+        process = self.process_of(node)
+        if process is not None:
+            self.world.note("cluster", f"stop node {node}")
+            process.call(process.node.stop)
+
+    def exited(self, process: Process) -> None:
+        """A node has stopped by itself, as asked."""
+        self.world.note("cluster", f"node {process.id} has stopped")
+        self.count("graceful_stops")
+        self._end(process)
+        process.kill()
+
+    def failed(self, process: Process, text: str) -> None:
+        """A node found a fault, in itself or on its disk."""
+        self.ledger.violate("node-failed", f"node {process.id}: {text}")
+        self._end(process)
+        process.kill()
+
+    def _end(self, process: Process) -> None:
+        process.computer.process = None
+        for name, number in process.node.counters.items():
+            self.coverage[name] += int(number)
+        self.count("turns", process.turns)
+        self.count("facts", process.facts)
+        self.count("syncs", process.wal.syncs)
+        self.network.process_down(process)
+        for told in self.on_exit:
+            told(process)
+
+    def finish(self) -> None:
+        """Count what the living have counted."""
+        for node in self.members:
+            process = self.process_of(node)
+            if process is not None:
+                self._end(process)
+
+    def pause(self, node: NodeId) -> None:
+        process = self.process_of(node)
+        if process is not None and not process.paused:
+            self.world.note("cluster", f"pause node {node}")
+            process.pause()
+
+    def resume(self, node: NodeId) -> None:
+        process = self.process_of(node)
+        if process is not None and process.paused:
+            self.world.note("cluster", f"resume node {node}")
+            process.resume()
+
+    # ---- disks
+
+    def image(self, node: NodeId) -> Image:
+        computer = self.computers[node]
+        return Image(computer.disk.image(), computer.memory.copy(), computer.boot)
+
+    def wipe(self, node: NodeId) -> None:
+        """The disk of a node that is down is lost; the operator makes the node anew with --rejoin."""
+        computer = self.computers[node]
+        assert computer.process is None
+        self.world.note("cluster", f"wipe the disk of node {node}")
+        computer.disk.wipe()
+        computer.memory = DiskMemory()
+        computer.incarnation = self._fresh_incarnation()
+        computer.boot = 0
+        computer.recovering = True
+        computer.doubted += 1
+        self.ledger.forget_unheard(node, computer.memory)
+        self.count("wiped_disks")
+
+    def put_back(self, node: NodeId, image: Image) -> None:
+        """Somebody puts an older copy of the disk back."""
+        computer = self.computers[node]
+        assert computer.process is None
+        self.world.note("cluster", f"put an old disk back into node {node}")
+        computer.disk.put_back(image.segments)
+        computer.memory = image.memory.copy()
+        computer.boot = image.boot
+        computer.doubted += 1
+        self.ledger.forget_unheard(node, computer.memory)
+        self.count("old_disks")
+
+    # ---- the end
+
+    def replicas_equal(self) -> bool:
+        """Every node runs and every group has the same prefix and state everywhere."""
+        processes = [self.process_of(node) for node in self.members]
+        if any(p is None or p.paused for p in processes):
+            return False
+        first, *others = (p.node.groups for p in processes if p is not None)
+        return all(
+            mine.replica.prefix == theirs.replica.prefix and mine.machine.digest == theirs.machine.digest
+            for other in others
+            for mine, theirs in zip(first, other, strict=True)
+        )
+
+    def describe(self) -> list[str]:
+        """One line per node and group: for the transcript of a failure."""
+        lines: list[str] = []
+        for node in self.members:
+            process = self.process_of(node)
+            if process is None:
+                lines.append(f"node {node}: down")
+                continue
+            for group in process.node.groups:
+                r = group.replica
+                lines.append(
+                    f"node {node} group {group.id}: {r.role} leader {r.leader} ballot {r.ballot >> 16}.{r.ballot & 0xFFFF}"
+                    f" prefix {r.prefix} open {r.open_slots}{' paused' if process.paused else ''}"
+                )
+        return lines
+
+
+def damaged(error: Exception) -> bool:
+    return isinstance(error, CorgiError) and error.code == "log-damaged"

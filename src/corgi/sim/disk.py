@@ -1,0 +1,227 @@
+"""A simulated disk that keeps real bytes, and the Wal port of one process on it, driven by the log's own plan.
+
+What a process wrote survives its death, but is safe from a power loss only once it was synced: then each unsynced
+write may be there, be gone, or be torn at a sector. A disk can be wiped, and an older image of it can be put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Position
+from corgi.base.ports import LogRecord
+from corgi.log.record import DATA_FROM, LogIdentity, encode_segment_header
+from corgi.log.recovery import Scan
+from corgi.log.writer import Journal, WriteBatch
+from corgi.sim.world import World
+
+if TYPE_CHECKING:
+    from corgi.sim.process import Process
+
+SECTOR = 512
+SEGMENTS_AHEAD = 1
+PREPARE_S = 0.010
+
+
+class SimDisk:
+    """Segments by number, what is not yet synced, and how fast it is (s)."""
+
+    def __init__(self, chance: Random, identity: LogIdentity, segment_bytes: int) -> None:
+        self.chance = chance
+        self.identity = identity
+        self.segment_bytes = segment_bytes
+        self.segments: dict[int, bytearray] = {}
+        self.sync_min = 0.000_15
+        self.sync_mean = 0.000_20
+        self.slow = 0.0  # added to every sync
+        self.stuck_until = 0.0  # no sync ends before
+        self.torn_writes = 0
+        self._unsynced: list[tuple[int, int, bytes]] = []  # segment, offset, what lay there before
+
+    def write(self, segment: int, offset: int, data: bytes) -> None:
+        file = self.segments[segment]
+        self._unsynced.append((segment, offset, bytes(file[offset : offset + len(data)])))
+        file[offset : offset + len(data)] = data
+
+    def sync(self) -> None:
+        """Everything written is durable."""
+        self._unsynced.clear()
+
+    def sync_time(self, now: float) -> float:
+        """When a sync begun now ends."""
+        duration = self.sync_min + self.chance.expovariate(1.0) * self.sync_mean
+        if self.slow:
+            duration += self.slow * (0.5 + self.chance.random())
+        return max(now + duration, self.stuck_until)
+
+    def undo(self, segment: int, offset: int) -> None:
+        """The last write had not begun when its process died."""
+        where, at, before = self._unsynced.pop()
+        assert (where, at) == (segment, offset)
+        self.segments[segment][offset : offset + len(before)] = before
+
+    def power_loss(self) -> None:
+        """Each unsynced write is lost, torn or kept, the latest first."""
+        while self._unsynced:
+            segment, offset, before = self._unsynced.pop()
+            fate = self.chance.random()
+            if fate < 0.3:
+                continue
+            file = self.segments[segment]
+            if fate < 0.6:
+                file[offset : offset + len(before)] = before
+                continue
+            self.torn_writes += 1
+            at = offset
+            while at < offset + len(before):
+                until = min((at // SECTOR + 1) * SECTOR, offset + len(before))
+                if self.chance.random() < 0.5:
+                    file[at:until] = before[at - offset : until - offset]
+                at = until
+
+    def wipe(self) -> None:
+        self.segments.clear()
+        self._unsynced.clear()
+
+    def image(self) -> dict[int, bytes]:
+        """What a power loss right now would leave at the least."""
+        copy = {number: bytearray(file) for number, file in self.segments.items()}
+        for segment, offset, before in reversed(self._unsynced):
+            copy[segment][offset : offset + len(before)] = before
+        return {number: bytes(file) for number, file in copy.items()}
+
+    def put_back(self, image: dict[int, bytes]) -> None:
+        self.segments = {number: bytearray(file) for number, file in image.items()}
+        self._unsynced.clear()
+
+    def prepare(self, number: int) -> int:
+        """Make a segment durable; its salt."""
+        salt = self.chance.getrandbits(64)
+        file = bytearray(self.segment_bytes)
+        file[:DATA_FROM] = encode_segment_header(self.identity, number, self.segment_bytes, salt)
+        self.segments[number] = file
+        return salt
+
+
+class SimWal:
+    """The Wal port of one process: appends to the journal, writes and syncs one batch at a time."""
+
+    def __init__(self, world: World, disk: SimDisk, process: Process) -> None:
+        self.world = world
+        self.disk = disk
+        self.process = process
+        self.journal: Journal | None = None
+        self.syncs = 0
+        self._queued_since = 0.0
+        self._batch_since = 0.0
+        self._preparing = False
+        self._close_at: float | None = None
+
+    # ---- the port
+
+    def append(self, record: LogRecord) -> None:
+        journal = self._opened()
+        if not journal.pending:
+            self._queued_since = self.world.now
+        journal.append(record)
+
+    def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        segment, offset = divmod(position, self.disk.segment_bytes)
+        file = self.disk.segments.get(segment)
+        if file is None or offset + length > len(file):
+            answer: bytes | CorgiError = CorgiError("record-damaged", f"nothing is at position {position}")
+        else:
+            answer = bytes(file[offset : offset + length])
+        self.world.at(self.disk.sync_time(self.world.now), self.process.call, done, answer)
+
+    def unsynced_age(self) -> float:
+        journal = self._opened()
+        if journal.outstanding is not None:
+            return self.world.now - self._batch_since
+        return self.world.now - self._queued_since if journal.pending else 0.0
+
+    # ---- driven by the process
+
+    def open(self) -> list[LogRecord]:
+        """Read the log back and go on behind it; everything that is there is synced before it is relied upon."""
+        disk = self.disk
+        scan = Scan(disk.identity, segment_bytes=disk.segment_bytes)
+        records = list(scan.records(sorted(disk.segments.items())))
+        end = scan.end
+        if end.torn_to > end.offset:
+            self.process.cluster.count("tail_cuts")
+            disk.write(end.segment, end.offset, bytes(end.torn_to - end.offset))
+        disk.sync()
+        self.journal = Journal(self._states, end, segment_bytes=disk.segment_bytes)
+        self._prepare_ahead()
+        return records
+
+    def _states(self) -> list[LogRecord]:
+        return [group.replica.state_record() for group in self.process.node.groups]
+
+    def turn_ended(self) -> None:
+        """Write what the turn appended."""
+        self._pump(False)
+
+    def crash(self) -> None:
+        """The process died: its last write may not have begun."""
+        journal = self.journal
+        if journal is not None and journal.outstanding is not None and self.disk.chance.random() < 0.3:
+            self.disk.undo(journal.outstanding.segment, journal.outstanding.offset)
+        self.journal = None
+
+    # ---- how it is done
+
+    def _opened(self) -> Journal:
+        assert self.journal is not None
+        return self.journal
+
+    def _pump(self, close: bool) -> None:
+        journal = self.journal
+        if journal is None or self.process.paused or not self.process.alive:
+            return
+        batch = journal.take(self.world.now, close=close)
+        if batch is None:
+            when = journal.close_at()
+            if when is not None and when != self._close_at:
+                self._close_at = when
+                self.world.at(when, self._close, when)
+            return
+        self._batch_since = self._queued_since
+        self._queued_since = self.world.now
+        self.disk.write(batch.segment, batch.offset, b"".join(batch.buffers))
+        self.world.at(self.disk.sync_time(self.world.now), self._synced, journal, batch)
+        if journal.segments_ahead < SEGMENTS_AHEAD:
+            self._prepare_ahead()
+
+    def _synced(self, journal: Journal, batch: WriteBatch) -> None:
+        if self.journal is not journal:
+            return  # the process died meanwhile
+        self.disk.sync()
+        self.syncs += 1
+        journal.synced(batch)
+        if batch.records:
+            self.process.synced(batch.records)
+        self._pump(False)
+
+    def _close(self, when: float) -> None:
+        if when == self._close_at:
+            self._close_at = None
+            self._pump(True)
+
+    def _prepare_ahead(self) -> None:
+        if not self._preparing:
+            self._preparing = True
+            self.world.after(PREPARE_S, self._prepare, self.journal)
+
+    def _prepare(self, journal: Journal) -> None:
+        self._preparing = False
+        if self.journal is not journal or journal.segments_ahead >= SEGMENTS_AHEAD:
+            return
+        number = journal.segment_wanted
+        journal.prepared(number, self.disk.prepare(number))
+        self._prepare_ahead()
+        self._pump(False)

@@ -1,0 +1,207 @@
+"""A simulated computer (disk, clock, identity) and the processes that run a node on it, one life after another.
+
+A process has turns, as an event loop has: facts gather while a turn is due, then all of them are handed to the node,
+which is advanced and flushed once. A killed process takes nothing more and says nothing more; a paused one finds all
+that came meanwhile when it goes on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from corgi.base.command import Buffer
+from corgi.base.ids import NodeId
+from corgi.base.ports import Clock, LogRecord, Network, Wal
+from corgi.broker.node import Node
+from corgi.broker.options import NodeOptions
+from corgi.paxos.messages import Heartbeat, PeerMessage
+from corgi.sim.disk import SimDisk, SimWal
+from corgi.sim.ledger import DiskMemory
+from corgi.sim.world import SimClock, World
+
+if TYPE_CHECKING:
+    from corgi.sim.cluster import Cluster
+
+MakeNode = Callable[[NodeOptions, Clock, Random, Wal, Network], Node]
+
+TURN_DELAY_S = 0.000_02  # from the first fact to the turn that handles it
+TURN_COST_S = 0.000_05
+FACT_COST_S = 0.000_02
+WAKE_AFTER_S = 0.000_05  # timers fire a little late, as real ones do
+
+
+@dataclass(slots=True)
+class Computer:
+    """What outlives a process. ``doubted`` counts how often the disk was lost or replaced by an older one."""
+
+    id: NodeId
+    clock: SimClock
+    disk: SimDisk
+    incarnation: bytes
+    boot: int = 0
+    recovering: bool = False  # as told in node.json
+    doubted: int = 0
+    memory: DiskMemory = field(default_factory=DiskMemory)
+    process: Process | None = None
+
+
+class Process:
+    """One life of a node, from start to kill or stop."""
+
+    def __init__(self, cluster: Cluster, computer: Computer, options: NodeOptions, make: MakeNode) -> None:
+        self.cluster = cluster
+        self.world: World = cluster.world
+        self.computer = computer
+        self.id = computer.id
+        self.incarnation = computer.incarnation
+        self.doubted = computer.doubted
+        self.memory = computer.memory
+        self.clock = computer.clock
+        self.alive = True
+        self.paused = False
+        self.turns = 0
+        self.facts = 0
+        self.name = f"node {self.id}"
+        self._inbox: list[tuple[str | Callable[..., None], tuple[object, ...]]] = []
+        self._turn_due = False
+        self._free_at = 0.0
+        self._deadline: float | None = None
+        self._wake_at = float("inf")
+        self.wal = SimWal(self.world, computer.disk, self)
+        chance = self.world.stream(f"node/{self.id}/{computer.boot}")
+        self.node = make(options, self.clock, chance, self.wal, _Port(self))
+        self.seen = [0] * options.groups  # chosen prefixes that the ledger has checked
+
+    def start(self) -> bool:
+        """Recover from the disk, then live; False if that fails."""
+        try:
+            records = self.wal.open()
+            self.cluster.ledger.recovered(self.id, self.memory, records)
+            self.cluster.count("recovered_records", len(records))
+            for record in records:
+                self.node.recover(record)
+            self.node.start()
+        except Exception:  # noqa: BLE001 - whatever a node raises is a finding
+            self._failed()
+            return False
+        self._due()
+        return True
+
+    # ---- facts
+
+    def fact(self, name: str, *arguments: object) -> None:
+        """Something happened that the node must hear of: a method of the node and its arguments."""
+        if not self.alive:
+            return
+        self._inbox.append((name, arguments))
+        if not self._turn_due:
+            self._due()
+
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call back into the node in its next turn."""
+        if self.alive:
+            self._inbox.append((function, arguments))
+            if not self._turn_due:
+                self._due()
+
+    def synced(self, records: Sequence[LogRecord]) -> None:
+        """The disk has these records."""
+        self.cluster.ledger.synced(self.id, self.memory, records)
+        self.fact("log_synced", records)
+
+    def peer_incarnation(self, peer: NodeId) -> tuple[NodeId, int]:
+        """The identity of a peer's disk, for the ledger."""
+        return peer, self.cluster.computers[peer].doubted
+
+    # ---- turns
+
+    def _due(self) -> None:
+        self._turn_due = True
+        if not self.paused:
+            self.world.at(max(self.world.now + TURN_DELAY_S, self._free_at), self._turn)
+
+    def _turn(self) -> None:
+        if not self.alive or self.paused or not self._turn_due:
+            return
+        self._turn_due = False
+        inbox, self._inbox = self._inbox, []
+        node, note, name = self.node, self.world.note, self.name
+        try:
+            for call, arguments in inbox:
+                if call == "peer_message":
+                    sender, message, payload = arguments
+                    note(name, (sender, message.TYPE, message, len(payload)))  # type: ignore[attr-defined, arg-type]
+                elif call != "heartbeat":
+                    note(name, call if isinstance(call, str) else "callback")
+                if isinstance(call, str):
+                    getattr(node, call)(*arguments)
+                else:
+                    call(*arguments)
+            deadline = self._deadline
+            if deadline is not None and self.clock.now() >= deadline:
+                node.advance()
+            node.flush()
+            self._deadline = node.next_deadline()
+        except Exception:  # noqa: BLE001 - whatever a node raises is a finding
+            self._failed()
+            return
+        self.turns += 1
+        self.facts += len(inbox)
+        self._free_at = self.world.now + TURN_COST_S + FACT_COST_S * len(inbox)
+        self.cluster.ledger.turn_ended(self)
+        self.wal.turn_ended()
+        if node.stopped:
+            self.cluster.exited(self)
+            return
+        if self._deadline is not None:
+            self._arm(self._deadline)
+
+    def _arm(self, deadline: float) -> None:
+        when = max(self.clock.true_time(deadline), self.world.now) + WAKE_AFTER_S
+        if when < self._wake_at or self._wake_at <= self.world.now:
+            self._wake_at = when
+            self.world.at(when, self._wake, when)
+
+    def _wake(self, when: float) -> None:
+        if when == self._wake_at:
+            self._wake_at = float("inf")
+            if self.alive and not self._turn_due:
+                self._due()
+
+    def _failed(self) -> None:
+        self.cluster.failed(self, traceback.format_exc())
+
+    # ---- faults
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self._due()
+
+    def kill(self) -> None:
+        """No further turn; what the disk has not synced is lost as ``SimDisk`` decides."""
+        self.alive = False
+        self._inbox.clear()
+        self.wal.crash()
+
+
+class _Port:
+    """The Network port of one process."""
+
+    __slots__ = ("_network", "_process")
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._network = process.cluster.network
+
+    def send(self, peer: NodeId, message: PeerMessage, payload: Buffer = b"") -> None:
+        self._network.send(self._process, peer, message, payload)
+
+    def beat(self, peer: NodeId, message: Heartbeat) -> None:
+        self._network.beat(self._process, peer, message)
