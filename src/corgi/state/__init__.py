@@ -1,0 +1,1 @@
+"""The replicated state machine: what a group's chosen values mean. Reads the values and nothing else."""

@@ -1,0 +1,166 @@
+"""What a group's replicas hold, and the one way a record batch gets into a partition.
+
+Invariant: a batch that is refused changes nothing; what ``recording`` has noted, ``take_back`` undoes exactly.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from corgi.base import errors
+from corgi.base.batch import ATTRIBUTE_TRANSACTIONAL, HEADER_BYTES, LENGTH_OVERHEAD, MAGIC
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
+from corgi.base.ids import META, SYSTEM_TOPIC_NAMES, GroupId, LeaderEpoch, Offset, Slot, TopicId
+from corgi.base.limits import BATCH_BYTES_MAX
+from corgi.state.index import PartitionLog
+from corgi.state.outcomes import AppendResult, Window
+from corgi.state.producers import Producer, judge
+from corgi.state.topics import Topics
+
+# Of a batch's header: length, magic, attributes, last offset delta, newest time, producer id, epoch, sequence, count
+_FIELDS = struct.Struct(">8xi4xb4xhi8xqqhii")
+_BATCH = _FIELDS.unpack_from
+_CODEC_MAX = 4
+
+_NOWHERE = Offset(-1)
+_NOT_OPEN = AppendResult(errors.PARTITION_NOT_OPEN, _NOWHERE)
+_TOO_LARGE = AppendResult(errors.RECORD_TOO_LARGE, _NOWHERE)
+_CORRUPT = AppendResult(errors.CORRUPT_BATCH, _NOWHERE)
+_NO_TRANSACTION = AppendResult(errors.INVALID_ARGUMENT, _NOWHERE)
+
+_new = tuple.__new__  # a named tuple's own constructor takes twice as long
+
+assert _FIELDS.size == HEADER_BYTES
+
+
+class GroupState:
+    """The replicated state of one group, as of slot ``applied``. ``log_time_ms`` never goes back.
+
+    ``leader_node`` and ``leader_ballot`` are those of the last epoch record (0: none yet).
+    """
+
+    def __init__(self, group: GroupId, groups: int) -> None:
+        self.group = group
+        self.groups = groups
+        self.applied = Slot(0)
+        self.log_time_ms = 0
+        self.epoch = LeaderEpoch(0)
+        self.leader_node = 0
+        self.leader_ballot = 0
+        self.closed_version = 0  # the highest version of `__meta/0` at which a partition was closed here
+        self.producers_expired_below = 0
+        self.partitions: dict[tuple[TopicId, int], PartitionLog] = {}
+        self.topics = Topics(groups) if group == 0 else None
+        self.windows: dict[int, Window] = {}  # by node
+        self._moved: list[PartitionLog] = []
+        self._opened: dict[TopicId, None] = {}
+        self._undo: list[Callable[[], object]] | None = None
+        for topic in SYSTEM_TOPIC_NAMES:
+            if topic != META or group == 0:
+                log = PartitionLog(topic, group)
+                log.batch_bytes_max = BATCH_BYTES_MAX
+                self.partitions[topic, group] = log
+
+    def append(self, value: Buffer, topic: TopicId, partition: int, at: int, length: int) -> AppendResult:
+        """Append the batch ``value[at : at + length]`` of the slot being applied, or refuse it."""
+        log = self.partitions.get((topic, partition))
+        if log is None:
+            return _NOT_OPEN
+        if length < HEADER_BYTES:
+            return _CORRUPT
+        told, magic, attributes, delta, newest_ms, producer_id, epoch, first, count = _BATCH(value, at)
+        if (
+            told + LENGTH_OVERHEAD != length
+            or length > log.batch_bytes_max
+            or magic != MAGIC
+            or delta < 0
+            or count != delta + 1
+            or not 0 <= attributes <= _CODEC_MAX
+        ):
+            return _unfit(told + LENGTH_OVERHEAD == length and magic == MAGIC, length > log.batch_bytes_max, attributes)
+        producer: Producer | None = None
+        if producer_id >= 0:
+            producer = log.producers.get(producer_id)
+            # The usual case needs no judgement: the next batch of a producer that is known.
+            if producer is None or producer.next_sequence != first or producer.epoch != epoch:
+                expired = producer_id < self.producers_expired_below
+                answer, producer = judge(producer, epoch, first, delta, expired=expired)
+                if answer is not None:
+                    return answer
+        if topic == META or self._undo is not None:
+            refused = self._prepare(log, value[at : at + length], producer_id)
+            if refused is not None:
+                return refused
+        base_offset = log.append(self.applied, at, length, count, newest_ms, self.epoch)
+        if producer is not None:
+            producer.remember(first, delta, base_offset, self.log_time_ms)
+            log.producers[producer_id] = producer
+        if not log.moved:
+            self.moved(log)
+        return _new(AppendResult, (errors.OK, base_offset))
+
+    def moved(self, log: PartitionLog) -> None:
+        """Tell readers of this partition that they should look."""
+        if not log.moved:
+            log.moved = True
+            self._moved.append(log)
+
+    def opened(self, topic: TopicId) -> None:
+        self._opened[topic] = None
+
+    def recording(self) -> None:
+        """From here on appends can be taken back."""
+        self._undo = []
+
+    def keep(self) -> None:
+        self._undo = None
+
+    def take_back(self) -> None:
+        """Undo the appends since ``recording``, last first."""
+        undo, self._undo = self._undo or [], None
+        for step in reversed(undo):
+            step()
+
+    def _prepare(self, log: PartitionLog, batch: Buffer, producer_id: int) -> AppendResult | None:
+        """Before an append: change the topics if it is one to `__meta`, and note how all of it is undone."""
+        if log.topic == META:
+            refused = self._change_topics(batch, log.end)
+            if refused is not None:
+                return refused
+        if self._undo is not None:
+            mark = log.mark()
+            self._undo.append(lambda: log.take_back(mark))
+            producer = log.producers.get(producer_id)
+            if producer is None:
+                self._undo.append(lambda: log.producers.pop(producer_id, None))
+            else:
+                twin = producer.copy()
+                self._undo.append(lambda: log.producers.update({producer_id: twin}))
+        return None
+
+    def _change_topics(self, batch: Buffer, base_offset: Offset) -> AppendResult | None:
+        topics = self.topics
+        if topics is None:
+            return _NOT_OPEN
+        try:
+            changes, end = topics.stage(batch, base_offset)
+        except CorgiError as error:
+            return AppendResult(error.kind.number, _NOWHERE)
+        end_before = topics.end
+        before = topics.commit(changes, end)
+        if self._undo is not None:
+            self._undo.append(lambda: topics.commit(before, end_before))
+        return None
+
+
+def _unfit(is_batch: bool, too_large: bool, attributes: int) -> AppendResult:
+    """Why a batch's header does not pass."""
+    if not is_batch:
+        return _CORRUPT
+    if too_large:
+        return _TOO_LARGE
+    if 0 <= attributes & ~ATTRIBUTE_TRANSACTIONAL <= _CODEC_MAX and attributes & ATTRIBUTE_TRANSACTIONAL:
+        return _NO_TRANSACTION  # transactions have no rule yet, and none is open
+    return _CORRUPT

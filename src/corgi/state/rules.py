@@ -1,0 +1,180 @@
+"""What each kind of command does, apart from DATA's plain appends: one small rule per kind.
+
+A rule returns (error number, detail). Kinds without a rule are refused; a later release switches new rules on by a
+record in the log, never by being installed. Details are our own words, so that they are the same on every replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from corgi.base import errors
+from corgi.base.command import Buffer, Command, CommandKind, Data, Item, decode_data
+from corgi.base.errors import CorgiError
+from corgi.base.ids import FIRST_USER_TOPIC, LeaderEpoch, Offset, Origin, TopicId
+from corgi.base.limits import PARTITIONS_MAX
+from corgi.state.commands import (
+    GuardKind,
+    decode_epoch,
+    decode_partition_close,
+    decode_partition_open,
+    decode_producers_expired,
+    decode_topic_guard,
+)
+from corgi.state.group_state import GroupState
+from corgi.state.index import PartitionLog
+from corgi.state.outcomes import AppendResult
+from corgi.state.settings import batch_bytes_max
+
+UNSUPPORTED = errors.BY_CODE["unsupported-version"].number
+MALFORMED = errors.INVALID_ARGUMENT
+
+Verdict = tuple[int, str]
+_DONE: Verdict = (errors.OK, "")
+_ITEM_VERSION = 1
+
+
+def apply_rule(state: GroupState, kind: int, body: Buffer) -> Verdict:
+    """Apply a command that is not DATA."""
+    rule = _RULES.get(kind)
+    if rule is None:
+        return UNSUPPORTED, f"commands of kind {kind} have no rule yet"
+    return rule(state, body)
+
+
+def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tuple[Verdict, tuple[AppendResult, ...]]:
+    """Apply a DATA command whole or not at all: guards first, then every batch, taken back if one is refused."""
+    try:
+        body = memoryview(value)[body_at:end]
+        data = decode_data(Command(CommandKind.DATA, Origin(0), 0, 0, body, body_at))
+    except CorgiError as error:
+        return (MALFORMED, error.message), ()
+    verdict = _check_guards(state, data)
+    if verdict[0]:
+        return verdict, ()
+    results: list[AppendResult] = []
+    state.recording()
+    for append in data.appends:
+        result = state.append(value, append.topic, append.partition, append.at, append.length)
+        if result.error:
+            state.take_back()
+            return (result.error, ""), (AppendResult(result.error, Offset(-1)),) * len(data.appends)
+        results.append(result)
+    state.keep()
+    return _DONE, tuple(results)
+
+
+def _check_guards(state: GroupState, data: Data) -> Verdict:
+    if data.records:
+        return UNSUPPORTED, f"records of kind {data.records[0].kind} have no rule yet"
+    for guard in data.guards:
+        verdict = _check_guard(state, guard)
+        if verdict[0]:
+            return verdict
+    return _DONE
+
+
+def _check_guard(state: GroupState, guard: Item) -> Verdict:
+    if guard.version != _ITEM_VERSION or guard.kind not in (GuardKind.TOPIC_ABSENT, GuardKind.TOPIC_AT):
+        return UNSUPPORTED, f"guards of kind {guard.kind} version {guard.version} have no rule yet"
+    wanted = decode_topic_guard(guard.body)
+    if wanted is None or state.topics is None:
+        return MALFORMED, "a guard on a topic is malformed or in the wrong group"
+    present = state.topics.get(wanted.name)
+    if guard.kind == GuardKind.TOPIC_ABSENT:
+        if present is not None:
+            return errors.TOPIC_EXISTS, f"there is a topic {wanted.name!r} already"
+        return _DONE
+    if present is None or present.topic != wanted.topic:
+        return errors.UNKNOWN_TOPIC, f"the topic {wanted.name!r} is gone"
+    if present.version != wanted.version:
+        return errors.UNSETTLED, f"the topic {wanted.name!r} has changed meanwhile"
+    return _DONE
+
+
+def _epoch(state: GroupState, body: Buffer) -> Verdict:
+    epoch = decode_epoch(body)
+    if epoch is None:
+        return MALFORMED, "an epoch record does not decode"
+    state.epoch = LeaderEpoch(state.epoch + 1)
+    state.leader_node = epoch.node
+    state.leader_ballot = epoch.ballot
+    return _DONE
+
+
+def _nothing(_state: GroupState, _body: Buffer) -> Verdict:
+    """TICK moves log time by the value that it came in; BARRIER is there to be waited for."""
+    return _DONE
+
+
+def _open(state: GroupState, body: Buffer) -> Verdict:
+    wanted = decode_partition_open(body)
+    if wanted is None or not _are_user_partitions(wanted.topic, wanted.partitions):
+        return MALFORMED, "a partition-open does not decode"
+    topic = TopicId(wanted.topic)
+    present = [state.partitions.get((topic, partition)) for partition in wanted.partitions]
+    if wanted.version < state.closed_version and None in present:
+        # 1. A leader finds a new topic and submits its opening; the command is slow. 2. The topic is deleted, the next
+        # leader finds nothing to close. 3. The opening arrives. Its sender may not have known of a closing that
+        # happened here, so it has to look again.
+        return errors.UNSETTLED, "the opening is older than a closing"
+    bytes_max = batch_bytes_max(wanted.config)
+    for partition, log in zip(wanted.partitions, present, strict=True):
+        if log is None:
+            log = state.partitions[topic, partition] = PartitionLog(topic, partition)
+        elif log.version >= wanted.version:
+            continue
+        log.version = wanted.version
+        log.config = wanted.config
+        log.batch_bytes_max = bytes_max
+    state.opened(topic)
+    return _DONE
+
+
+def _close(state: GroupState, body: Buffer) -> Verdict:
+    wanted = decode_partition_close(body)
+    if wanted is None or not _are_user_partitions(wanted.topic, wanted.partitions):
+        return MALFORMED, "a partition-close does not decode"
+    keys = [(TopicId(wanted.topic), partition) for partition in wanted.partitions]
+    present = [(key, state.partitions[key]) for key in keys if key in state.partitions]
+    if any(log.version > wanted.version for _, log in present):
+        return errors.UNSETTLED, "the closing is older than the opening"
+    state.closed_version = max(state.closed_version, wanted.version)
+    for key, log in present:
+        del state.partitions[key]
+        log.close()
+        state.moved(log)
+    state.opened(TopicId(wanted.topic))
+    return _DONE
+
+
+def _are_user_partitions(topic: int, partitions: list[int]) -> bool:
+    if topic < FIRST_USER_TOPIC or len(set(partitions)) != len(partitions):
+        return False
+    return all(partition < PARTITIONS_MAX for partition in partitions)
+
+
+def _producers_expired(state: GroupState, body: Buffer) -> Verdict:
+    expired = decode_producers_expired(body)
+    if expired is None:
+        return MALFORMED, "a mark of expired producers does not decode"
+    below = state.producers_expired_below = max(state.producers_expired_below, expired.below)
+    for log in state.partitions.values():
+        silent = [
+            producer_id
+            for producer_id, producer in log.producers.items()
+            if producer_id < below and producer.log_time_ms < expired.idle_since_ms
+        ]
+        for producer_id in silent:
+            del log.producers[producer_id]
+    return _DONE
+
+
+_RULES: dict[int, Callable[[GroupState, Buffer], Verdict]] = {
+    CommandKind.EPOCH: _epoch,
+    CommandKind.TICK: _nothing,
+    CommandKind.PARTITION_OPEN: _open,
+    CommandKind.PARTITION_CLOSE: _close,
+    CommandKind.PRODUCERS_EXPIRED: _producers_expired,
+    CommandKind.BARRIER: _nothing,
+}

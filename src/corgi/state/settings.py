@@ -1,0 +1,88 @@
+"""What can be set per topic: the known keys, their form and range. Values are text, as they travel and are stored.
+
+Invariant: what `__meta` holds has passed ``check_settings``, so readers of a stored value need no second opinion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from corgi.base.batch import HEADER_BYTES
+from corgi.base.errors import CorgiError
+from corgi.base.limits import BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, PARTITIONS_MAX, TOPIC_NAME_MAX
+
+UNLIMITED = -1
+_INT64_MAX = 2**63 - 1
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_CLEANUPS = ("delete", "compact")
+
+
+def check_topic_name(name: str) -> None:
+    """Raises CorgiError "invalid-topic-name"."""
+    if not name or len(name) > TOPIC_NAME_MAX:
+        raise CorgiError("invalid-topic-name", f"a topic's name has 1 to {TOPIC_NAME_MAX} characters, not {len(name)}")
+    strange = [character for character in name if character not in _NAME_CHARACTERS]
+    if strange:
+        raise CorgiError("invalid-topic-name", f"a topic's name cannot hold {strange[0]!r}")
+    if name.startswith("__"):
+        raise CorgiError("invalid-topic-name", "names that start with '__' are the system's")
+    if name in {".", ".."}:
+        raise CorgiError("invalid-topic-name", f"{name!r} is not a name")
+
+
+def check_partition_count(partitions: int) -> None:
+    """Raises CorgiError "invalid-argument"."""
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise CorgiError("invalid-argument", f"a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}")
+
+
+def check_settings(config: Mapping[str, str]) -> None:
+    """Raises CorgiError "invalid-argument" that names the key, and for an unknown one those that are known."""
+    for key, value in config.items():
+        check_setting = _KEYS.get(key)
+        if check_setting is None:
+            known = ", ".join(sorted(_KEYS))
+            raise CorgiError("invalid-argument", f"a topic has no setting {key!r}", hint=f"the settings are {known}")
+        check_setting(key, value)
+
+
+def batch_bytes_max(config: Mapping[str, str]) -> int:
+    """The largest batch that a topic takes; the default when nothing valid is set."""
+    value = _integer(config.get("max_batch_bytes", ""))
+    if value is None or not HEADER_BYTES <= value <= BATCH_BYTES_MAX:
+        return BATCH_BYTES_DEFAULT
+    return value
+
+
+def _integer(text: str) -> int | None:
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 19:
+        return None
+    return int(text)
+
+
+def _within(low: int, high: int, *, unlimited: bool) -> Callable[[str, str], None]:
+    def check_setting(key: str, text: str) -> None:
+        value = _integer(text)
+        if value is not None and (low <= value <= high or (unlimited and value == UNLIMITED)):
+            return
+        also = f", or {UNLIMITED} for no limit" if unlimited else ""
+        raise CorgiError("invalid-argument", f"{key} is a whole number from {low} to {high}{also}, not {text!r}")
+
+    return check_setting
+
+
+def _one_of(*words: str) -> Callable[[str, str], None]:
+    def check_setting(key: str, text: str) -> None:
+        if text not in words:
+            raise CorgiError("invalid-argument", f"{key} is {' or '.join(words)}, not {text!r}")
+
+    return check_setting
+
+
+_KEYS: dict[str, Callable[[str, str], None]] = {
+    "max_batch_bytes": _within(HEADER_BYTES, BATCH_BYTES_MAX, unlimited=False),
+    "retention_ms": _within(1, _INT64_MAX, unlimited=True),
+    "retention_bytes": _within(1, _INT64_MAX, unlimited=True),
+    "cleanup": _one_of(*_CLEANUPS),
+}
