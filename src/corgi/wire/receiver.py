@@ -1,0 +1,195 @@
+"""From bytes to frames, for a transport that reads into a buffer it is given (``asyncio.BufferedProtocol``).
+
+All connections of one event loop read into one ``Scratch``; a connection that waits therefore holds no buffer, however
+many there are. Each complete frame is copied out into bytes of exactly its size. The copy is the price of three things:
+the kernel always writes into memory that is in the cache, a payload that is kept (a value in the acceptor and the tail)
+pins nothing but itself, and nothing read is ever overwritten. It costs 0.4 µs a small frame and 3 µs at 64 KiB; only a
+frame's first piece is copied when it is large, the rest is received in place.
+
+What a peer claims is not believed: memory for a large frame grows with the bytes that arrived. The first frame of a
+connection is limited to HELLO_BYTES_MAX. After a malformed frame nothing is received any more.
+"""
+
+from __future__ import annotations
+
+from corgi.base.errors import CorgiError
+from corgi.base.limits import FRAME_BYTES_MAX, HEADER_BYTES_MAX, HELLO_BYTES_MAX, KIB
+from corgi.wire.frame import FRAME, FRAME_BYTES, LENGTH_BYTES, Frame
+
+SCRATCH_BYTES = 256 * KIB  # one read takes at most that much
+SMALL_BYTES = 32 * KIB  # an incomplete frame up to this size is kept as bytes, and read on in the scratch
+EAGER_BYTES = 64 * KIB  # a large frame's buffer before more of it has arrived
+GROWTH = 4  # its buffer grows to at most so many times what has arrived
+
+assert SMALL_BYTES * 2 <= SCRATCH_BYTES
+assert HELLO_BYTES_MAX <= SMALL_BYTES
+
+
+class Scratch:
+    """Where every connection of one event loop reads. Not for two threads; never kept by a frame."""
+
+    __slots__ = ("view",)
+
+    def __init__(self, size: int = SCRATCH_BYTES) -> None:
+        self.view = memoryview(bytearray(size))
+
+
+class Receiver:
+    """The receiving half of one connection.
+
+    The caller fills ``get_buffer()`` from the start and tells how much by ``received()`` before any other receiver of
+    the same scratch is asked: what an event loop does by itself. ``failure`` is set when the bytes turned out not to be
+    frames; the frames before that are still returned.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_filled",
+        "_frame_bytes_max",
+        "_limit",
+        "_need",
+        "_rest",
+        "_scratch",
+        "_view",
+        "eager_bytes",
+        "failure",
+        "header_bytes_max",
+    )
+
+    def __init__(
+        self,
+        scratch: Scratch,
+        *,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        header_bytes_max: int = HEADER_BYTES_MAX,
+        eager_bytes: int = EAGER_BYTES,
+    ) -> None:
+        self._scratch = scratch.view
+        self._frame_bytes_max = frame_bytes_max
+        self.header_bytes_max = header_bytes_max
+        self._limit = HELLO_BYTES_MAX  # of the first frame; then frame_bytes_max
+        self._rest = b""  # the incomplete small frame
+        self._buffer: bytearray | None = None  # the incomplete large frame
+        self._view = memoryview(b"")  # of _buffer
+        self._filled = 0
+        self._need = 0
+        self.eager_bytes = eager_bytes  # more may be given to a trusted peer, which saves copies while growing
+        self.failure: CorgiError | None = None
+
+    def get_buffer(self, hint: int = -1) -> memoryview:
+        """Where the next bytes belong; valid until ``received`` is called. Raises ``failure``."""
+        if self.failure is not None:
+            raise self.failure
+        if self._buffer is not None:
+            if self._filled == len(self._buffer):
+                self._grow()
+            return self._view[self._filled :]
+        rest = self._rest
+        if rest:
+            kept = len(rest)
+            self._scratch[:kept] = rest
+            return self._scratch[kept:]
+        return self._scratch
+
+    def received(self, count: int) -> list[Frame]:
+        """``count`` bytes were written into the buffer: the frames that are complete now, in order."""
+        if self.failure is not None:
+            raise self.failure
+        if self._buffer is None:
+            return self._cut(len(self._rest) + count)
+        self._filled += count
+        if self._filled < self._need:
+            return []
+        view, self._buffer, self._view = self._view, None, memoryview(b"")
+        _, correlation, header_bytes, kind, _, _ = FRAME.unpack_from(view)
+        body = FRAME_BYTES + header_bytes
+        return [Frame(kind, correlation, view[FRAME_BYTES:body], view[body:])]
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """Receive bytes that lie elsewhere: for transports that bring their own buffers, and for tests."""
+        frames: list[Frame] = []
+        view = memoryview(data)
+        while view and self.failure is None:
+            buffer = self.get_buffer()
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            frames += self.received(count)
+            view = view[count:]
+        return frames
+
+    def held(self) -> int:
+        """Bytes of memory that this connection's incomplete frame occupies."""
+        return len(self._rest) if self._buffer is None else len(self._buffer)
+
+    def _cut(self, end: int) -> list[Frame]:
+        """Copy out the complete frames of the scratch's first ``end`` bytes; keep the incomplete last one."""
+        frames: list[Frame] = []
+        scratch = self._scratch
+        unpack = FRAME.unpack_from
+        at = 0
+        while end - at >= FRAME_BYTES:
+            length, correlation, header_bytes, kind, flags, reserved = unpack(scratch, at)
+            size = length + LENGTH_BYTES
+            if (
+                size > self._limit
+                or header_bytes > length - (FRAME_BYTES - LENGTH_BYTES)
+                or header_bytes > self.header_bytes_max
+                or flags
+                or reserved
+            ):
+                self._fail(size, header_bytes)
+                break
+            if size > end - at:
+                break
+            self._limit = self._frame_bytes_max
+            frame = memoryview(bytes(scratch[at : at + size]))
+            body = FRAME_BYTES + header_bytes
+            frames.append(Frame(kind, correlation, frame[FRAME_BYTES:body], frame[body:]))
+            at += size
+        if self.failure is None:
+            self._keep(at, end)
+        return frames
+
+    def _keep(self, at: int, end: int) -> None:
+        """Remember the incomplete frame in the scratch's bytes from ``at`` to ``end``."""
+        scratch = self._scratch
+        have = end - at
+        need = 0
+        if have >= LENGTH_BYTES:
+            need = int.from_bytes(scratch[at : at + LENGTH_BYTES]) + LENGTH_BYTES
+            if not FRAME_BYTES <= need <= self._limit:
+                self._fail(need, 0)
+                return
+        if need <= SMALL_BYTES or have < FRAME_BYTES:
+            self._rest = bytes(scratch[at:end])
+            return
+        self._rest = b""
+        self._need = need
+        self._filled = have
+        self._allocate(scratch[at:end])
+
+    def _grow(self) -> None:
+        self._allocate(self._view[: self._filled])
+
+    def _allocate(self, arrived: memoryview) -> None:
+        """A larger buffer for the large frame, beginning with what has arrived of it."""
+        buffer = bytearray(min(self._need, max(self.eager_bytes, GROWTH * len(arrived))))
+        view = memoryview(buffer)
+        view[: len(arrived)] = arrived
+        self._buffer = buffer
+        self._view = view
+
+    def _fail(self, size: int, header_bytes: int) -> None:
+        """From here on nothing is a frame: name what is wrong."""
+        self._rest = b""
+        if size > self._limit:
+            self.failure = CorgiError(
+                "frame-too-large", f"a frame of {size} bytes is announced, {self._limit} are the most here"
+            )
+        elif header_bytes > self.header_bytes_max and size >= FRAME_BYTES + header_bytes:
+            self.failure = CorgiError(
+                "frame-too-large",
+                f"a frame's header of {header_bytes} bytes is announced, {self.header_bytes_max} are the most here",
+            )
+        else:
+            self.failure = CorgiError("malformed-frame", "the lengths or reserved bits of a frame cannot be right")
