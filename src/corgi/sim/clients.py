@@ -1,0 +1,188 @@
+"""What every simulated client has: a connection to some node, requests with a time limit, another node after trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from corgi.base import errors
+from corgi.base.batch import parse_header
+from corgi.base.ids import NodeId, TopicId
+from corgi.base.records import iter_batch
+from corgi.sim.history import History, Partition
+from corgi.sim.sessions import Front, SimSession
+from corgi.sim.world import World
+from corgi.wire.messages import ErrorReply, WireMessage
+
+REQUEST_TIMEOUT_S = 2.0
+RECONNECT_S = 0.02
+
+# The same request may succeed later, perhaps at another node: retried, like the retryable ones of the table.
+TRANSIENT = frozenset(
+    {errors.UNKNOWN_TOPIC, errors.UNKNOWN_PARTITION}
+    | {kind.number for kind in errors.BY_NUMBER.values() if kind.retryable}
+)
+# The node tells that the request was not carried out and will not be.
+REFUSED = frozenset(
+    {errors.UNKNOWN_TOPIC, errors.UNKNOWN_PARTITION, errors.PARTITION_NOT_OPEN, errors.OVERLOADED, errors.RECOVERING}
+)
+
+Handler = Callable[[WireMessage | None, bytes], None]
+
+
+@dataclass(slots=True)
+class Topic:
+    """A topic as the clients of a run know it; ``id`` 0 until somebody was told."""
+
+    name: str
+    partitions: int
+    id: TopicId = TopicId(0)
+    colocate_with: str = ""
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the clients of a run share. ``producing`` and ``reading`` end towards the end of a run."""
+
+    world: World
+    front: Front
+    nodes: tuple[NodeId, ...]
+    history: History
+    topics: dict[str, Topic] = field(default_factory=dict)
+    producing: bool = True
+    reading: bool = True
+
+    def ready(self) -> list[Topic]:
+        """Topics that can be used, in the order of their making."""
+        return [topic for topic in self.topics.values() if topic.id]
+
+    def partitions(self) -> list[tuple[Partition, TopicId]]:
+        return [(Partition(t.name, number), t.id) for t in self.ready() for number in range(t.partitions)]
+
+
+class Client:
+    """Base of all clients: see the module. Subclasses override ``connected``, ``lost`` and ``idle``."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self.scene = scene
+        self.world = scene.world
+        self.name = name
+        self.chance = scene.world.stream(f"client/{name}")
+        self.session: SimSession | None = None
+        self.reconnects = 0
+        self._pending: dict[int, tuple[WireMessage, Handler]] = {}
+        self._avoid = NodeId(0)
+        self._connecting = False
+
+    def start(self) -> None:
+        self._connect()
+
+    # ---- for subclasses
+
+    def connected(self) -> None:
+        """A connection is there."""
+
+    def lost(self) -> None:
+        """The connection is gone and with it every answer."""
+
+    def push(self, message: WireMessage, payload: bytes) -> None:
+        """Something came without a question."""
+
+    def idle(self) -> bool:
+        """Nothing is left to do."""
+        return True
+
+    def describe(self) -> str:
+        node = self.session.node if self.session else None
+        return f"{self.name} at node {node}, {[type(m).__name__ for m, _ in self._pending.values()]} pending"
+
+    def ask(self, message: WireMessage, payload: bytes, handler: Handler, timeout: float = REQUEST_TIMEOUT_S) -> bool:
+        """Send a request; ``handler`` gets the answer, or None when there is none. False without a connection."""
+        session = self.session
+        if session is None or not session.open:
+            return False
+        number = session.request(message, payload)
+        self._pending[number] = (message, handler)
+        self.world.after(timeout, self._expire, session, number)
+        return True
+
+    def change_node(self) -> None:
+        """Hang up and go elsewhere."""
+        session = self.session
+        if session is not None:
+            self._avoid = session.node
+            session.close()
+            self.disconnected(session)
+
+    # ---- Listener
+
+    def answered(self, session: SimSession, correlation: int, reply: WireMessage, payload: bytes) -> None:
+        if session is not self.session:
+            return
+        pending = self._pending.pop(correlation, None)
+        self.world.note(self.name, (session.node, reply.TYPE, reply, len(payload)))
+        if pending is not None:
+            pending[1](reply, payload)
+
+    def pushed(self, session: SimSession, message: WireMessage, payload: bytes) -> None:
+        if session is self.session:
+            self.world.note(self.name, (session.node, message.TYPE, message, len(payload)))
+            self.push(message, payload)
+
+    def disconnected(self, session: SimSession) -> None:
+        if session is not self.session:
+            return
+        self._avoid = session.node
+        self.session = None
+        self.reconnects += 1
+        pending, self._pending = self._pending, {}
+        for _, handler in pending.values():
+            handler(None, b"")
+        self.lost()
+        self._reconnect()
+
+    # ---- how it is done
+
+    def _expire(self, session: SimSession, number: int) -> None:
+        if session is self.session and number in self._pending:
+            self.change_node()
+
+    def _reconnect(self) -> None:
+        if not self._connecting:
+            self._connecting = True
+            self.world.after(RECONNECT_S * (0.5 + self.chance.random()), self._connect)
+
+    def _connect(self) -> None:
+        self._connecting = False
+        if self.session is not None:
+            return
+        nodes = [node for node in self.scene.nodes if node != self._avoid] or list(self.scene.nodes)
+        node = self.chance.choice(nodes)
+        session = self.scene.front.connect(node, self)
+        if session is None:
+            self._avoid = node
+            self._reconnect()
+            return
+        self.session = session
+        self.connected()
+
+
+def failure(reply: WireMessage | None) -> int | None:
+    """The error number when a request failed as a whole: -1 without an answer, None when it has its own answer."""
+    if reply is None:
+        return -1
+    return reply.error if isinstance(reply, ErrorReply) else None
+
+
+def values_of(payload: bytes, lengths: tuple[int, ...], at: int, position: int) -> list[tuple[int, bytes]]:
+    """(offset, value) of the batches cut from ``payload``; of the batch that ``position`` lies in, only from there on."""
+    out: list[tuple[int, bytes]] = []
+    for index, length in enumerate(lengths):
+        batch = payload[at : at + length]
+        at += length
+        header = parse_header(batch)
+        inside = index == 0 and header.base_offset < position <= header.base_offset + header.last_offset_delta
+        for record in iter_batch(batch):
+            if not inside or record.offset >= position:
+                out.append((record.offset, record.value or b""))
+    return out
