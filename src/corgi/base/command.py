@@ -215,3 +215,11 @@ def split_commands(payload: Buffer) -> list[memoryview]:
         out.append(view[at : at + length])
         at += length
     return out
+
+
+def iter_data(encoded: Buffer) -> Iterator[tuple[TopicId, int, memoryview]]:
+    """(topic, partition, batch) of each append of one encoded DATA command."""
+    view = memoryview(encoded)
+    command = Command(CommandKind.DATA, Origin(0), 0, 0, view[COMMAND_HEADER_BYTES:], COMMAND_HEADER_BYTES)
+    for topic, partition, at, length in decode_data(command).appends:
+        yield topic, partition, view[at : at + length]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
@@ -64,7 +64,7 @@ class LogRecord:
 class Message(Protocol):
     """A message between nodes: a msgspec struct with a frame type of its own."""
 
-    TYPE: int
+    TYPE: ClassVar[int]
 
 
 class Clock(Protocol):

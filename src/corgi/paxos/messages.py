@@ -175,8 +175,8 @@ class Rejoined(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a heartbeat tells of one group: the ballot its sender leads or follows, its chosen prefix, and for a leader
-    how long ago a majority last answered (ms; -1: the sender does not lead)."""
+    """What a heartbeat tells of one group: the ballot that its sender leads or follows, its chosen prefix, and how long
+    ago that ballot's leader last had a majority, as far as the sender knows (ms; -1: no live leader is seen here)."""
 
     group: GroupId
     ballot: Ballot

@@ -1,0 +1,150 @@
+"""What this node knows of the other nodes' liveness, from heartbeats and broken links.
+
+It suspects, it decides nothing: a wrong suspicion costs a round, never a message. A peer's disk is suspected only while
+this node's own disk moves, and silence only after this node's own loop was punctual (``loop_lagged``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from corgi.base.ids import Ballot, GroupId, NodeId, ballot_node
+from corgi.base.limits import CLOCK_SKEW_MS_MAX
+from corgi.base.ports import Clock
+from corgi.paxos.messages import Heartbeat, Lead
+
+NEVER = float("-inf")
+
+
+class PeerView:
+    """One peer as seen from here. Times are this node's monotonic seconds."""
+
+    __slots__ = (
+        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "disk_age_ms", "heard_at", "leads",
+        "number",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.heard_at = NEVER
+        self.beat_at = NEVER
+        self.beaten = False  # a heartbeat came since the connection came up
+        self.number = 0  # highest heartbeat number received, echoed back
+        self.acknowledged_at = NEVER  # when the newest of our heartbeats that the peer echoed was sent
+        self.clock_offset_ms = 0
+        self.disk_age_ms = 0
+        self.leads: dict[GroupId, Lead] = {}
+
+
+class Detector:
+    """Liveness of all peers of ``me``."""
+
+    def __init__(self, me: NodeId, members: tuple[NodeId, ...], suspicion_s: float, clock: Clock) -> None:
+        self.me = me
+        self.clock = clock
+        self.suspicion_s = suspicion_s
+        self.peers: dict[NodeId, PeerView] = {node: PeerView() for node in members if node != me}
+        self.majority = len(members) // 2 + 1
+        self.own_disk_age_s = 0.0
+        self._number = 0
+        self._sent: deque[tuple[int, float]] = deque(maxlen=512)
+
+    def connected(self, peer: NodeId) -> None:
+        view = self.peers[peer]
+        view.connected = True
+        view.beaten = False
+        view.heard_at = self.clock.now()
+
+    def lost(self, peer: NodeId) -> None:
+        view = self.peers[peer]
+        view.connected = False
+        view.leads = {}
+
+    def heard(self, peer: NodeId) -> None:
+        self.peers[peer].heard_at = self.clock.now()
+
+    def beat(self, peer: NodeId, message: Heartbeat) -> None:
+        """Take a heartbeat; an old one that was overtaken is ignored."""
+        view = self.peers[peer]
+        now = self.clock.now()
+        view.heard_at = now
+        if message.number <= view.number and view.beaten:
+            return
+        view.number = message.number
+        view.beat_at = now
+        view.beaten = True
+        view.disk_age_ms = message.disk_age_ms
+        view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
+        view.leads = {lead.group: lead for lead in message.leads}
+        for number, sent_at in reversed(self._sent):
+            if number <= message.echo:
+                view.acknowledged_at = max(view.acknowledged_at, sent_at)
+                break
+
+    def next_beat(self) -> int:
+        """The number of the heartbeat that is sent now to all peers."""
+        self._number += 1
+        self._sent.append((self._number, self.clock.now()))
+        return self._number
+
+    def loop_lagged(self, seconds: float) -> None:
+        """This node's own loop stood still: what it did not hear meanwhile proves nothing."""
+        for view in self.peers.values():
+            view.heard_at += seconds
+            view.beat_at += seconds
+            view.acknowledged_at += seconds
+
+    def linked(self, peer: NodeId) -> bool:
+        """Connected, heard within the suspicion time, and its disk moves as far as one can tell."""
+        view = self.peers.get(peer)
+        if view is None or not view.connected:
+            return False
+        if self.clock.now() - view.heard_at > self.suspicion_s:
+            return False
+        return not self._disk_stuck(view.disk_age_ms)
+
+    def _disk_stuck(self, age_ms: int) -> bool:
+        age_s = age_ms / 1000
+        return age_s > self.suspicion_s and self.own_disk_age_s < age_s / 2
+
+    def quorum_age_s(self) -> float:
+        """How long ago a majority, this node included, was last in touch."""
+        needed = self.majority - 1
+        if needed == 0:
+            return 0.0
+        latest = sorted((view.acknowledged_at for view in self.peers.values()), reverse=True)
+        return self.clock.now() - latest[needed - 1]
+
+    def leader_age_ms(self, group: GroupId, ballot: Ballot, *, self_leads: bool) -> int:
+        """How long ago the leader of ``ballot`` had a quorum, as far as this node knows; -1: not alive from here."""
+        leader = ballot_node(ballot)
+        if leader == self.me:
+            age = self.quorum_age_s()
+            return int(age * 1000) if self_leads and age < self.suspicion_s else -1
+        view = self.peers.get(leader)
+        if view is None or not self.linked(leader):
+            return -1
+        lead = view.leads.get(group)
+        since_beat = self.clock.now() - view.beat_at
+        if lead is None or lead.ballot < ballot:
+            return 0  # it won after its last heartbeat
+        if lead.ballot > ballot or lead.quorum_age_ms < 0:
+            return -1
+        age = lead.quorum_age_ms / 1000 + since_beat
+        return int(age * 1000) if age < 2 * self.suspicion_s else -1
+
+    def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
+        if not self.linked(peer):
+            return False
+        lead = self.peers[peer].leads.get(group)
+        return lead is not None and lead.ballot == ballot and lead.quorum_age_ms >= 0
+
+    def heard_all(self) -> bool:
+        return all(view.beaten for view in self.peers.values() if view.connected)
+
+    def clock_trusted(self) -> bool:
+        """This node's clock is within 5 s of its peers' median."""
+        offsets = sorted(view.clock_offset_ms for view in self.peers.values() if view.connected and view.beaten)
+        if not offsets:
+            return True
+        return abs(offsets[len(offsets) // 2]) <= CLOCK_SKEW_MS_MAX

@@ -1,0 +1,26 @@
+"""What one node holds of one Paxos group."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from corgi.base.command import Buffer
+from corgi.base.ids import GroupId
+from corgi.broker.proposals import Proposals
+from corgi.log.slots import SlotTable
+from corgi.paxos.replica import Replica
+from corgi.state.machine import Machine
+
+
+class Group:
+    """Consensus, state, own commands, and the commands that others forwarded to this leader."""
+
+    __slots__ = ("foreign", "id", "machine", "proposals", "replica", "slots")
+
+    def __init__(self, group: GroupId, replica: Replica, machine: Machine, proposals: Proposals, slots: SlotTable) -> None:
+        self.id = group
+        self.replica = replica
+        self.machine = machine
+        self.proposals = proposals
+        self.slots = slots
+        self.foreign: deque[Buffer] = deque()

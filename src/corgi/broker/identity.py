@@ -1,0 +1,240 @@
+"""May this node vote? Amnesia, wiped and old disks (rules 12 and 13 of docs/consensus.md).
+
+After every start a node asks its peers what they remember of it, and does not vote before enough of them found nothing
+above what its disk holds: with itself a majority. A node in doubt recovers group by group, as a story: (1) it asks the
+group's leader for a fresh ballot; (2) the leader prepares anew with a majority that cannot include the asker, since that
+does not answer Prepare; (3) the leader tells ballot and slot of its epoch record; (4) the asker learns everything up to
+that slot, promises that ballot, and votes again. Any older ballot that the lost disk had promised needed a majority
+without the asker that overlaps the fresh ballot's, so it cannot complete unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.paxos.messages import Accepted, Promise, Recall, Rejoin, Rejoined, Remembered
+
+if TYPE_CHECKING:
+    from corgi.broker.node import Node
+
+NO_GROUP = GroupId(0xFFFF)
+REJOIN_RETRY_S = 0.5
+
+
+class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
+    """Body of a NODE record: ``peer`` 0 tells of this node itself, else which incarnation of a peer is known."""
+
+    peer: int
+    incarnation: bytes = b""
+    recovering: bool = False
+
+
+class Memory:
+    """What this node remembers of a peer's promises and votes."""
+
+    __slots__ = ("ballots", "incarnation", "slots")
+
+    def __init__(self, groups: int) -> None:
+        self.incarnation = b""
+        self.ballots = [Ballot(0)] * groups
+        self.slots = [Slot(0)] * groups
+
+
+class Identity:
+    """Whether this node may vote, and what it remembers of the others."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        options = node.options
+        self.state = "asking"
+        self.recovered: Callable[[], None] | None = None  # called once when a recovery is complete and durable
+        self._memories = {peer: Memory(options.groups) for peer in options.members if peer != options.node}
+        self._trusted_by: set[NodeId] = set()
+        self._needed = len(options.members) // 2  # peers that make a majority with this node
+        self._nonce = 0
+        self._targets: dict[GroupId, tuple[Ballot, Slot]] = {}
+        self._ask_at = 0.0
+        self._wanted: dict[tuple[GroupId, NodeId], tuple[int, Ballot]] = {}  # rejoins asked of this node
+        self._doubted = options.recovering
+
+    @property
+    def voting(self) -> bool:
+        return self.state == "voting"
+
+    def start(self) -> None:
+        if self._doubted:
+            self._doubt("the disk was replaced")
+        elif self._needed == 0:
+            self._trust()
+        else:
+            self._set_voting(False)
+
+    def recover(self, record: LogRecord) -> None:
+        """A NODE record of the disk scan."""
+        found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
+        if found.peer == 0:
+            self._doubted = found.recovering or (self._doubted and not self._node.options.recovering)
+        elif NodeId(found.peer) in self._memories:
+            self._memories[NodeId(found.peer)].incarnation = found.incarnation
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def peer_connected(self, peer: NodeId) -> None:
+        if self.state == "asking":
+            self._recall(peer)
+
+    def _recall(self, peer: NodeId) -> None:
+        marks = tuple(
+            (group.id, group.replica.acceptor.promised_durable, max(group.replica.acceptor.highest, group.replica.prefix))
+            for group in self._node.groups
+        )
+        self._node.network.send(peer, Recall(self._node.options.incarnation, marks))
+
+    def on_remembered(self, sender: NodeId, message: Remembered) -> None:
+        if self.state != "asking":
+            return
+        if not message.trusted:
+            self._doubt(message.reason)
+            return
+        self._trusted_by.add(sender)
+        if len(self._trusted_by) >= self._needed:
+            self._trust()
+
+    def _trust(self) -> None:
+        self.state = "voting"
+        self._set_voting(True)
+
+    def _set_voting(self, voting: bool) -> None:
+        for group in self._node.groups:
+            group.replica.acceptor.voting = voting
+
+    # -- answering ------------------------------------------------------------------------------------------------
+
+    def on_recall(self, sender: NodeId, message: Recall) -> None:
+        memory = self._memories[sender]
+        reason = ""
+        if memory.incarnation and memory.incarnation != message.incarnation:
+            reason = "the node had another disk before"
+        for group, ballot, slot in message.marks:
+            if not 0 <= group < len(memory.ballots):
+                continue
+            if memory.ballots[group] > ballot:
+                reason = f"group {group}: the disk has forgotten a promise"
+            elif memory.slots[group] > slot:
+                reason = f"group {group}: the disk has forgotten a vote"
+        if not reason and not memory.incarnation:
+            self._remember(sender, message.incarnation)
+        self._node.network.send(sender, Remembered(not reason, reason))
+
+    def _remember(self, peer: NodeId, incarnation: bytes) -> None:
+        self._memories[peer].incarnation = incarnation
+        self._persist(NodeRecord(peer, incarnation))
+
+    def promised(self, sender: NodeId, message: Promise) -> None:
+        memory = self._memories[sender]
+        memory.ballots[message.group] = max(memory.ballots[message.group], message.ballot)
+
+    def accepted(self, sender: NodeId, message: Accepted) -> None:
+        memory = self._memories[sender]
+        if message.slot > memory.slots[message.group]:
+            memory.slots[message.group] = message.slot
+        if message.ballot > memory.ballots[message.group]:
+            memory.ballots[message.group] = message.ballot
+
+    # -- recovering -----------------------------------------------------------------------------------------------
+
+    def _doubt(self, reason: str) -> None:
+        self.state = "recovering"
+        self._set_voting(False)
+        self._node.note("recovering", GroupId(0), reason)
+        self._node.count("recoveries")
+        self._nonce = self._node.random.getrandbits(48) or 1
+        self._targets.clear()
+        self._persist(NodeRecord(0, self._node.options.incarnation, recovering=True))
+
+    def tick(self, now: float) -> None:
+        """Ask again for what is missing, and finish groups that have learned enough."""
+        if self.state == "asking" and now >= self._ask_at:
+            self._ask_at = now + REJOIN_RETRY_S
+            for peer in self._memories:
+                self._recall(peer)
+        if self.state == "recovering":
+            self._finish_groups()
+            if self.state == "recovering" and now >= self._ask_at:
+                self._ask_at = now + REJOIN_RETRY_S
+                self._ask_rejoins()
+
+    def _ask_rejoins(self) -> None:
+        for group in self._node.groups:
+            if not group.replica.acceptor.voting and group.id not in self._targets:
+                for peer in self._memories:
+                    self._node.network.send(peer, Rejoin(group.id, self._nonce))
+
+    def on_rejoined(self, sender: NodeId, message: Rejoined) -> None:
+        if self.state != "recovering" or message.nonce != self._nonce:
+            return
+        self._targets[message.group] = (message.ballot, message.slot)
+        replica = self._node.groups[message.group].replica
+        if replica.prefix < message.slot:
+            replica.learner.ask(sender, message.slot)
+        self._finish_groups()
+
+    def _finish_groups(self) -> None:
+        for group_id, (ballot, slot) in self._targets.items():
+            replica = self._node.groups[group_id].replica
+            if not replica.acceptor.voting and replica.prefix >= slot:
+                if replica.acceptor.promised < ballot:
+                    replica.acceptor.promise(ballot, replica.prefix)
+                replica.acceptor.voting = True
+        if all(group.replica.acceptor.voting for group in self._node.groups):
+            self.state = "voting"
+            self._node.note("recovered", GroupId(0), "")
+            self._persist(NodeRecord(0, self._node.options.incarnation, recovering=False))
+
+    def durable(self, record: LogRecord) -> None:
+        """A NODE record is on disk; the last one of a recovery lets the folder forget its doubt."""
+        found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
+        if found.peer == 0 and not found.recovering and self.recovered is not None:
+            self.recovered()
+
+    # -- helping another to recover -------------------------------------------------------------------------------
+
+    def on_rejoin(self, sender: NodeId, message: Rejoin, incarnation: bytes) -> None:
+        """The asker's nonce makes a fresh ballot necessary once; asking again repeats the answer."""
+        if incarnation != self._memories[sender].incarnation:
+            self._remember(sender, incarnation)
+            memory = self._memories[sender]
+            memory.ballots = [Ballot(0)] * len(memory.ballots)
+            memory.slots = [Slot(0)] * len(memory.slots)
+        replica = self._node.groups[message.group].replica
+        key = (message.group, sender)
+        if self._wanted.get(key, (0, Ballot(0)))[0] != message.nonce:
+            self._wanted[key] = (message.nonce, replica.highest_seen)
+            if replica.tenure is not None:
+                replica.prepare_anew()
+            else:
+                replica.want_leader()
+        self.epoch_applied(message.group)
+
+    def epoch_applied(self, group_id: GroupId) -> None:
+        """This node may have become leader in a fresh ballot: tell those who wait for one."""
+        replica = self._node.groups[group_id].replica
+        tenure = replica.tenure
+        if tenure is None or not replica.leading:
+            return
+        for (group, peer), (nonce, seen) in list(self._wanted.items()):
+            if group != group_id:
+                continue
+            if tenure.ballot > seen:
+                self._node.network.send(peer, Rejoined(group, nonce, tenure.ballot, tenure.epoch_slot))
+            elif replica.proposing:
+                replica.prepare_anew()
+
+    def _persist(self, record: NodeRecord) -> None:
+        body = msgspec.msgpack.encode(record)
+        self._node.wal.append(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))

@@ -1,0 +1,456 @@
+"""One node: facts come in, the groups, the log and the clients are told. Still pure: ports do all input and output.
+
+The way of a write: ``client_request`` → requests validate → ``submit`` → at the end of the loop turn ``flush`` merges
+what waits into one value per group → replica: own disk and the peers at once → ``log_synced`` and Accepted messages
+count votes → ``chosen`` applies → the origin's waiter answers its client. ``runtime`` and the simulator drive the same
+object; nothing here blocks or starts a task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from corgi.base import errors
+from corgi.base.command import (
+    Buffer,
+    CommandKind,
+    encode_command,
+    encode_value,
+    iter_commands,
+)
+from corgi.base.errors import CorgiError, check
+from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Slot, TopicId, make_origin
+from corgi.base.limits import BUSY_HEARTBEAT_S, COMMAND_BYTES_MAX, HEARTBEAT_S, VALUE_BYTES_MAX, VALUE_COMMANDS_MAX
+from corgi.base.ports import ClientSession, Clock, LogRecord, Message, Network, Random, RecordKind, Wal
+from corgi.broker.catch_up import CatchUp
+from corgi.broker.detector import Detector
+from corgi.broker.group import Group
+from corgi.broker.identity import Identity
+from corgi.broker.options import NodeOptions
+from corgi.broker.peers import PeerDispatch
+from corgi.broker.proposals import Proposals
+from corgi.broker.requests import Requests
+from corgi.broker.values import Values
+from corgi.paxos.messages import Forward, Heartbeat, Lead, PeerMessage
+from corgi.paxos.quorum import Members
+from corgi.paxos.replica import Replica
+from corgi.state.machine import Machine
+from corgi.state.outcomes import Outcome
+
+SKEW_PATIENCE_S = 1.0
+EVENTS_MAX = 1000
+
+
+class Node:
+    """See the module. Everything runs on one thread; ``flush`` ends each batch of facts."""
+
+    def __init__(self, options: NodeOptions, clock: Clock, random: Random, wal: Wal, network: Network) -> None:
+        check(options.node in options.members, "the node is one of the members")
+        self.options = options
+        self.clock = clock
+        self.random = random
+        self.wal = wal
+        self.network = network
+        self.counters: dict[str, float] = {}
+        self.events: deque[tuple[float, str, int, str]] = deque(maxlen=EVENTS_MAX)
+        self.stopped = False
+        self.stopping = False
+        self.origin = make_origin(options.node, options.boot)
+        self.detector = Detector(options.node, options.members, options.suspicion_s, clock)
+        self.values = Values(options.groups, wal, options.tail_bytes_max)
+        self.catch_up = CatchUp(self.values, network)
+        self.incarnations: dict[NodeId, bytes] = {}
+        members = Members(options.members)
+        self.groups: list[Group] = []
+        for number in range(options.groups):
+            group = GroupId(number)
+            self.groups.append(
+                Group(
+                    group,
+                    Replica(group, options.node, members, self),
+                    Machine(group, options.groups),
+                    Proposals(group, self.origin, self.count),
+                    self.values.tables[number],
+                )
+            )
+        self.identity = Identity(self)
+        self.dispatch = PeerDispatch(self)
+        self.requests = Requests(self)
+        self.disk_full = False
+        self._recovering = True
+        self._applied: set[int] = set()
+        self._later: list[Callable[[], None]] = []
+        self._wake = clock.now()
+        self._beat_at = clock.now()
+        self._skewed_since: float | None = None
+        self._stop_until = 0.0
+
+    # -- recovery -------------------------------------------------------------------------------------------------
+
+    def recover(self, record: LogRecord) -> None:
+        """Take one record of the disk scan, in order, before ``start``. Raises CorgiError "log-damaged"."""
+        if record.kind is RecordKind.NODE:
+            self.identity.recover(record)
+        elif record.kind is not RecordKind.CLOSE:
+            if not 0 <= record.group < len(self.groups):
+                raise CorgiError("log-damaged", f"the log tells of group {record.group}, this node has {len(self.groups)}")
+            self.values.placed(record)
+            self.groups[record.group].replica.recover(record)
+
+    def start(self) -> None:
+        """The scan is over: begin to take part."""
+        self._recovering = False
+        for group in self.groups:
+            group.machine.take_appended()
+        self._applied.clear()
+        self.identity.start()
+        self._wake = self.clock.now()
+
+    def group_states(self) -> list[LogRecord]:
+        """State records for the start of a WAL segment, one per group."""
+        return [group.replica.state_record() for group in self.groups]
+
+    # -- facts ----------------------------------------------------------------------------------------------------
+
+    def peer_connected(self, peer: NodeId, incarnation: bytes) -> None:
+        """The data connection to ``peer`` is up."""
+        self.incarnations[peer] = incarnation
+        self.detector.connected(peer)
+        self.identity.peer_connected(peer)
+        for group in self.groups:
+            group.replica.peer_connected(peer)
+        self._beat_at = self.clock.now()
+        self.wake_at(self._beat_at)
+
+    def peer_lost(self, peer: NodeId) -> None:
+        """The data connection to ``peer`` broke."""
+        self.note("peer-lost", GroupId(0), f"node {peer}")
+        self.detector.lost(peer)
+        for group in self.groups:
+            group.replica.peer_lost(peer)
+
+    def peer_message(self, peer: NodeId, message: PeerMessage, payload: memoryview) -> None:
+        """A message on the data connection. Raises CorgiError "malformed-frame" if it makes no sense: drop the link."""
+        self.detector.heard(peer)
+        self.dispatch.received(peer, message, payload)
+
+    def heartbeat(self, peer: NodeId, message: Heartbeat) -> None:
+        self.detector.beat(peer, message)
+        for lead in message.leads:
+            if 0 <= lead.group < len(self.groups):
+                self.groups[lead.group].replica.heard_of(peer, lead.ballot, lead.prefix, lives=lead.quorum_age_ms >= 0)
+
+    def log_synced(self, records: Sequence[LogRecord]) -> None:
+        """These records are durable: their messages leave, their votes count."""
+        for record in records:
+            if record.kind is RecordKind.NODE:
+                self.identity.durable(record)
+                continue
+            if record.kind is RecordKind.CLOSE:
+                continue
+            self.values.placed(record)
+            if record.release is not None:
+                peer, message = record.release
+                self.network.send(peer, message)
+            self.groups[record.group].replica.durable(record)
+
+    def log_full(self, full: bool) -> None:
+        """The disk has no room for the next segment (or has again): no votes, no new commands meanwhile."""
+        self.disk_full = full
+        self.note("disk-full" if full else "disk-has-room", GroupId(0))
+
+    def loop_lag(self, seconds: float) -> None:
+        """The driver's loop stood still that long; silence of the peers in that time proves nothing."""
+        self.detector.loop_lagged(seconds)
+
+    def client_request(self, session: ClientSession, correlation: int, message: Message, payload: memoryview) -> None:
+        self.requests.received(session, correlation, message, payload)
+
+    def client_closed(self, session: ClientSession) -> None:
+        self.requests.session_closed(session)
+
+    def client_drained(self, session: ClientSession) -> None:
+        self.requests.session_drained(session)
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When ``advance`` must be called at the latest (monotonic seconds)."""
+        request_deadline = self.requests.next_deadline()
+        deadline = min(self._wake, self._beat_at)
+        return deadline if request_deadline is None else min(deadline, request_deadline)
+
+    def advance(self) -> None:
+        """Run what is due."""
+        now = self.clock.now()
+        self.detector.own_disk_age_s = self.wal.unsynced_age()
+        if now >= self._beat_at:
+            self._beat(now)
+        if now >= self._wake:
+            self._wake = float("inf")
+            for group in self.groups:
+                group.replica.tick(now)
+                reason = errors.NO_QUORUM if group.replica.route() == 0 else errors.TIMEOUT
+                group.proposals.expire(now, reason)
+            self.identity.tick(now)
+        self.requests.advance(now)
+
+    def wake_at(self, when: float) -> None:
+        if when < self._wake:
+            self._wake = when
+
+    def _beat(self, now: float) -> None:
+        detector = self.detector
+        leads = tuple(
+            Lead(
+                group.id,
+                group.replica.ballot,
+                group.replica.prefix,
+                detector.leader_age_ms(group.id, group.replica.ballot, self_leads=group.replica.tenure is not None)
+                if group.replica.ballot
+                else -1,
+            )
+            for group in self.groups
+        )
+        number = detector.next_beat()
+        disk_age_ms = int(detector.own_disk_age_s * 1000)
+        for peer, view in detector.peers.items():
+            if view.connected:
+                self.network.beat(peer, Heartbeat(number, view.number, self.clock.wall_ms(), disk_age_ms, leads))
+        busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
+        interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
+        self._beat_at = now + interval
+        self._wake = min(self._wake, now)
+        self._retry_forwards(now)
+        self._check_fitness(now)
+
+    def _retry_forwards(self, now: float) -> None:
+        for group in self.groups:
+            if len(group.proposals) and group.replica.tenure is None:
+                group.proposals.retry_forwards(group.replica.ballot, now)
+
+    def _check_fitness(self, now: float) -> None:
+        """A leader with a wrong clock, a full disk, or one that stops gives its groups away."""
+        if self.detector.clock_trusted():
+            self._skewed_since = None
+        elif self._skewed_since is None:
+            self._skewed_since = now
+        skewed = self._skewed_since is not None and now - self._skewed_since > SKEW_PATIENCE_S
+        if not (self.stopping or self.disk_full or skewed):
+            return
+        led = [group for group in self.groups if group.replica.tenure is not None]
+        heirs = [peer for peer in self.detector.peers if self.detector.linked(peer)]
+        for group in led:
+            if heirs:
+                group.replica.handover(heirs[group.id % len(heirs)])
+        if self.stopping:
+            idle = not any(len(group.proposals) for group in self.groups)
+            self.stopped = (idle and (not led or not heirs)) or now > self._stop_until
+
+    # -- the end of a turn ----------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Propose or forward what waits, tell what became chosen, answer and push."""
+        for group in self.groups:
+            if group.proposals.queued or group.foreign:
+                self._move(group)
+            group.replica.send_commit()
+        if self._later:
+            later, self._later = self._later, []
+            for call in later:
+                call()
+        if self._applied:
+            applied, self._applied = self._applied, set()
+            for number in sorted(applied):
+                self.requests.applied(self.groups[number])
+        self.requests.flush()
+
+    def _move(self, group: Group) -> None:
+        replica = group.replica
+        route = replica.route()
+        if route == self.options.node:
+            if replica.proposing:
+                self._propose(group)
+            return
+        group.foreign.clear()  # only the ballot they named could propose them; their origins submit them again
+        if route == 0:
+            replica.want_leader()
+            return
+        hops = 0 if route == replica.leader else 1
+        now = self.clock.now()
+        while taken := group.proposals.take(COMMAND_BYTES_MAX // 4, VALUE_COMMANDS_MAX, replica.ballot, now):
+            self.count("forwarded", len(taken))
+            payload = b"".join([pending.encoded for pending in taken])
+            self.network.send(route, Forward(group.id, replica.ballot, hops), payload)
+
+    def _propose(self, group: Group) -> None:
+        replica = group.replica
+        tenure = replica.tenure
+        assert tenure is not None
+        foreign = group.foreign
+        while len(tenure.flights) < self.options.window_slots:
+            commands: list[Buffer] = []
+            size = 0
+            while foreign and size < VALUE_BYTES_MAX and len(commands) < VALUE_COMMANDS_MAX:
+                commands.append(foreign.popleft())
+                size += len(commands[-1])
+            own = []
+            if size < VALUE_BYTES_MAX and len(commands) < VALUE_COMMANDS_MAX:
+                room = VALUE_COMMANDS_MAX - len(commands)
+                own = group.proposals.take(VALUE_BYTES_MAX - size, room, tenure.ballot, self.clock.now())
+                commands.extend([pending.encoded for pending in own])
+            if not commands:
+                return
+            acks = [pending.leader_ack for pending in own if pending.leader_ack is not None]
+            value = encode_value(self.clock.wall_ms(), commands)
+            replica.propose(value, (lambda acks=acks: _call_all(acks)) if acks else None)  # type: ignore[misc]
+
+    # -- what the broker's parts use ------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        group: GroupId,
+        kind: CommandKind,
+        body: Buffer,
+        done: Callable[[Outcome], None],
+        *,
+        timeout_s: float,
+        leader_ack: Callable[[], None] | None = None,
+    ) -> None:
+        """Have a command chosen and applied; ``done`` is called exactly once, never before this returns.
+
+        The outcome's error is 0, what apply decided, or TIMEOUT (unknown), NO_QUORUM, OVERLOADED, DISK_FULL.
+        ``leader_ack`` is called when this node leads and the command is on its own disk.
+        """
+        proposals = self.groups[group].proposals
+        error = errors.OK
+        if self.disk_full:
+            error = errors.DISK_FULL
+        elif proposals.full:
+            error = errors.OVERLOADED
+        if error:
+            self._later.append(lambda: done(Outcome(self.origin, 0, error, (), -1)))
+            return
+        proposals.submit(kind, body, done, self.clock.now() + timeout_s, leader_ack)
+
+    def group_of(self, topic: TopicId, partition: int) -> GroupId:
+        """The group of a partition. Raises CorgiError "unknown-topic" or "unknown-partition"."""
+        if topic < FIRST_USER_TOPIC:
+            if not 0 <= partition < len(self.groups):
+                raise CorgiError("unknown-partition")
+            return GroupId(partition)
+        topics = self.groups[0].machine.topics
+        assert topics is not None
+        return topics.group_of(topic, partition)
+
+    def read_value(self, group: GroupId, slot: Slot, done: Callable[[bytes | CorgiError], None]) -> Buffer | None:
+        """A chosen value if it is in memory; else None, and ``done`` is called later with it or an error."""
+        return self.values.read(group, slot, done)
+
+    def peer_status(self) -> list[tuple[NodeId, bool, float, float]]:
+        """(node, connected, silent for seconds, clock offset in ms) of every peer."""
+        now = self.clock.now()
+        return [
+            (peer, view.connected, min(now - view.heard_at, 1e9), float(view.clock_offset_ms))
+            for peer, view in self.detector.peers.items()
+        ]
+
+    def stop(self) -> None:
+        """Begin a graceful stop: lead no more; ``stopped`` turns True when everything is handed over (3 s at most)."""
+        self.stopping = True
+        self._stop_until = self.clock.now() + 3.0
+        self.requests.stopping()
+        self._beat_at = self.clock.now()
+        self.wake_at(self._beat_at)
+
+    # -- Host: what the replicas ask ------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def jitter(self) -> float:
+        return self.random.random()
+
+    def send(self, peer: NodeId, message: PeerMessage, payload: Buffer = b"") -> None:
+        self.network.send(peer, message, payload)
+
+    def persist(self, record: LogRecord) -> None:
+        self.wal.append(record)
+
+    def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
+        found = self.groups[group]
+        machine = found.machine
+        self.values.chosen(group, slot, value)
+        epoch = machine.epoch
+        outcomes = machine.apply(slot, value)
+        if self._recovering:
+            return
+        self._applied.add(group)
+        origin = self.origin
+        settle = found.proposals.settle
+        for outcome in outcomes:
+            if outcome.origin == origin:
+                settle(outcome)
+        if machine.epoch != epoch:
+            self._epoch_applied(found, value)
+
+    def _epoch_applied(self, group: Group, value: Buffer) -> None:
+        for command in iter_commands(value):
+            if command.kind == CommandKind.EPOCH:
+                _, ballot = msgspec.msgpack.decode(command.body, type=tuple[int, int])
+                group.proposals.new_leader(Ballot(ballot))
+        self._later.append(lambda: self._leader_changed(group))
+
+    def _leader_changed(self, group: Group) -> None:
+        self.identity.epoch_applied(group.id)
+        self.requests.leader_changed(group)
+
+    def epoch_value(self, group: GroupId, ballot: Ballot) -> bytes:
+        counter = self.groups[group].proposals.foreign_id()
+        body = msgspec.msgpack.encode((self.options.node, ballot))
+        settled = self.groups[group].proposals.settled_mark()
+        command = encode_command(CommandKind.EPOCH, self.origin, counter, settled, body)
+        return encode_value(self.clock.wall_ms(), [command])
+
+    def noop_value(self) -> bytes:
+        return encode_value(self.clock.wall_ms(), [])
+
+    def in_memory(self, group: GroupId, slot: Slot) -> Buffer | None:
+        return self.values.in_memory(group, slot)
+
+    def linked(self, peer: NodeId) -> bool:
+        return self.detector.linked(peer)
+
+    def leader_lives(self, group: GroupId, ballot: Ballot) -> bool:
+        if ballot == 0:
+            return False
+        leads = self.groups[group].replica.tenure is not None
+        return self.detector.leader_age_ms(group, ballot, self_leads=leads) >= 0
+
+    def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
+        return self.detector.relays(peer, group, ballot)
+
+    def heard_all(self) -> bool:
+        return self.detector.heard_all()
+
+    def may_lead(self) -> bool:
+        return not self.stopping and not self.disk_full and self.identity.voting and self.detector.clock_trusted()
+
+    def may_vote(self) -> bool:
+        return not self.disk_full
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    def note(self, name: str, group: GroupId, detail: str = "") -> None:
+        self.events.append((self.clock.now(), name, group, detail))
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+

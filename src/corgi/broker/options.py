@@ -1,0 +1,28 @@
+"""What a node is told at its start; one frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from corgi.base.ids import NodeId
+from corgi.base.limits import GROUPS_DEFAULT, SUSPICION_S, TAIL_BYTES_MAX, WINDOW_SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """``cluster`` and ``incarnation`` are 16 bytes; ``boot`` grows with every start; times in seconds."""
+
+    node: NodeId
+    cluster: bytes
+    incarnation: bytes
+    boot: int
+    members: tuple[NodeId, ...]
+    groups: int = GROUPS_DEFAULT
+    suspicion_s: float = SUSPICION_S
+    recovering: bool = False
+    addresses: Mapping[NodeId, tuple[str, int]] = field(default_factory=dict)
+    labels: Mapping[NodeId, str] = field(default_factory=dict)
+    window_slots: int = WINDOW_SLOTS
+    tail_bytes_max: int = TAIL_BYTES_MAX
+    software: str = "corgi"

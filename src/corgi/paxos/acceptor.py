@@ -1,0 +1,111 @@
+"""The acceptor: promises and votes of one group.
+
+Invariants (Lamport, "Paxos Made Simple", section 2.2): it answers a Prepare or an Accept only after the promise or the
+vote is durable; it never votes below its promise; promise and vote are different things (a promise per group, a
+(ballot, value) per slot). The disk keeps the order of ``persist``, so a promise that is durable covers every vote
+given before it.
+"""
+
+from __future__ import annotations
+
+from corgi.base.command import Buffer
+from corgi.base.errors import check
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
+from corgi.base.limits import PROMISE_CHUNK_BYTES
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.paxos.host import Host
+from corgi.paxos.messages import Accepted, Promise
+
+
+class Vote:
+    """The highest-ballot value accepted in one slot above the chosen prefix."""
+
+    __slots__ = ("ballot", "durable", "value")
+
+    def __init__(self, ballot: Ballot, value: Buffer, durable: bool) -> None:
+        self.ballot = ballot
+        self.value = value
+        self.durable = durable
+
+
+class Acceptor:
+    """One group's acceptor on one node. ``voting`` is False while its state is in doubt (rules 12 and 13)."""
+
+    def __init__(self, group: GroupId, me: NodeId, host: Host) -> None:
+        self.group = group
+        self.me = me
+        self.host = host
+        self.voting = True
+        self.promised = Ballot(0)
+        self.promised_durable = Ballot(0)
+        self.votes: dict[Slot, Vote] = {}
+        self.highest = Slot(0)  # highest slot ever voted in
+
+    def promise(self, ballot: Ballot, prefix: Slot) -> None:
+        """Promise ``ballot`` (greater than any before); ``Replica.durable`` answers when it is on disk."""
+        check(ballot > self.promised, "a promise never goes back")
+        self.promised = ballot
+        self.host.persist(LogRecord(RecordKind.PROMISE, self.group, ballot, Slot(0), prefix))
+
+    def accept(self, ballot: Ballot, slot: Slot, value: Buffer, prefix: Slot) -> None:
+        """Vote for ``value``; the caller has checked that ``ballot`` is not below the promise.
+
+        A vote in a chosen slot is stored as well: a new leader that does not know it chosen proposes the same value.
+        """
+        check(ballot >= self.promised, "no vote below the promise")
+        self.promised = ballot
+        leader = ballot_node(ballot)
+        old = self.votes.get(slot)
+        if old is not None and old.ballot == ballot:
+            if old.durable and leader != self.me:
+                self.host.send(leader, Accepted(self.group, ballot, slot))
+            return
+        if slot > prefix:
+            self.votes[slot] = Vote(ballot, value, durable=False)
+        if slot > self.highest:
+            self.highest = slot
+        release = None if leader == self.me else (leader, Accepted(self.group, ballot, slot))
+        self.host.persist(LogRecord(RecordKind.ACCEPT, self.group, ballot, slot, prefix, value, release))
+
+    def durable(self, record: LogRecord) -> None:
+        """A record of this group is on disk; its release message has left."""
+        self.promised_durable = max(self.promised_durable, record.ballot)
+        if record.kind is RecordKind.ACCEPT:
+            vote = self.votes.get(record.slot)
+            if vote is not None and vote.ballot == record.ballot:
+                vote.durable = True
+
+    def forget_chosen(self, slot: Slot) -> Buffer | None:
+        """The slot is chosen: its vote is no longer needed. Returns the value voted for, if any."""
+        vote = self.votes.pop(slot, None)
+        return None if vote is None else vote.value
+
+    def send_promise(self, ballot: Ballot, prefix: Slot) -> None:
+        """Answer a Prepare in ``ballot`` with the chosen prefix and every vote above it, in chunks."""
+        to = ballot_node(ballot)
+        entries: list[tuple[Slot, Ballot, int]] = []
+        values: list[Buffer] = []
+        size = 0
+        chunk = 0
+        for slot in sorted(self.votes):
+            vote = self.votes[slot]
+            if slot <= prefix:
+                continue
+            if values and size + len(vote.value) > PROMISE_CHUNK_BYTES:
+                message = Promise(self.group, ballot, prefix, tuple(entries), chunk, last=False)
+                self.host.send(to, message, b"".join(values))
+                chunk += 1
+                entries, values, size = [], [], 0
+            entries.append((slot, vote.ballot, len(vote.value)))
+            values.append(vote.value)
+            size += len(vote.value)
+        self.host.send(to, Promise(self.group, ballot, prefix, tuple(entries), chunk, last=True), b"".join(values))
+
+    def recover(self, record: LogRecord) -> None:
+        """Take one record of the disk scan, in order. An accept is also a promise of its ballot."""
+        if record.kind in (RecordKind.PROMISE, RecordKind.ACCEPT, RecordKind.STATE):
+            self.promised = max(self.promised, record.ballot)
+            self.promised_durable = self.promised
+        if record.kind is RecordKind.ACCEPT:
+            self.highest = max(self.highest, record.slot)
+            self.votes[record.slot] = Vote(record.ballot, record.payload, durable=True)

@@ -1,0 +1,118 @@
+"""The learner: which prefix of a group's slots is chosen, and the values on their way to apply.
+
+A commit index makes a slot chosen here only if this node voted in that slot in the committing ballot; any other slot's
+value is fetched from a peer that knows it chosen. Slots are handed to apply in order, without gaps, each once.
+"""
+
+from __future__ import annotations
+
+from corgi.base.command import Buffer, check_value
+from corgi.base.errors import CorgiError, InvariantError
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.paxos.acceptor import Acceptor
+from corgi.paxos.host import Host
+from corgi.paxos.messages import Learn, Learned
+
+LEARN_RETRY_S = 0.3
+LEARN_SLOTS_MAX = 4096
+
+
+class Learner:
+    """``prefix``: every slot up to it is chosen and was handed to apply."""
+
+    def __init__(self, group: GroupId, acceptor: Acceptor, host: Host) -> None:
+        self.group = group
+        self.acceptor = acceptor
+        self.host = host
+        self.prefix = Slot(0)
+        self.known = Slot(0)  # somebody knows this much chosen
+        self._asked: NodeId | None = None
+        self._ask_again_at = 0.0
+
+    def choose(self, slot: Slot, value: Buffer) -> None:
+        """Slot ``prefix + 1`` is chosen with ``value``."""
+        if slot != self.prefix + 1:
+            raise InvariantError(f"group {self.group}: slot {slot} chosen after {self.prefix}")
+        self.prefix = slot
+        self.acceptor.forget_chosen(slot)
+        self.host.chosen(self.group, slot, value)
+
+    def commit(self, ballot: Ballot, index: Slot, source: NodeId) -> None:
+        """The leader of ``ballot`` knows slots up to ``index`` chosen; choose what was voted for in that ballot."""
+        votes = self.acceptor.votes
+        while self.prefix < index:
+            slot = Slot(self.prefix + 1)
+            vote = votes.get(slot)
+            if vote is None or vote.ballot != ballot:
+                break
+            self.choose(slot, vote.value)
+        if self.prefix < index:
+            self.ask(source, index)
+
+    def ask(self, source: NodeId, index: Slot) -> None:
+        """Fetch chosen values up to ``index`` from ``source``; one question at a time."""
+        self.known = max(self.known, index)
+        now = self.host.now()
+        if self._asked is not None and now < self._ask_again_at:
+            return
+        self._asked = source
+        self._ask_again_at = now + LEARN_RETRY_S
+        first = Slot(self.prefix + 1)
+        self.host.count("learn_requests")
+        self.host.send(source, Learn(self.group, first, Slot(min(index, first + LEARN_SLOTS_MAX))))
+
+    def on_learned(self, source: NodeId, message: Learned, payload: memoryview) -> None:
+        """Chosen values from a peer. They are written as LEARNED records: knowledge, not votes."""
+        if sum(message.lengths) != len(payload):
+            raise CorgiError("malformed-frame", "the values of a Learned do not fill its payload")
+        at = 0
+        slot = message.first
+        for length in message.lengths:
+            value = payload[at : at + length]
+            at += length
+            if slot == self.prefix + 1:
+                check_value(value)
+                self._take(slot, bytes(value))
+            slot = Slot(slot + 1)
+        if source == self._asked:
+            self._asked = None
+        self.known = max(self.known, message.prefix)
+        if message.lengths and self.prefix < message.prefix:
+            self.ask(source, message.prefix)
+
+    def peer_lost(self, peer: NodeId) -> None:
+        if peer == self._asked:
+            self._asked = None
+
+    def _take(self, slot: Slot, value: bytes) -> None:
+        self.host.count("learned_slots")
+        vote = self.acceptor.votes.get(slot)
+        if vote is None or vote.value != value:
+            record = LogRecord(RecordKind.LEARNED, self.group, Ballot(0), slot, self.prefix, value)
+            self.host.persist(record)
+        self.choose(slot, value)
+
+    def recover(self, record: LogRecord) -> None:
+        """Take one record of the disk scan: ``commit`` is the prefix that this node knew when it wrote the record.
+
+        What is known chosen has, for each slot, the value of the last record written before: a chosen slot's value
+        never changes, and a learned value was written before the prefix moved past it.
+        """
+        bound = record.slot if record.kind is RecordKind.STATE else record.commit
+        self._recover_to(bound)
+        if record.kind is RecordKind.LEARNED:
+            self._recover_to(Slot(record.slot - 1))
+            if record.slot == self.prefix + 1:
+                self.choose(record.slot, record.payload)
+
+    def _recover_to(self, bound: Slot) -> None:
+        while self.prefix < bound:
+            slot = Slot(self.prefix + 1)
+            vote = self.acceptor.votes.get(slot)
+            if vote is None:
+                raise CorgiError(
+                    "log-damaged", f"group {self.group}: slot {slot} is known chosen up to {bound}, but its value is missing"
+                )
+            self.choose(slot, vote.value)
+

@@ -1,0 +1,551 @@
+"""One Paxos group on one node: acceptor, learner and, at times, candidate or leader, behind one dispatch.
+
+The replica decides who leads and what is chosen; it knows neither commands nor offsets. Facts come in as calls, requests
+go out through ``Host``. Sources: Lamport, "Paxos Made Simple"; van Renesse and Altinbuken, "Paxos Made Moderately
+Complex"; Ongaro's thesis on leadership transfer; the house rules are docs/consensus.md.
+
+Takeover on write, as a story: (1) the link to the leader breaks, or it was silent for the suspicion time; (2) the first
+in the line of succession prepares at once, the others only if they hold a command and their turn has come; (3) an
+acceptor that still hears a living leader with a quorum says so instead of promising, and relays; (4) if that acceptor
+loses the leader a moment later, it answers the Prepare that it declined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from corgi.base.command import Buffer, check_value
+from corgi.base.errors import InvariantError
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node, ballot_round, make_ballot
+from corgi.base.limits import RANK_DELAY_S, RETRANSMIT_S
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.paxos.acceptor import Acceptor
+from corgi.paxos.host import Host
+from corgi.paxos.leader import Candidate, Tenure
+from corgi.paxos.learner import Learner
+from corgi.paxos.messages import (
+    Accept,
+    Accepted,
+    Commit,
+    Handover,
+    LeaderLives,
+    Learned,
+    Prepare,
+    Promise,
+    Refuse,
+)
+from corgi.paxos.quorum import Members
+
+PREPARE_RETRY_S = 0.100
+BACKOFF_FIRST_S = 0.010
+BACKOFF_MAX_S = 0.500
+HANDOVER_PATIENCE_S = 0.5
+IDLE_TAKEOVER_S = 0.25  # a group without writes waits this long per rank for somebody ahead in the line
+
+
+class Replica:
+    """See the module. ``leader`` and ``ballot`` are what this node believes; ``leading`` is certain for this ballot."""
+
+    def __init__(self, group: GroupId, me: NodeId, members: Members, host: Host) -> None:
+        self.group = group
+        self.me = me
+        self.members = members
+        self.others = members.others(me)
+        self.host = host
+        self.acceptor = Acceptor(group, me, host)
+        self.learner = Learner(group, self.acceptor, host)
+        self.candidate: Candidate | None = None
+        self.tenure: Tenure | None = None
+        self.leader = NodeId(0)
+        self.ballot = Ballot(0)
+        self.relay = NodeId(0)  # a peer that hears the leader when this node does not
+        self.leadership_changes = 0
+        self.highest_seen = Ballot(0)
+        self._takeover_at: float | None = None
+        self._takeover_forced = False
+        self._not_before = 0.0
+        self._backoff = BACKOFF_FIRST_S
+        self._declined: tuple[NodeId, Prepare] | None = None
+        self._leaderless_since = 0.0
+
+    # -- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def prefix(self) -> Slot:
+        """Everything up to here is chosen and applied."""
+        return self.learner.prefix
+
+    applied = prefix
+
+    @property
+    def leading(self) -> bool:
+        """This node won its ballot and has applied its own epoch record."""
+        return self.tenure is not None and 0 < self.tenure.epoch_slot <= self.learner.prefix
+
+    @property
+    def proposing(self) -> bool:
+        """This node may propose now (its epoch record may still be in flight)."""
+        return self.tenure is not None and not self.tenure.handing_to
+
+    @property
+    def open_slots(self) -> int:
+        return len(self.tenure.flights) if self.tenure is not None else len(self.acceptor.votes)
+
+    @property
+    def role(self) -> str:
+        if self.tenure is not None:
+            return "leader"
+        if not self.acceptor.voting:
+            return "recovering"
+        return "follower" if self.candidate is None else "candidate"
+
+    def route(self) -> NodeId:
+        """Where a command goes now: this node, the leader, a relay, or 0 if there is nobody."""
+        if self.tenure is not None:
+            return self.me
+        if self.leader == 0 or self.leader == self.me:
+            return NodeId(0)
+        if self.host.linked(self.leader):
+            return self.leader
+        if self.relay and self.host.relays(self.relay, self.group, self.ballot):
+            return self.relay
+        return NodeId(0)
+
+    # -- recovery and durability ----------------------------------------------------------------------------------
+
+    def recover(self, record: LogRecord) -> None:
+        """Take one record of the disk scan, in order."""
+        self.learner.recover(record)
+        if record.kind is not RecordKind.ACCEPT or record.slot > self.prefix:
+            self.acceptor.recover(record)
+        else:
+            self.acceptor.promised = max(self.acceptor.promised, record.ballot)
+            self.acceptor.promised_durable = self.acceptor.promised
+            self.acceptor.highest = max(self.acceptor.highest, record.slot)
+        self.highest_seen = max(self.highest_seen, self.acceptor.promised)
+
+    def state_record(self) -> LogRecord:
+        """What a new segment must know of this group before anything else in it."""
+        return LogRecord(RecordKind.STATE, self.group, self.acceptor.promised, self.prefix, self.prefix)
+
+    def durable(self, record: LogRecord) -> None:
+        """A record of this group is on disk."""
+        self.acceptor.durable(record)
+        if record.kind is RecordKind.PROMISE:
+            self._promise_durable(record.ballot)
+        elif record.kind is RecordKind.ACCEPT and self.tenure is not None and record.ballot == self.tenure.ballot:
+            flight = self.tenure.flights.get(record.slot)
+            if flight is not None and flight.on_own_disk is not None:
+                flight.on_own_disk()
+                flight.on_own_disk = None
+            self._count_vote(self.me, record.slot)
+
+    def _promise_durable(self, ballot: Ballot) -> None:
+        if ballot != self.acceptor.promised:
+            return  # overtaken: an answer now would tell votes above its own ballot
+        if ballot_node(ballot) != self.me:
+            self.acceptor.send_promise(ballot, self.prefix)
+            return
+        candidate = self.candidate
+        if candidate is None or candidate.ballot != ballot or candidate.own_durable:
+            return
+        candidate.own_durable = True
+        candidate.mask |= self.members.bit[self.me]
+        for slot, vote in self.acceptor.votes.items():
+            if slot > self.prefix:
+                best = candidate.best.get(slot)
+                if best is None or vote.ballot > best[0]:
+                    candidate.best[slot] = (vote.ballot, bytes(vote.value))
+        self.host.note("prepare-sent", self.group, f"ballot {ballot_round(ballot)}.{self.me}")
+        self._send_prepare(candidate)
+        self._try_to_lead()
+
+    # -- phase 1: acceptor's side ---------------------------------------------------------------------------------
+
+    def on_prepare(self, sender: NodeId, message: Prepare) -> None:
+        self._saw(message.ballot)
+        acceptor = self.acceptor
+        if not acceptor.voting:
+            self.host.count("not_voting")
+            return
+        if message.ballot < acceptor.promised:
+            self.host.count("conflicts")
+            self.host.send(sender, Refuse(self.group, message.ballot, acceptor.promised, self.prefix))
+        elif message.ballot == acceptor.promised:
+            if acceptor.promised_durable >= message.ballot:
+                acceptor.send_promise(message.ballot, self.prefix)  # asked again
+        elif not message.forced and sender != self.leader and self.host.leader_lives(self.group, self.ballot):
+            self._declined = (sender, message)
+            self.host.count("polite_refusals")
+            self.host.send(sender, LeaderLives(self.group, message.ballot, self.ballot, self.prefix))
+        else:
+            self._declined = None
+            self._step_down("a higher ballot was prepared")
+            acceptor.promise(message.ballot, self.prefix)
+
+    # -- phase 1: proposer's side ---------------------------------------------------------------------------------
+
+    def on_promise(self, sender: NodeId, message: Promise, payload: memoryview) -> None:
+        candidate = self.candidate
+        if candidate is None or candidate.ballot != message.ballot:
+            return
+        candidate.on_promise(sender, message, payload)
+        self._try_to_lead()
+
+    def on_refuse(self, sender: NodeId, message: Refuse) -> None:
+        """Somebody promised higher. A leader falls back to Prepare (rule 5); a candidate backs off and tries again."""
+        self._saw(message.promised)
+        if message.promised <= message.ballot:
+            return
+        self.host.count("refusals")
+        if self.tenure is not None and self.tenure.ballot == message.ballot:
+            self._step_down("refused")
+            # A refuser that holds its own ballot was cut off and came back: nobody else is about to lead.
+            forced = ballot_node(message.promised) == sender
+            self._plan_takeover(0.0 if forced else 2 * RANK_DELAY_S, forced=forced)
+        elif self.candidate is not None and self.candidate.ballot == message.ballot:
+            self.candidate = None
+            self._back_off()
+
+    def on_leader_lives(self, sender: NodeId, message: LeaderLives) -> None:
+        """A polite refusal. The candidate stays for a moment: the sender may be about to lose the leader as well."""
+        candidate = self.candidate
+        if candidate is None or candidate.ballot != message.ballot:
+            return
+        candidate.polite |= self.members.bit[sender]
+        self.leader = ballot_node(message.leader_ballot)
+        self.ballot = max(self.ballot, message.leader_ballot)
+        self.relay = sender
+        if message.prefix > self.prefix:
+            self.learner.ask(sender, message.prefix)
+
+    def _start_candidate(self, *, forced: bool) -> None:
+        round_number = ballot_round(max(self.highest_seen, self.acceptor.promised)) + 1
+        ballot = make_ballot(round_number, self.me)
+        self._saw(ballot)
+        self._step_down("prepares anew")
+        now = self.host.now()
+        self.candidate = Candidate(ballot, Slot(self.prefix + 1), self.members, forced=forced, now=now)
+        self.host.count("prepares")
+        self.acceptor.promise(ballot, self.prefix)  # its Prepare leaves when this is durable
+        self.host.wake_at(now + PREPARE_RETRY_S)
+
+    def _send_prepare(self, candidate: Candidate) -> None:
+        candidate.sent_at = self.host.now()
+        message = Prepare(self.group, candidate.ballot, candidate.first, candidate.forced)
+        for peer in self.others:
+            if not candidate.mask & self.members.bit[peer]:
+                self.host.send(peer, message)
+
+    def _try_to_lead(self) -> None:
+        candidate = self.candidate
+        if candidate is None or not candidate.own_durable or not candidate.has_quorum():
+            return
+        if self.prefix < candidate.prefix:
+            # No slot at or below the highest prefix among the promises is ever proposed in: learn up to it first.
+            self.learner.ask(candidate.prefix_holder, candidate.prefix)
+            return
+        self._lead(candidate)
+
+    def _lead(self, candidate: Candidate) -> None:
+        self.candidate = None
+        self._backoff = BACKOFF_FIRST_S
+        self.tenure = tenure = Tenure(candidate.ballot, self.members, Slot(self.prefix + 1))
+        self._set_leader(self.me, candidate.ballot)
+        self.host.count("takeovers")
+        self.host.note("promise-quorum", self.group, f"ballot {ballot_round(candidate.ballot)}.{self.me}")
+        for slot, value, gap in candidate.plan(self.prefix, self.host.noop_value):
+            self.host.count("noop_fills" if gap else "reproposals")
+            if self._propose(tenure, value) != slot:
+                raise InvariantError(f"group {self.group}: slots re-proposed out of order")
+        tenure.epoch_slot = self._propose(tenure, self.host.epoch_value(self.group, candidate.ballot))
+
+    # -- phase 2: proposer's side ---------------------------------------------------------------------------------
+
+    def propose(self, value: Buffer, on_own_disk: Callable[[], None] | None = None) -> Slot:
+        """Give ``value`` the next slot; the caller has checked ``proposing``."""
+        if self.tenure is None:
+            raise InvariantError(f"group {self.group}: proposal without leadership")
+        return self._propose(self.tenure, value, on_own_disk)
+
+    def _propose(self, tenure: Tenure, value: Buffer, on_own_disk: Callable[[], None] | None = None) -> Slot:
+        slot = tenure.open(value, self.host.now(), on_own_disk)
+        self.acceptor.accept(tenure.ballot, slot, value, self.prefix)
+        tenure.commit_sent = self.prefix
+        message = Accept(self.group, tenure.ballot, slot, self.prefix)
+        for peer in self.others:
+            self.host.send(peer, message, value)
+        return slot
+
+    def on_accepted(self, sender: NodeId, message: Accepted) -> None:
+        if self.tenure is not None and message.ballot == self.tenure.ballot:
+            self._count_vote(sender, message.slot)
+
+    def _count_vote(self, node: NodeId, slot: Slot) -> None:
+        tenure = self.tenure
+        if tenure is None or not tenure.vote(node, slot):
+            return
+        while (flight := tenure.flights.get(Slot(self.prefix + 1))) is not None and flight.chosen:
+            slot = Slot(self.prefix + 1)
+            del tenure.flights[slot]
+            self.learner.choose(slot, flight.value)
+            if slot == tenure.epoch_slot:
+                self.host.note("leading", self.group, f"ballot {ballot_round(tenure.ballot)}.{self.me}")
+        if tenure.handing_to and not tenure.flights:
+            self._hand_over(tenure)
+
+    def send_commit(self) -> None:
+        """End of a turn: tell what became chosen if no Accept told it."""
+        tenure = self.tenure
+        if tenure is not None and tenure.commit_sent < self.prefix:
+            tenure.commit_sent = self.prefix
+            message = Commit(self.group, tenure.ballot, self.prefix)
+            for peer in self.others:
+                self.host.send(peer, message)
+
+    # -- phase 2: acceptor's side ---------------------------------------------------------------------------------
+
+    def on_accept(self, sender: NodeId, message: Accept, value: Buffer) -> None:
+        if message.ballot < self.acceptor.promised:
+            self._saw(message.ballot)
+            self.host.send(sender, Refuse(self.group, message.ballot, self.acceptor.promised, self.prefix))
+            return
+        check_value(value)
+        self._follow(message.ballot)
+        self.learner.commit(message.ballot, message.commit, sender)
+        if not self.acceptor.voting:
+            self.learner.known = max(self.learner.known, message.commit)
+            return
+        if message.slot <= self.prefix:
+            known = self.host.in_memory(self.group, message.slot)
+            if known is not None and known != value:
+                raise InvariantError(f"group {self.group}: two values in the chosen slot {message.slot}")
+        self.acceptor.accept(message.ballot, message.slot, value, self.prefix)
+
+    def on_commit(self, sender: NodeId, message: Commit) -> None:
+        if message.ballot < self.acceptor.promised:
+            if message.commit > self.prefix:
+                self.learner.ask(sender, message.commit)  # chosen is chosen, whoever leads now
+            return
+        self._follow(message.ballot)
+        self.learner.commit(message.ballot, message.commit, sender)
+
+    def on_learned(self, sender: NodeId, message: Learned, payload: memoryview) -> None:
+        self.learner.on_learned(sender, message, payload)
+        if self.tenure is not None:
+            self._forget_learned_flights(self.tenure)
+        self._try_to_lead()
+
+    def _forget_learned_flights(self, tenure: Tenure) -> None:
+        for slot in [s for s in tenure.flights if s <= self.prefix]:
+            del tenure.flights[slot]
+        if tenure.next_slot <= self.prefix:
+            self._step_down("slots were chosen past this leader")
+
+    # -- who leads ------------------------------------------------------------------------------------------------
+
+    def heard_of(self, sender: NodeId, ballot: Ballot, prefix: Slot, *, lives: bool) -> None:
+        """A heartbeat's line on this group; ``lives``: the sender leads in ``ballot`` or hears its leader."""
+        self._saw(ballot)
+        leader = ballot_node(ballot)
+        if lives and leader == sender and ballot >= self.acceptor.promised:
+            self._follow(ballot)
+            self.learner.commit(ballot, prefix, sender)
+            return
+        if lives and leader not in (self.me, sender) and ballot >= self.ballot and not self.host.linked(leader):
+            if self.tenure is None and (self.leader == 0 or ballot > self.ballot):
+                self._set_leader(leader, ballot)
+            if ballot == self.ballot and self.relay == 0:
+                self.relay = sender
+        if prefix > self.prefix:
+            self.learner.ask(sender, prefix)
+
+    def peer_connected(self, peer: NodeId) -> None:
+        """Send again what the peer may have missed."""
+        if self.candidate is not None and self.candidate.own_durable:
+            self._send_prepare(self.candidate)
+        tenure = self.tenure
+        if tenure is not None:
+            for slot, flight in tenure.flights.items():
+                if not flight.mask & self.members.bit[peer]:
+                    self.host.send(peer, Accept(self.group, tenure.ballot, slot, self.prefix), flight.value)
+            self.host.send(peer, Commit(self.group, tenure.ballot, self.prefix))
+
+    def peer_lost(self, peer: NodeId) -> None:
+        self.learner.peer_lost(peer)
+        if peer == self.relay:
+            self.relay = NodeId(0)
+        if peer == self.leader and self.tenure is None:
+            self._leader_lost()
+
+    def want_leader(self) -> None:
+        """There is a command and nobody to give it to: take over when this node's turn has come."""
+        if self.tenure is None and self.candidate is None and self.route() == 0:
+            self._plan_takeover(self._rank() * RANK_DELAY_S)
+
+    def leader_denies(self, sender: NodeId, ballot: Ballot) -> None:
+        """The node believed to lead in ``ballot`` says that it does not."""
+        if sender == self.leader and ballot == self.ballot and self.tenure is None:
+            self.leader = NodeId(0)
+            self._leader_lost()
+
+    def handover(self, to: NodeId) -> None:
+        """Stop proposing and, when nothing is in flight any more, ask ``to`` to take over."""
+        tenure = self.tenure
+        if tenure is None or tenure.handing_to:
+            return
+        tenure.handing_to = to
+        tenure.handing_until = self.host.now() + HANDOVER_PATIENCE_S
+        if not tenure.flights:
+            self._hand_over(tenure)
+
+    def prepare_anew(self) -> None:
+        """The leader takes a fresh ballot, for an acceptor that recovers and must not be part of it."""
+        if self.tenure is not None:
+            self._start_candidate(forced=True)
+
+    def on_handover(self, sender: NodeId, message: Handover) -> None:
+        if message.ballot >= self.acceptor.promised and self.acceptor.voting and self.host.may_lead():
+            self._start_candidate(forced=True)
+
+    def _hand_over(self, tenure: Tenure) -> None:
+        self.send_commit()
+        self.host.send(tenure.handing_to, Handover(self.group, tenure.ballot))
+
+    def tick(self, now: float) -> None:
+        """Run what is due. Called at every heartbeat and when ``Host.wake_at`` asked for it."""
+        if self._takeover_at is not None and now >= self._takeover_at:
+            self._takeover()
+        if self.candidate is not None:
+            self._tick_candidate(self.candidate, now)
+        if self.tenure is not None:
+            self._tick_tenure(self.tenure, now)
+        elif self.candidate is None and self._takeover_at is None and self.route() == 0:
+            self._leader_lost()
+        if self.learner.known > self.prefix and self.leader not in (0, self.me):
+            self.learner.ask(self.relay or self.leader, self.learner.known)
+
+    def _tick_candidate(self, candidate: Candidate, now: float) -> None:
+        if now - candidate.sent_at < PREPARE_RETRY_S:
+            return
+        if candidate.polite and self.route() != 0:
+            self.candidate = None  # the leader lives elsewhere and is relayed to
+            return
+        if now - candidate.started > 10 * PREPARE_RETRY_S:
+            self.candidate = None
+            self._back_off()
+            return
+        if candidate.own_durable:
+            self._send_prepare(candidate)
+            self._try_to_lead()
+
+    def _tick_tenure(self, tenure: Tenure, now: float) -> None:
+        if tenure.handing_to and now > tenure.handing_until:
+            tenure.handing_to = NodeId(0)  # it did not take over: go on
+        for slot, flight in tenure.flights.items():
+            if now - flight.sent_at < RETRANSMIT_S:
+                break
+            flight.sent_at = now
+            self.host.count("retransmits")
+            message = Accept(self.group, tenure.ballot, slot, self.prefix)
+            for peer in self.others:
+                if not flight.mask & self.members.bit[peer] and self.host.linked(peer):
+                    self.host.send(peer, message, flight.value)
+
+    def _follow(self, ballot: Ballot) -> None:
+        """``ballot`` is at least the promise: its node leads."""
+        self._saw(ballot)
+        if ballot == self.ballot and self.leader == ballot_node(ballot) and self.candidate is None:
+            return
+        if self.tenure is not None and ballot > self.tenure.ballot:
+            self._step_down("another leads")
+        if self.candidate is not None and ballot > self.candidate.ballot:
+            self.candidate = None
+        if ballot >= self.ballot:
+            self._set_leader(ballot_node(ballot), ballot)
+
+    def _set_leader(self, leader: NodeId, ballot: Ballot) -> None:
+        if leader != self.leader or ballot != self.ballot:
+            self.leadership_changes += 1
+        self.leader = leader
+        self.ballot = ballot
+        self.relay = NodeId(0)
+        self._takeover_at = None
+        self._takeover_forced = False
+        self._leaderless_since = 0.0
+        self._declined = None
+
+    def _step_down(self, why: str) -> None:
+        if self.tenure is not None:
+            self.host.note("stepped-down", self.group, why)
+            self.host.count("step_downs")
+            self.tenure = None
+            self.leader = NodeId(0)
+        self.candidate = None
+
+    def _leader_lost(self) -> None:
+        """Nobody leads as far as this node sees: the first in line prepares at once, the others wait for a write."""
+        now = self.host.now()
+        if self._leaderless_since == 0.0:
+            self._leaderless_since = now
+        declined, self._declined = self._declined, None
+        if declined is not None:
+            self.on_prepare(*declined)
+            if self._declined is None:
+                return
+        if self.candidate is None and self._takeover_at is None:
+            self._plan_takeover(self._rank() * IDLE_TAKEOVER_S)
+
+    def _rank(self) -> int:
+        """How many linked members stand before this node in the line of succession."""
+        after = self.leader or self.members.before(self.members.preferred(self.group))
+        rank = 0
+        for node in self.members.succession(after):
+            if node == self.me:
+                return rank
+            if self.host.linked(node):
+                rank += 1
+        return rank
+
+    def _plan_takeover(self, delay: float, *, forced: bool = False) -> None:
+        if delay > 0:
+            delay += self.host.jitter() * RANK_DELAY_S
+        when = max(self.host.now() + delay, self._not_before)
+        if self._takeover_at is None or when < self._takeover_at:
+            self._takeover_at = when
+            self._takeover_forced = self._takeover_forced or forced
+        if when <= self.host.now():
+            self._takeover()
+        else:
+            self.host.wake_at(when)
+
+    def _takeover(self) -> None:
+        self._takeover_at = None
+        forced, self._takeover_forced = self._takeover_forced, False
+        if self.tenure is not None or self.candidate is not None or not self.acceptor.voting:
+            return
+        if (not forced and self.route() != 0) or not self.host.may_lead():
+            return
+        if not self.members.has_majority(self._linked_mask()):
+            return  # no promise quorum can come: tried again when a peer connects or at a later tick
+        if self.leader == 0 and not self.host.heard_all():
+            return  # somebody just met may know a leader: its first heartbeat tells
+        self._start_candidate(forced=forced)
+
+    def _linked_mask(self) -> int:
+        mask = self.members.bit[self.me]
+        for peer in self.others:
+            if self.host.linked(peer):
+                mask |= self.members.bit[peer]
+        return mask
+
+    def _back_off(self) -> None:
+        """Duelling proposers part by growing random delays."""
+        self._backoff = min(self._backoff * 2, BACKOFF_MAX_S)
+        self._not_before = self.host.now() + self._backoff * (0.5 + self.host.jitter())
+
+    def _saw(self, ballot: Ballot) -> None:
+        if ballot > self.highest_seen:
+            self.highest_seen = ballot
+
+
