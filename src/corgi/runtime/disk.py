@@ -1,0 +1,391 @@
+"""The write-ahead log on real files: drives ``log.writer.Journal`` from an event loop.
+
+One batch is under way at a time; what is appended meanwhile goes into the next (group commit). Records are given
+back only after a sync that covers them succeeded. A failed write or sync breaks the object for good: it never syncs
+again and releases nothing. A full disk breaks nothing: room for the current segment is taken when it is made, so only
+making the next one can find no room; until that succeeds records wait and ``full`` is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import NodeId, Position
+from corgi.base.limits import SEGMENT_BYTES
+from corgi.base.ports import LogRecord
+from corgi.log.record import LogIdentity
+from corgi.log.recovery import Scan
+from corgi.log.writer import BATCH_BYTES_MAX, CLOSE_AFTER_S, Journal, LogEnd, WriteBatch
+from corgi.runtime.reads import Done, Reads
+from corgi.runtime.segments import (
+    NO_ROOM,
+    UNFINISHED,
+    make_segment,
+    open_segments,
+    rewrite,
+    segment_path,
+    write_zeros,
+)
+from corgi.runtime.syncer import Syncer, ThreadSyncer
+
+SAMPLES = 1024  # latencies kept for percentiles
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOptions:
+    """How a log is kept. Sizes in bytes, times in seconds."""
+
+    segment_bytes: int = SEGMENT_BYTES
+    batch_bytes_max: int = BATCH_BYTES_MAX
+    close_after_s: float = CLOSE_AFTER_S
+    segments_ahead: int = 1  # prepared in the background beyond the current one
+    retry_s: float = 1.0  # a full disk is tried again after this
+    make_syncer: Callable[[asyncio.AbstractEventLoop], Syncer] = ThreadSyncer
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatistics:
+    """A snapshot of what the log did since it was started. Times in seconds, over the last 1,024 writes."""
+
+    writer: str
+    writes: int
+    records: int
+    bytes: int
+    syncs: int
+    sync_p50_s: float  # from giving the write to the system until it is known durable
+    sync_p99_s: float
+    sync_max_s: float
+    release_p50_s: float  # from the return of the sync until its records are released; 0 where not known
+    release_p99_s: float
+    segment: int
+    segments_made: int
+    pending_records: int
+    pending_bytes: int
+    reads: int
+    read_bytes: int
+    full: bool
+    failed: bool
+
+
+class DiskLog:
+    """The ``Wal`` port on files in ``folder``/wal: exhaust ``recover``, then ``start``, at the end ``close``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: bytes,
+        node: NodeId,
+        loop: asyncio.AbstractEventLoop,
+        on_synced: Callable[[Sequence[LogRecord]], None],
+        on_failed: Callable[[CorgiError], None],
+        group_states: Callable[[], list[LogRecord]],
+        options: DiskOptions | None = None,
+        *,
+        on_full: Callable[[bool], None] | None = None,
+    ) -> None:
+        """``folder`` is the node's data folder, held by this process alone. All callbacks come on ``loop``."""
+        self._folder = folder / "wal"
+        self._identity = LogIdentity(cluster, node)
+        self._loop = loop
+        self._on_synced = on_synced
+        self._on_failed = on_failed
+        self._on_full = on_full
+        self._group_states = group_states
+        self._options = options or DiskOptions()
+        self._end: LogEnd | None = None
+        self._journal: Journal | None = None
+        self._syncer: Syncer | None = None
+        self._reads = Reads(self._folder, self._options.segment_bytes, loop)
+        self._preparer = ThreadPoolExecutor(1, "corgi-prepare")
+        self._preparing = False
+        self._fd = -1
+        self._fd_segment = 0
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._failure: CorgiError | None = None
+        self._full = False
+        self._closing: asyncio.Future[None] | None = None
+        self._closed = False
+        self._pending_since = 0.0
+        self._written_since = 0.0
+        self._written_at = 0.0
+        self._sync_times: deque[float] = deque(maxlen=SAMPLES)
+        self._release_times: deque[float] = deque(maxlen=SAMPLES)
+        self._writes = self._syncs = self._records = self._bytes = self._made = 0
+
+    @property
+    def full(self) -> bool:
+        """No room for the next segment: new client commands should be refused with "disk-full"."""
+        return self._full
+
+    @property
+    def failed(self) -> CorgiError | None:
+        """Why the log is broken for good, if it is."""
+        return self._failure
+
+    def recover(self) -> Iterator[LogRecord]:
+        """Every record of the log in order. Raises CorgiError "log-damaged", "wrong-cluster", "unsupported-version"."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in self._folder.glob(f"*{UNFINISHED}"):
+            leftover.unlink()
+        size = self._options.segment_bytes
+        scan = Scan(self._identity, segment_bytes=size)
+        yield from scan.records(open_segments(self._folder, size))
+        self._end = scan.end
+
+    def start(self) -> None:
+        """Repair the tail, make sure of a segment to write to, and take records from here on.
+
+        Raises CorgiError "disk-full" when there is no segment to write to and no room for one, "disk-failed".
+        """
+        if self._end is None:
+            raise RuntimeError("a log is started after it was recovered to its end")
+        end, options = self._end, self._options
+        try:
+            self._repair(end)
+            self._journal = journal = Journal(
+                self._group_states, end, segment_bytes=options.segment_bytes,
+                batch_bytes_max=options.batch_bytes_max, close_after_s=options.close_after_s,
+            )  # fmt: skip
+            if (end.segment == 0 or end.sealed) and not journal.segments_ahead:
+                self._make(journal.segment_wanted, salt := _salt())
+                journal.prepared(journal.segment_wanted, salt)
+                self._made += 1
+        except OSError as error:
+            code = "disk-full" if error.errno in NO_ROOM else "disk-failed"
+            raise CorgiError(code, f"the log in {self._folder} cannot be started: {error}") from error
+        self._syncer = options.make_syncer(self._loop)
+        self._prepare()
+        self._schedule()
+
+    def append(self, record: LogRecord) -> None:
+        """Queue a record. Dropped when the log is broken: it would never be released."""
+        journal = self._journal
+        if journal is None:
+            raise RuntimeError("the log is not started")
+        if self._failure is not None or self._closed:
+            return
+        if not journal.pending:
+            self._pending_since = self._loop.time()
+        journal.append(record)
+        self._schedule()
+
+    def flush(self) -> None:
+        """Begin to write what was appended, if nothing is under way; else it goes with the next batch."""
+        journal = self._journal
+        if journal is None or journal.outstanding is not None or self._failure is not None or self._closed:
+            return
+        now = self._loop.time()
+        try:
+            batch = journal.take(now, close=self._closing is not None)
+        except CorgiError as error:
+            self._fail(error)
+            return
+        if batch is None:
+            self._rest(journal)
+            return
+        self._written_since = self._pending_since or now
+        self._pending_since = now if journal.pending else 0.0
+        self._write(batch)
+
+    def read(self, position: Position, length: int, done: Done) -> None:
+        """Read payload bytes off the loop. Errors: "record-damaged" (another node may help), "closed"."""
+        self._reads.read(position, length, done)
+
+    def unsynced_age(self) -> float:
+        """Seconds that the oldest record not yet durable has waited; 0.0 if there is none."""
+        journal = self._journal
+        if journal is None:
+            return 0.0
+        if journal.outstanding is not None:
+            return self._loop.time() - self._written_since
+        return self._loop.time() - self._pending_since if journal.pending else 0.0
+
+    def statistics(self) -> DiskStatistics:
+        journal = self._journal
+        syncs, releases = sorted(self._sync_times), sorted(self._release_times)
+        return DiskStatistics(
+            writer=self._syncer.name if self._syncer else "",
+            writes=self._writes,
+            records=self._records,
+            bytes=self._bytes,
+            syncs=self._syncs,
+            sync_p50_s=_percentile(syncs, 0.5),
+            sync_p99_s=_percentile(syncs, 0.99),
+            sync_max_s=_percentile(syncs, 1.0),
+            release_p50_s=_percentile(releases, 0.5),
+            release_p99_s=_percentile(releases, 0.99),
+            segment=journal.segment if journal else 0,
+            segments_made=self._made,
+            pending_records=journal.pending if journal else 0,
+            pending_bytes=journal.pending_bytes if journal else 0,
+            reads=self._reads.reads,
+            read_bytes=self._reads.bytes,
+            full=self._full,
+            failed=self._failure is not None,
+        )
+
+    async def close(self) -> None:
+        """Write what waits and a closing batch, unless the log is broken or the disk full; end the threads."""
+        if self._journal is not None and self._failure is None and self._closing is None:
+            self._closing = self._loop.create_future()
+            self.flush()
+            await self._closing
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        if self._syncer is not None:
+            self._syncer.close()
+        self._preparer.shutdown(cancel_futures=True)
+        self._reads.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._closed = True
+
+    def _schedule(self) -> None:
+        """Flush at the end of this turn of the loop, so that what one turn appends goes together."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+    def _rest(self, journal: Journal) -> None:
+        """Nothing can be written now: come back for the closing batch, or be done with closing."""
+        if self._closing is not None:
+            if not self._closing.done():
+                self._closing.set_result(None)
+            return
+        at = journal.close_at()
+        if at is not None and self._timer is None:
+            self._timer = self._loop.call_at(at, self._idle)
+
+    def _idle(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def _write(self, batch: WriteBatch) -> None:
+        assert self._syncer is not None
+        try:
+            fd = self._descriptor(batch.segment)
+        except OSError as error:
+            self._fail(_disk_failed(error))
+            return
+        self._written_at = self._loop.time()
+        self._writes += 1
+        self._syncer.write(fd, batch.buffers, batch.offset, lambda error, at: self._synced(batch, error, at))
+
+    def _synced(self, batch: WriteBatch, error: OSError | None, at: float | None) -> None:
+        """1. The sync returned. 2. Its records are released. 3. What waits, and what that appended, is written."""
+        if self._failure is not None:
+            return
+        if error is not None:
+            self._fail(_disk_failed(error))
+            return
+        assert self._journal is not None
+        now = self._loop.time()
+        self._sync_times.append(now - self._written_at)
+        if at is not None:
+            self._release_times.append(max(0.0, now - at))
+        self._syncs += 1
+        self._records += len(batch.records)
+        self._bytes += batch.length
+        self._journal.synced(batch)
+        if batch.records:
+            self._on_synced(batch.records)
+        self._prepare()
+        self.flush()
+
+    def _fail(self, error: CorgiError) -> None:
+        self._failure = error
+        if self._closing is not None and not self._closing.done():
+            self._closing.set_result(None)
+        self._on_failed(error)
+
+    def _descriptor(self, segment: int) -> int:
+        if segment != self._fd_segment:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            self._fd = os.open(segment_path(self._folder, segment), os.O_RDWR)
+            self._fd_segment = segment
+        return self._fd
+
+    def _repair(self, end: LogEnd) -> None:
+        """Make durable what the scan relied upon, and clear what it cut.
+
+        What was read may be in the page cache only (the process was killed before its sync, or the sync failed and the
+        kernel forgot that the pages are dirty), so it is written again; see ``LogEnd``.
+        """
+        ranges = [(end.segment, end.unsynced, end.offset, rewrite)] if end.segment else []
+        if end.torn is not None:
+            ranges.append((*end.torn, write_zeros))
+        for segment, start, stop, action in ranges:
+            fd = os.open(segment_path(self._folder, segment), os.O_RDWR)
+            try:
+                action(fd, start, stop)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _make(self, number: int, salt: int) -> None:
+        make_segment(self._folder, self._identity, number, self._options.segment_bytes, salt)
+
+    def _prepare(self) -> None:
+        """Make the next segment in the background if it is missing."""
+        journal = self._journal
+        if journal is None or self._preparing or self._closing is not None or self._failure is not None:
+            return
+        if journal.segments_ahead >= self._options.segments_ahead:
+            return
+        self._preparing = True
+        number, salt = journal.segment_wanted, _salt()
+        future = self._loop.run_in_executor(self._preparer, self._make, number, salt)
+        future.add_done_callback(lambda made: self._prepared(number, salt, made))
+
+    def _prepared(self, number: int, salt: int, made: asyncio.Future[None]) -> None:
+        self._preparing = False
+        if made.cancelled() or self._failure is not None:
+            return
+        error = made.exception()
+        if error is None:
+            assert self._journal is not None
+            self._made += 1
+            self._journal.prepared(number, salt)
+            self._tell_full(False)
+            self._prepare()
+            self.flush()
+        elif isinstance(error, OSError) and error.errno in NO_ROOM:
+            self._tell_full(True)
+            self._retry = self._loop.call_later(self._options.retry_s, self._prepare)
+        else:
+            self._fail(_disk_failed(error))
+
+    def _tell_full(self, full: bool) -> None:
+        if full != self._full:
+            self._full = full
+            if self._on_full is not None:
+                self._on_full(full)
+
+
+def _salt() -> int:
+    return int.from_bytes(os.urandom(8), "big")
+
+
+def _disk_failed(error: BaseException) -> CorgiError:
+    return CorgiError("disk-failed", f"the write-ahead log cannot be made durable: {error}")
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

@@ -1,0 +1,119 @@
+"""Cold reads of the log off the event loop.
+
+Two threads read; each keeps a bounded number of files open. A read that goes on where others ended asks the kernel to
+fetch what follows, because backlogs are read in the order in which they were written. Answers come back on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Position
+from corgi.base.limits import MIB
+from corgi.runtime.segments import segment_path
+
+THREADS = 2
+OPEN_MAX = 32  # files kept open per thread
+AHEAD_BYTES = 2 * MIB  # asked of the kernel in front of a reader
+
+Done = Callable[[bytes | CorgiError], None]
+_Job = tuple[Position, int, Done]
+
+
+class Reads:
+    """A bounded pool of readers over the segments of one log."""
+
+    def __init__(self, folder: Path, segment_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self.waiting = 0
+        self.reads = 0
+        self.bytes = 0
+
+    def read(self, position: Position, length: int, done: Done) -> None:
+        """Read ``length`` bytes at ``position``; ``done`` is called on the loop, later, with them or an error."""
+        if self._closed:
+            self._loop.call_soon(done, CorgiError("closed", "the log is closed"))
+            return
+        if len(self._threads) < THREADS and self.waiting >= len(self._threads):
+            thread = threading.Thread(target=self._run, name=f"corgi-read-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self.waiting += 1
+        self._jobs.put((position, length, done))
+
+    def close(self) -> None:
+        """End the threads behind what they are reading; every ``done`` that is left gets "closed"."""
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        files = _Files(self._folder)
+        try:
+            while (job := self._jobs.get()) is not None:
+                position, length, done = job
+                result: bytes | CorgiError
+                if self._closed:
+                    result = CorgiError("closed", "the log is closed")
+                else:
+                    result = self._perform(files, position, length)
+                self._loop.call_soon_threadsafe(self._finish, done, result)
+        finally:
+            files.close()
+
+    def _perform(self, files: _Files, position: Position, length: int) -> bytes | CorgiError:
+        number, offset = divmod(position, self._segment_bytes)
+        where = f"{length} bytes in segment {number:016x} at offset {offset}"
+        try:
+            data = files.read(number, offset, length)
+        except OSError as error:
+            return CorgiError("record-damaged", f"{where} cannot be read: {error}")
+        if len(data) != length:
+            return CorgiError("record-damaged", f"{where} are not there, only {len(data)}")
+        return data
+
+    def _finish(self, done: Done, result: bytes | CorgiError) -> None:
+        self.waiting -= 1
+        self.reads += 1
+        if isinstance(result, bytes):
+            self.bytes += len(result)
+        done(result)
+
+
+class _Files:
+    """Open segments of one thread, the one used longest ago closed first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()  # number to descriptor, asked ahead up to
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        fd, ahead = self._open.pop(number, (-1, 0))
+        if fd < 0:
+            fd = os.open(segment_path(self._folder, number), os.O_RDONLY)
+        end = offset + length
+        if end > ahead or offset + AHEAD_BYTES < ahead:
+            os.posix_fadvise(fd, offset, length + AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            ahead = end + AHEAD_BYTES
+        self._open[number] = (fd, ahead)
+        if len(self._open) > OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1][0])
+        return os.pread(fd, length, offset)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1][0])

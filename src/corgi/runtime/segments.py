@@ -1,0 +1,131 @@
+"""The files of the write-ahead log: naming, making, opening for a scan, reading.
+
+A segment gets its name only when its header and its room are durable, so a file under a segment's name always has its
+full length and a sound header; whatever else is found there is damage (``log.recovery``).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
+from corgi.base.limits import MIB
+from corgi.log.record import LogIdentity, encode_segment_header
+
+SUFFIX = ".wal"
+UNFINISHED = ".new"
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ZEROS = bytes(MIB)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:016x}{SUFFIX}"
+
+
+def segment_numbers(folder: Path) -> list[int]:
+    """Numbers of the segments in ``folder``, ascending. Raises CorgiError "log-damaged" for a name that is none."""
+    numbers = []
+    for path in folder.iterdir():
+        if path.suffix != SUFFIX:
+            continue
+        try:
+            number = int(path.stem, 16)
+        except ValueError:
+            number = -1
+        if number < 1 or path != segment_path(folder, number):
+            raise CorgiError("log-damaged", f"{path.name} in the log's folder is not the name of a segment")
+        numbers.append(number)
+    return sorted(numbers)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_segment(folder: Path, identity: LogIdentity, number: int, segment_bytes: int, salt: int) -> None:
+    """Make a segment durable under its name: header, and room that later writes cannot find missing.
+
+    Raises OSError (ENOSPC leaves nothing behind).
+    """
+    path = segment_path(folder, number)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, segment_bytes)
+            write_fully(fd, [encode_segment_header(identity, number, segment_bytes, salt)], 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    unfinished.rename(path)
+    sync_folder(folder)
+
+
+def write_fully(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
+    """Write all of ``buffers`` at ``offset``, going on after a short write. Raises OSError."""
+    wanted = sum(map(len, buffers))
+    written = os.pwritev(fd, buffers, offset)
+    while written < wanted:
+        skip = written
+        rest: list[Buffer] = []
+        for buffer in buffers:
+            if skip < len(buffer):
+                rest.append(memoryview(buffer)[skip:])
+                skip = 0
+            else:
+                skip -= len(buffer)
+        more = os.pwritev(fd, rest, offset + written)
+        if more <= 0:
+            raise OSError(errno.EIO, "the disk takes no more bytes")
+        written += more
+
+
+def write_zeros(fd: int, start: int, end: int) -> None:
+    """Overwrite [start, end) with zeros. Raises OSError."""
+    while start < end:
+        step = min(end - start, len(_ZEROS))
+        write_fully(fd, [memoryview(_ZEROS)[:step]], start)
+        start += step
+
+
+def rewrite(fd: int, start: int, end: int) -> None:
+    """Write the bytes of [start, end) again as they are read, so that a sync covers them. Raises OSError."""
+    while start < end:
+        chunk = os.pread(fd, min(end - start, MIB), start)
+        if not chunk:
+            raise OSError(errno.EIO, "the segment ends too early")
+        write_fully(fd, [chunk], start)
+        start += len(chunk)
+
+
+def open_segments(folder: Path, segment_bytes: int) -> Iterator[tuple[int, Buffer]]:
+    """(number, content) of each segment in order, mapped into memory one at a time.
+
+    A content that is too short is given as it is. The consumer lets go of it before it asks for the next.
+    """
+    for number in segment_numbers(folder):
+        fd = os.open(segment_path(folder, number), os.O_RDONLY)
+        try:
+            size = os.fstat(fd).st_size
+            if size != segment_bytes:
+                yield number, bytes(min(size, segment_bytes + 1))
+                continue
+            with mmap.mmap(fd, size, prot=mmap.PROT_READ) as content:
+                content.madvise(mmap.MADV_SEQUENTIAL)
+                with memoryview(content) as view:
+                    yield number, view
+        finally:
+            os.close(fd)
