@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
+from corgi.base.errors import CorgiError
 from corgi.cli.exits import Exit
 from corgi.cli.output import OutputOption, print_json, stderr_console
 from corgi.cli.words import say
+from corgi.server.address import NATIVE_PORT
 
 if TYPE_CHECKING:
-    from corgi.server.local import LocalCluster
+    from corgi.server.local import LocalCluster, LocalOptions
 
 WATCH_S = 0.5  # how often a node that ended by itself is looked for
 
@@ -73,3 +74,86 @@ def dev(
             return _watch(cluster, stop)
         finally:
             cluster.stop(grace_s=3.0 if dir is not None else 0.0)
+
+
+def _start(options: LocalOptions, port: int | None) -> LocalCluster:
+    """Start on the default ports when none were asked for, or on free ones where those are taken."""
+    from corgi.server.local import LocalCluster
+
+    if port is None:
+        cluster = LocalCluster(dataclasses.replace(options, port=NATIVE_PORT))
+        try:
+            cluster.start()
+        except CorgiError as error:
+            if error.code != "port-in-use":
+                raise
+            say(f"the ports from {NATIVE_PORT} on are taken: free ones are used instead")
+        else:
+            return cluster
+    cluster = LocalCluster(options)
+    cluster.start()
+    return cluster
+
+
+def _watch(cluster: LocalCluster, stop: threading.Event) -> int:
+    """Until a signal comes or no node is left."""
+    while not stop.wait(WATCH_S):
+        for node, code in cluster.ended():
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            say(f"node {node.node} ended ({how}); start it again: corgi server --config {node.config}")
+        if not any(node.pid for node in cluster.nodes):
+            raise CorgiError("closed", "no node is left", hint=f"see the logs in {cluster.options.folder}")
+    return Exit.OK
+
+
+def _welcome(cluster: LocalCluster, *, kept: bool) -> None:
+    """Words for a person, so on stderr."""
+    from rich.panel import Panel
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("node", "pid", "address", "folder"):
+        table.add_column(column, overflow="fold")
+    for node in cluster.nodes:
+        table.add_row(str(node.node), str(node.pid), node.native, str(node.folder))
+    console = stderr_console()
+    console.print(Panel(table, title="[bold]Corgi[/] is up", title_align="left", expand=False))
+    there = "" if cluster.nodes[0].port == NATIVE_PORT else f" --cluster {cluster.nodes[0].native}"
+    say("Try, in another terminal:")
+    say(f"  corgi topic create hello --partitions 4{there}")
+    say(f"  corgi sub hello --start earliest{there}")
+    say(f"  echo world | corgi pub hello{there}")
+    say(f"  kill -9 {cluster.nodes[0].pid}      and see that nothing is lost")
+    say(f"Ctrl-C stops it; {'the data stays' if kept else 'the data goes with it'}.")
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """The folder that was given, or a temporary one that is removed at the end."""
+    if given is not None:
+        yield given.absolute()
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="corgi-dev-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT, SIGTERM and SIGHUP set; a second one interrupts whatever is still going on."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -134,7 +134,11 @@ def _run(
     from corgi.server.config import load, parse_members
 
     if bootstrap and rejoin:
-        raise CorgiError("invalid-argument", "--bootstrap and --rejoin exclude each other", hint="a new cluster is bootstrapped; a node that lost its disk rejoins")
+        raise CorgiError(
+            "invalid-argument",
+            "--bootstrap and --rejoin exclude each other",
+            hint="a new cluster is bootstrapped; a node that lost its disk rejoins",
+        )
     flags["members"] = parse_members(members) if members is not None else None
     settings, warnings = load(path, os.environ, flags)
     for warning in warnings:

@@ -45,5 +45,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_wildcard(host: str) -> bool:
+    """Whether ``host`` stands for all addresses of this machine: good to listen on, not to connect to."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def _refuse(what: str, text: str, why: str) -> CorgiError:
     return CorgiError("invalid-argument", f"{what} = {text!r}: {why}")

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import GROUPS_DEFAULT, GROUPS_MAX, MIB, NODES_MAX, SUSPICION_S, TAIL_BYTES_MAX
-from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, parse_address
+from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 
 NODE_ID_MAX = 65_535
 UNSAFE_PHRASE = "yes, anybody may read and write"
@@ -117,8 +117,8 @@ def check(values: Mapping[str, Any]) -> ServerConfig:
         config = msgspec.convert(values, ServerConfig)
     except msgspec.ValidationError as error:
         raise _refuse(_told(error, values)) from None
-    _check_members(config)
     _check_listeners(config)
+    _check_members(config)
     return config
 
 
@@ -203,10 +203,16 @@ def _check_members(config: ServerConfig) -> None:
 
 def _address(member: Member) -> Address:
     try:
-        _ = member.client_address
-        return member.peer_address
+        addresses = (member.peer_address, member.client_address)
     except CorgiError as error:
         raise _refuse(f"members: {error.message}") from None
+    for address in addresses:
+        if is_wildcard(address.host):
+            raise _refuse(
+                f"members: nobody can connect to {address}",
+                hint="list the members with addresses that the others reach; only listen may be a wildcard",
+            )
+    return addresses[0]
 
 
 def _check_listeners(config: ServerConfig) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
 from corgi.base.errors import CorgiError
 from corgi.server.address import LOOPBACK
@@ -29,6 +31,14 @@ class Reservation:
         """Give the ports back; safe to call twice."""
         while self._sockets:
             self._sockets.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 def reserve_free(count: int) -> Reservation:
