@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from corgi.base.errors import CorgiError
-from corgi.base.limits import GROUPS_DEFAULT, GROUPS_MAX, MIB, NODES_MAX, SUSPICION_S, TAIL_BYTES_MAX
+from corgi.base.limits import GROUPS_MAX, MIB, NODES_MAX, SUSPICION_S, TAIL_BYTES_MAX
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 
 NODE_ID_MAX = 65_535
@@ -61,8 +61,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     cluster_id: Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")] = ""
     # A name for people, shown in the log.
     cluster_name: Annotated[str, Meta(max_length=100)] = ""
-    # Paxos groups of a new cluster; fixed at bootstrap, the same on all nodes.
-    groups: Annotated[int, Meta(ge=1, le=GROUPS_MAX)] = GROUPS_DEFAULT
+    # Paxos groups of the cluster, fixed at bootstrap; not given: 8 then, and what the folder says from then on.
+    groups: Annotated[int, Meta(ge=1, le=GROUPS_MAX)] | None = None
     # Silence after which another node is suspected.
     suspicion_ms: Annotated[int, Meta(ge=20, le=600_000)] = round(SUSPICION_S * 1000)
     # How long a stopping node waits for its leaderships to be handed over.
@@ -246,6 +246,8 @@ def _told(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
 def _expected(key: str) -> str:
     """What a key takes, in words."""
     (kind,) = (field.type for field in msgspec.inspect.type_info(ServerConfig).fields if field.name == key)  # type: ignore[attr-defined]
+    if isinstance(kind, msgspec.inspect.UnionType):
+        kind = kind.types[0]
     match kind:
         case msgspec.inspect.IntType(ge=least, le=most):
             return f"expected an integer from {least} to {most}"

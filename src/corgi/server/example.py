@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from corgi.base.limits import GROUPS_DEFAULT
 from corgi.server.address import LOOPBACK, NATIVE_PORT
 from corgi.server.config import UNSAFE_PHRASE, ServerConfig, check
 
@@ -60,6 +61,7 @@ def example_config() -> str:
         port_2=NATIVE_PORT + 1,
         port_3=NATIVE_PORT + 2,
         cluster_id=new_cluster_id(),
+        groups=GROUPS_DEFAULT,
         phrase=UNSAFE_PHRASE,
         **{key: getattr(defaults, key) for key in _defaults()},
     )
@@ -71,6 +73,6 @@ def new_cluster_id() -> str:
 
 
 def _defaults() -> tuple[str, ...]:
-    names = ("groups", "suspicion_ms", "stop_timeout_ms", "tail_bytes", "log_level", "log_format")
+    names = ("suspicion_ms", "stop_timeout_ms", "tail_bytes", "log_level", "log_format")
     assert set(names) <= set(ServerConfig.__struct_fields__)
     return names
