@@ -3,9 +3,11 @@
 A value is a list of commands; a command is the unit of atomicity, refusal and duplicate detection. Format version 1,
 all integers big-endian (docs/adr/0001-formats.md):
 
-    value    version u8 | flags u8 | reserved u16 | commands u32 | timestamp_ms i64 | crc32c u32 | reserved u32 | commands…
+    value    version u8 | flags u8 | reserved u16 | commands u32 | timestamp_ms i64 | crc32c u32 | reserved u32 |
+    commands…
     command  version u8 | kind u8 | flags u16 | length u32 | origin u64 | counter u64 | settled u64 | body
-    DATA     guards u16 | records u16 | appends u32 | guards… | records… | (topic u32, partition u32, length u32)… | batches…
+    DATA     guards u16 | records u16 | appends u32 | guards… | records… | (topic u32, partition u32, length u32)… |
+    batches…
     guard, record   kind u8 | version u8 | reserved u16 | length u32 | msgpack
 
 The value's CRC covers the bytes behind the value header, so a value is checked end to end, from the node that made it
@@ -89,9 +91,7 @@ class Data(NamedTuple):
 
 
 def encode_command(kind: int, origin: Origin, counter: int, settled: int, body: Buffer) -> bytes:
-    header = COMMAND_HEADER.pack(
-        FORMAT_VERSION, kind, 0, COMMAND_HEADER_BYTES + len(body), origin, counter, settled
-    )
+    header = COMMAND_HEADER.pack(FORMAT_VERSION, kind, 0, COMMAND_HEADER_BYTES + len(body), origin, counter, settled)
     return b"".join((header, body))
 
 
@@ -132,7 +132,8 @@ def check_value(value: Buffer) -> None:
 
 
 def value_crc(value: Buffer) -> int:
-    """The CRC stored in the value's header; two values of one slot are the same iff the whole bytes are, this is a hint."""
+    """The CRC stored in the value's header; two values of one slot are the same iff the whole bytes are, this is a
+    hint."""
     return int(VALUE_HEADER.unpack_from(value)[5])
 
 

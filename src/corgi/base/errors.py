@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (the table reads best in rows)
 """One tree of errors and one table of codes.
 
 An error has a stable text ``code`` for people and programs, a small ``number`` for the wire, says whether a retry can

@@ -93,7 +93,8 @@ class Wal(Protocol):
         ...
 
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
-        """Read ``length`` payload bytes at ``position`` off the loop; ``done`` is called later with them or an error."""
+        """Read ``length`` payload bytes at ``position`` off the loop; ``done`` is called later with them or an
+        error."""
         ...
 
     def unsynced_age(self) -> float:
@@ -112,7 +113,8 @@ class Network(Protocol):
 
 
 class ClientSession(Protocol):
-    """One client connection as the broker sees it. ``reply`` and ``push`` only queue; the runtime writes once per turn."""
+    """One client connection as the broker sees it. ``reply`` and ``push`` only queue; the runtime writes once per
+    turn."""
 
     closed: bool
 

@@ -8,6 +8,7 @@ patched (``base/batch.py``).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,14 +34,14 @@ RecordFields = tuple[bytes | None, bytes | None, Sequence[Header], int]  # key, 
 
 DECODED_BYTES_MAX = 8 * BATCH_BYTES_MAX  # what one batch may decompress to
 RECORD_BYTES_MIN = 7  # the seven one-byte fields of an empty record
-RECORD_OVERHEAD_MAX = (
-    31  # bytes around key and value without headers: varints for length, time, offset, two lengths
-)
+RECORD_OVERHEAD_MAX = 31  # bytes around key and value without headers: varints for length, time, offset, two lengths
 TIMESTAMP_MAX = 2**62  # differences between two of them stay inside the format's 64 bits
 
 _NO_HEADERS: list[Header] = []
 _UNBOUNDED = 2**31 - 1
 _CRC_AT = CRC_FROM - 4
+PRODUCER = struct.Struct(">qhi")  # producer id, epoch, base sequence
+PRODUCER_AT = 43  # where they lie in the header
 
 
 class Record(NamedTuple):
@@ -73,9 +74,7 @@ class BatchBuilder:
         """Bytes of the batch as it stands, before compression."""
         return self._builder.size()
 
-    def append(
-        self, key: bytes | None, value: bytes | None, headers: Sequence[Header], timestamp: int
-    ) -> bool:
+    def append(self, key: bytes | None, value: bytes | None, headers: Sequence[Header], timestamp: int) -> bool:
         """Add a record; False when the batch has no room for it. Raises "invalid-argument"."""
         fields = headers if type(headers) is list else list(headers)
         try:
@@ -146,6 +145,14 @@ def encode_batch(
     return bytes(builder.build(producer_id, producer_epoch, base_sequence))
 
 
+def restamped(batch: Buffer, producer_id: int, producer_epoch: int, base_sequence: int) -> bytearray:
+    """A copy of an encoded batch that names another producer identity; its records are untouched."""
+    out = bytearray(batch)
+    PRODUCER.pack_into(out, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
+    _sign(out)
+    return out
+
+
 def decode_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX) -> list[Record]:
     """The records of one whole batch, with the offsets its header gives them.
 
@@ -177,9 +184,13 @@ def _compressed(batch: bytearray, codec: int) -> Buffer:
     fields[5] |= codec
     out = bytearray(HEADER.pack(*fields))
     out += data
-    crc = crc32c.crc32c(memoryview(out)[CRC_FROM:])
-    out[_CRC_AT:CRC_FROM] = crc.to_bytes(4, "big")
+    _sign(out)
     return out
+
+
+def _sign(batch: bytearray) -> None:
+    crc = crc32c.crc32c(memoryview(batch)[CRC_FROM:])
+    batch[_CRC_AT:CRC_FROM] = crc.to_bytes(4, "big")
 
 
 def _uncompressed(batch: Buffer, bytes_max: int) -> bytes:
@@ -226,4 +237,5 @@ __all__ = [
     "decode_batch",
     "encode_batch",
     "iter_batch",
+    "restamped",
 ]

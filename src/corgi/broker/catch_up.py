@@ -31,9 +31,16 @@ class CatchUp:
         self._collect(key, message.first, message.first, last, prefix, [], 0)
 
     def _collect(
-        self, key: tuple[NodeId, GroupId], first: Slot, slot: Slot, last: Slot, prefix: Slot, found: list[Buffer], size: int
+        self,
+        key: tuple[NodeId, GroupId],
+        first: Slot,
+        slot: Slot,
+        last: Slot,
+        prefix: Slot,
+        found: list[Buffer],
+        size: int,
     ) -> None:
-        peer, group = key
+        group = key[1]
         while slot <= last and size < PROMISE_CHUNK_BYTES:
             at = slot
 

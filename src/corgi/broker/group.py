@@ -17,7 +17,9 @@ class Group:
 
     __slots__ = ("foreign", "id", "machine", "proposals", "replica", "slots")
 
-    def __init__(self, group: GroupId, replica: Replica, machine: Machine, proposals: Proposals, slots: SlotTable) -> None:
+    def __init__(
+        self, group: GroupId, replica: Replica, machine: Machine, proposals: Proposals, slots: SlotTable
+    ) -> None:
         self.id = group
         self.replica = replica
         self.machine = machine

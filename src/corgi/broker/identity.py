@@ -2,7 +2,8 @@
 
 After every start a node asks its peers what they remember of it, and does not vote before enough of them found nothing
 above what its disk holds: with itself a majority. A node in doubt recovers group by group, as a story: (1) it asks the
-group's leader for a fresh ballot; (2) the leader prepares anew with a majority that cannot include the asker, since that
+group's leader for a fresh ballot; (2) the leader prepares anew with a majority that cannot include the asker, since
+that
 does not answer Prepare; (3) the leader tells ballot and slot of its epoch record; (4) the asker learns everything up to
 that slot, promises that ballot, and votes again. Any older ballot that the lost disk had promised needed a majority
 without the asker that overlaps the fresh ballot's, so it cannot complete unnoticed.
@@ -90,7 +91,11 @@ class Identity:
 
     def _recall(self, peer: NodeId) -> None:
         marks = tuple(
-            (group.id, group.replica.acceptor.promised_durable, max(group.replica.acceptor.highest, group.replica.prefix))
+            (
+                group.id,
+                group.replica.acceptor.promised_durable,
+                max(group.replica.acceptor.highest, group.replica.prefix),
+            )
             for group in self._node.groups
         )
         self._node.network.send(peer, Recall(self._node.options.incarnation, marks))

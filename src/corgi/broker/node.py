@@ -96,7 +96,9 @@ class Node:
             self.identity.recover(record)
         elif record.kind is not RecordKind.CLOSE:
             if not 0 <= record.group < len(self.groups):
-                raise CorgiError("log-damaged", f"the log tells of group {record.group}, this node has {len(self.groups)}")
+                raise CorgiError(
+                    "log-damaged", f"the log tells of group {record.group}, this node has {len(self.groups)}"
+                )
             self.values.placed(record)
             self.groups[record.group].replica.recover(record)
 
@@ -452,5 +454,3 @@ class Node:
 def _call_all(calls: Sequence[Callable[[], None]]) -> None:
     for call in calls:
         call()
-
-

@@ -4,9 +4,12 @@ Rules (docs/consensus.md): a forward names its ballot; only the origin submits a
 first slot of a newer leader without having seen the command, or to the same leader when a forward may have been lost;
 the state machine drops the second copy by the command's id. Success is told after apply here.
 
-How order survives a takeover, as a story: (1) batches 0-9 and 10-19 of a producer go out in two commands; (2) the leader
-dies, the first became a no-op, the second was chosen; (3) at apply the second is a gap: refused, no state left; (4) this
-node has the first still unsettled, so it keeps the refused part; (5) when the new leader's epoch record is applied, both
+How order survives a takeover, as a story: (1) batches 0-9 and 10-19 of a producer go out in two commands; (2) the
+leader
+dies, the first became a no-op, the second was chosen; (3) at apply the second is a gap: refused, no state left; (4)
+this
+node has the first still unsettled, so it keeps the refused part; (5) when the new leader's epoch record is applied,
+both
 are submitted again in their old order.
 """
 
@@ -42,7 +45,13 @@ class Pending:
     )  # fmt: skip
 
     def __init__(
-        self, kind: CommandKind, counter: int, encoded: bytes, done: Done, deadline: float, leader_ack: Callable[[], None] | None
+        self,
+        kind: CommandKind,
+        counter: int,
+        encoded: bytes,
+        done: Done,
+        deadline: float,
+        leader_ack: Callable[[], None] | None,
     ) -> None:
         self.kind = kind
         self.counter = counter
@@ -232,5 +241,3 @@ def _merged(pending: Pending, outcome: Outcome) -> Outcome:
     stored = any(result.error == errors.OK for result in appends)
     error = errors.OK if stored else outcome.error
     return Outcome(first.origin, first.counter, error, tuple(appends), outcome.timestamp_ms, outcome.detail)
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from corgi.base.command import Buffer
 from corgi.base.ids import GroupId, Slot
 from corgi.base.limits import TAIL_BYTES_MAX
 
@@ -20,11 +21,11 @@ class TailCache:
     __slots__ = ("_bytes", "_bytes_max", "_values")
 
     def __init__(self, bytes_max: int = TAIL_BYTES_MAX) -> None:
-        self._values: OrderedDict[tuple[GroupId, Slot], bytes] = OrderedDict()
+        self._values: OrderedDict[tuple[GroupId, Slot], Buffer] = OrderedDict()
         self._bytes = 0
         self._bytes_max = bytes_max
 
-    def put(self, group: GroupId, slot: Slot, value: bytes) -> None:
+    def put(self, group: GroupId, slot: Slot, value: Buffer) -> None:
         """Keep ``value`` as the newest; another value of the same slot leaves. One above the bound is not kept."""
         self.discard(group, slot)
         size = len(value) + ENTRY_BYTES
@@ -36,7 +37,7 @@ class TailCache:
             _, oldest = self._values.popitem(last=False)
             self._bytes -= len(oldest) + ENTRY_BYTES
 
-    def get(self, group: GroupId, slot: Slot) -> bytes | None:
+    def get(self, group: GroupId, slot: Slot) -> Buffer | None:
         return self._values.get((group, slot))
 
     def discard(self, group: GroupId, slot: Slot) -> None:

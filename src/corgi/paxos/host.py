@@ -44,7 +44,8 @@ class Host(Protocol):
         ...
 
     def leader_lives(self, group: GroupId, ballot: Ballot) -> bool:
-        """This node hears the leader of ``ballot``, which recently had a quorum and whose disk moves (self included)."""
+        """This node hears the leader of ``ballot``, which recently had a quorum and whose disk moves (self
+        included)."""
         ...
 
     def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:

@@ -112,7 +112,7 @@ class Learner:
             vote = self.acceptor.votes.get(slot)
             if vote is None:
                 raise CorgiError(
-                    "log-damaged", f"group {self.group}: slot {slot} is known chosen up to {bound}, but its value is missing"
+                    "log-damaged",
+                    f"group {self.group}: slot {slot} is known chosen up to {bound}, but its value is missing",
                 )
             self.choose(slot, vote.value)
-

@@ -19,7 +19,8 @@ class PeerMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Prepare(PeerMessage, frozen=True, array_like=True, gc=False):
-    """Phase 1a for all slots from ``first`` on. ``forced``: asked by the leader itself (handover, rejoin), so not polite."""
+    """Phase 1a for all slots from ``first`` on. ``forced``: asked by the leader itself (handover, rejoin), so not
+    polite."""
 
     TYPE: ClassVar[int] = 64
     group: GroupId
@@ -187,7 +188,8 @@ class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     """One per node pair for all groups, on its own connection. ``echo`` returns the highest number received.
 
-    ``disk_age_ms`` is how long the sender's oldest unsynced record has waited: a leader whose disk is stuck is not alive.
+    ``disk_age_ms`` is how long the sender's oldest unsynced record has waited: a leader whose disk is stuck is not
+    alive.
     """
 
     TYPE: ClassVar[int] = 80

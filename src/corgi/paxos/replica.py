@@ -1,8 +1,8 @@
 """One Paxos group on one node: acceptor, learner and, at times, candidate or leader, behind one dispatch.
 
-The replica decides who leads and what is chosen; it knows neither commands nor offsets. Facts come in as calls, requests
-go out through ``Host``. Sources: Lamport, "Paxos Made Simple"; van Renesse and Altinbuken, "Paxos Made Moderately
-Complex"; Ongaro's thesis on leadership transfer; the house rules are docs/consensus.md.
+The replica decides who leads and what is chosen; it knows neither commands nor offsets. Facts come in as calls,
+requests go out through ``Host``. Sources: Lamport, "Paxos Made Simple"; van Renesse and Altinbuken, "Paxos Made
+Moderately Complex"; Ongaro's thesis on leadership transfer; the house rules are docs/consensus.md.
 
 Takeover on write, as a story: (1) the link to the leader breaks, or it was silent for the suspicion time; (2) the first
 in the line of succession prepares at once, the others only if they hold a command and their turn has come; (3) an
@@ -35,10 +35,9 @@ from corgi.paxos.messages import (
     Refuse,
 )
 from corgi.paxos.quorum import Members
+from corgi.paxos.takeover import Takeover
 
 PREPARE_RETRY_S = 0.100
-BACKOFF_FIRST_S = 0.010
-BACKOFF_MAX_S = 0.500
 HANDOVER_PATIENCE_S = 0.5
 IDLE_TAKEOVER_S = 0.25  # a group without writes waits this long per rank for somebody ahead in the line
 
@@ -61,12 +60,8 @@ class Replica:
         self.relay = NodeId(0)  # a peer that hears the leader when this node does not
         self.leadership_changes = 0
         self.highest_seen = Ballot(0)
-        self._takeover_at: float | None = None
-        self._takeover_forced = False
-        self._not_before = 0.0
-        self._backoff = BACKOFF_FIRST_S
+        self.takeover = Takeover(group, me, members, host)
         self._declined: tuple[NodeId, Prepare] | None = None
-        self._leaderless_since = 0.0
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -205,7 +200,7 @@ class Replica:
             self._plan_takeover(0.0 if forced else 2 * RANK_DELAY_S, forced=forced)
         elif self.candidate is not None and self.candidate.ballot == message.ballot:
             self.candidate = None
-            self._back_off()
+            self.takeover.back_off()
 
     def on_leader_lives(self, sender: NodeId, message: LeaderLives) -> None:
         """A polite refusal. The candidate stays for a moment: the sender may be about to lose the leader as well."""
@@ -249,7 +244,7 @@ class Replica:
 
     def _lead(self, candidate: Candidate) -> None:
         self.candidate = None
-        self._backoff = BACKOFF_FIRST_S
+        self.takeover.won()
         self.tenure = tenure = Tenure(candidate.ballot, self.members, Slot(self.prefix + 1))
         self._set_leader(self.me, candidate.ballot)
         self.host.count("takeovers")
@@ -381,7 +376,7 @@ class Replica:
     def want_leader(self) -> None:
         """There is a command and nobody to give it to: take over when this node's turn has come."""
         if self.tenure is None and self.candidate is None and self.route() == 0:
-            self._plan_takeover(self._rank() * RANK_DELAY_S)
+            self._plan_takeover(self.takeover.rank(self.leader) * RANK_DELAY_S)
 
     def leader_denies(self, sender: NodeId, ballot: Ballot) -> None:
         """The node believed to lead in ``ballot`` says that it does not."""
@@ -414,13 +409,13 @@ class Replica:
 
     def tick(self, now: float) -> None:
         """Run what is due. Called at every heartbeat and when ``Host.wake_at`` asked for it."""
-        if self._takeover_at is not None and now >= self._takeover_at:
+        if self.takeover.at is not None and now >= self.takeover.at:
             self._takeover()
         if self.candidate is not None:
             self._tick_candidate(self.candidate, now)
         if self.tenure is not None:
             self._tick_tenure(self.tenure, now)
-        elif self.candidate is None and self._takeover_at is None and self.route() == 0:
+        elif self.candidate is None and self.takeover.at is None and self.route() == 0:
             self._leader_lost()
         if self.learner.known > self.prefix and self.leader not in (0, self.me):
             self.learner.ask(self.relay or self.leader, self.learner.known)
@@ -433,7 +428,7 @@ class Replica:
             return
         if now - candidate.started > 10 * PREPARE_RETRY_S:
             self.candidate = None
-            self._back_off()
+            self.takeover.back_off()
             return
         if candidate.own_durable:
             self._send_prepare(candidate)
@@ -470,9 +465,7 @@ class Replica:
         self.leader = leader
         self.ballot = ballot
         self.relay = NodeId(0)
-        self._takeover_at = None
-        self._takeover_forced = False
-        self._leaderless_since = 0.0
+        self.takeover.drop()
         self._declined = None
 
     def _step_down(self, why: str) -> None:
@@ -485,67 +478,30 @@ class Replica:
 
     def _leader_lost(self) -> None:
         """Nobody leads as far as this node sees: the first in line prepares at once, the others wait for a write."""
-        now = self.host.now()
-        if self._leaderless_since == 0.0:
-            self._leaderless_since = now
         declined, self._declined = self._declined, None
         if declined is not None:
             self.on_prepare(*declined)
             if self._declined is None:
                 return
-        if self.candidate is None and self._takeover_at is None:
-            self._plan_takeover(self._rank() * IDLE_TAKEOVER_S)
-
-    def _rank(self) -> int:
-        """How many linked members stand before this node in the line of succession."""
-        after = self.leader or self.members.before(self.members.preferred(self.group))
-        rank = 0
-        for node in self.members.succession(after):
-            if node == self.me:
-                return rank
-            if self.host.linked(node):
-                rank += 1
-        return rank
+        if self.candidate is None and self.takeover.at is None:
+            self._plan_takeover(self.takeover.rank(self.leader) * IDLE_TAKEOVER_S)
 
     def _plan_takeover(self, delay: float, *, forced: bool = False) -> None:
-        if delay > 0:
-            delay += self.host.jitter() * RANK_DELAY_S
-        when = max(self.host.now() + delay, self._not_before)
-        if self._takeover_at is None or when < self._takeover_at:
-            self._takeover_at = when
-            self._takeover_forced = self._takeover_forced or forced
-        if when <= self.host.now():
+        if self.takeover.plan(delay, forced=forced):
             self._takeover()
-        else:
-            self.host.wake_at(when)
 
     def _takeover(self) -> None:
-        self._takeover_at = None
-        forced, self._takeover_forced = self._takeover_forced, False
+        forced = self.takeover.take()
         if self.tenure is not None or self.candidate is not None or not self.acceptor.voting:
             return
         if (not forced and self.route() != 0) or not self.host.may_lead():
             return
-        if not self.members.has_majority(self._linked_mask()):
-            return  # no promise quorum can come: tried again when a peer connects or at a later tick
+        if not self.takeover.quorum_in_reach():
+            return  # tried again at a later tick
         if self.leader == 0 and not self.host.heard_all():
             return  # somebody just met may know a leader: its first heartbeat tells
         self._start_candidate(forced=forced)
 
-    def _linked_mask(self) -> int:
-        mask = self.members.bit[self.me]
-        for peer in self.others:
-            if self.host.linked(peer):
-                mask |= self.members.bit[peer]
-        return mask
-
-    def _back_off(self) -> None:
-        """Duelling proposers part by growing random delays."""
-        self._backoff = min(self._backoff * 2, BACKOFF_MAX_S)
-        self._not_before = self.host.now() + self._backoff * (0.5 + self.host.jitter())
-
     def _saw(self, ballot: Ballot) -> None:
         if ballot > self.highest_seen:
             self.highest_seen = ballot
-
-

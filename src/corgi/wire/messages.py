@@ -42,7 +42,8 @@ class HelloReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class Produce(WireMessage, frozen=True, array_like=True, gc=False):
-    """Append batches. ``acks``: 0 none (no answer comes), 1 leader's disk, 2 quorum. Entries: topic id, partition, bytes."""
+    """Append batches. ``acks``: 0 none (no answer comes), 1 leader's disk, 2 quorum. Entries: topic id, partition,
+    bytes."""
 
     TYPE: ClassVar[int] = 2
     acks: int
@@ -59,7 +60,8 @@ class ProduceReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class Fetch(WireMessage, frozen=True, array_like=True, gc=False):
-    """Long poll. Entries: topic id, partition, offset, bytes wanted. Answers when ``bytes_min`` are there or time is up."""
+    """Long poll. Entries: topic id, partition, offset, bytes wanted. Answers when ``bytes_min`` are there or time is
+    up."""
 
     TYPE: ClassVar[int] = 3
     wait_ms: int
@@ -155,7 +157,8 @@ class MetadataReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class CreateTopic(WireMessage, frozen=True, array_like=True, gc=False):
-    """``config``: "max_batch_bytes", "retention_ms", "retention_bytes", "cleanup" … as text; unknown keys are refused."""
+    """``config``: "max_batch_bytes", "retention_ms", "retention_bytes", "cleanup" … as text; unknown keys are
+    refused."""
 
     TYPE: ClassVar[int] = 8
     name: str
