@@ -16,15 +16,15 @@ RESOLUTION_S = 1e-6
 
 
 class Summary(NamedTuple):
-    """Milliseconds; ``count`` values. All zero when nothing was recorded."""
+    """All zero when nothing was recorded."""
 
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    p999: float
-    max: float
+    samples: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
 
 
 class Histogram:
