@@ -1,0 +1,80 @@
+"""Reading batches of one partition out of stored values, without copying large ones.
+
+Whole batches only, and the batch that contains the asked offset first, even if it alone is above the limit: a reader
+always gets on. The first 16 bytes are made anew, because offset and leader epoch are known only since apply.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from corgi.base.batch import PREFIX_BYTES, patched_prefix
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
+from corgi.base.ids import GroupId, Offset
+from corgi.delivery.limits import JOIN_BATCH_BYTES, JOIN_PINNED_RATIO
+from corgi.delivery.ports import AppliedLog
+from corgi.delivery.values import Values, Waiter
+
+
+class Gathered(NamedTuple):
+    """``lengths`` of whole batches, whose bytes joined are ``buffers``; ``next_offset`` comes after them.
+
+    ``pending``: more is there and waits for a value from the disk. ``error``: why the batch at ``next_offset`` cannot
+    be read.
+    """
+
+    lengths: list[int]
+    buffers: list[Buffer]
+    size: int
+    next_offset: Offset
+    pending: bool = False
+    error: CorgiError | None = None
+
+
+def gather(
+    log: AppliedLog,
+    group: GroupId,
+    offset: Offset,
+    *,
+    bytes_max: int,
+    batches_max: int,
+    values: Values,
+    waiter: Waiter,
+    urgent: bool,
+) -> Gathered:
+    """Batches from the one that contains ``offset`` on, up to about ``bytes_max`` bytes and ``batches_max`` batches."""
+    lengths: list[int] = []
+    buffers: list[Buffer] = []
+    size = 0
+    i = log.find(offset)
+    last = min(log.count, i + batches_max)
+    while i < last:
+        entry = log.entry(i)
+        if lengths and size + entry.length > bytes_max:
+            break
+        slot = entry.slot
+        value = values.get(group, slot, waiter, urgent=urgent)
+        if value is None:
+            return Gathered(lengths, buffers, size, offset, pending=True)
+        if isinstance(value, CorgiError):
+            return Gathered(lengths, buffers, size, offset, error=value)
+        view = memoryview(value)
+        run_buffers, run_batches, run_bytes = len(buffers), len(lengths), size
+        while True:
+            at, length = entry.at, entry.length
+            buffers.append(patched_prefix(entry.base_offset, length, entry.epoch))
+            buffers.append(view[at + PREFIX_BYTES : at + length])
+            lengths.append(length)
+            size += length
+            offset = Offset(entry.base_offset + entry.records)
+            i += 1
+            if i >= last:
+                break
+            entry = log.entry(i)
+            if entry.slot != slot or size + entry.length > bytes_max:
+                break
+        run_batches, run_bytes = len(lengths) - run_batches, size - run_bytes
+        if run_bytes < run_batches * JOIN_BATCH_BYTES or run_bytes * JOIN_PINNED_RATIO < len(value):
+            buffers[run_buffers:] = [b"".join(buffers[run_buffers:])]
+    return Gathered(lengths, buffers, size, offset)

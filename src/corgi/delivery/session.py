@@ -1,0 +1,210 @@
+"""A delivery session: one subscriber of one partition, pushed to while it has credit.
+
+    mode "tail"        every batch leaves in the turn in which it was applied; it is still in memory
+    mode "catching-up" the subscriber is behind: larger pieces, in turn with the others who are behind, from the disk
+
+A subscriber is at the tail once it has been sent the end, and stays there until something holds it up before the next
+end: no credit, a client that does not read, a value that has left memory. ``statistics()`` tells mode and switches.
+
+Credit is in bytes: a push takes its bytes off, nothing is pushed at zero, and a batch may overdraw it, so that one
+larger than the whole credit passes. The subscriber grants credit anew when it has used up half of what it gave, so that
+at the tail its requests are few: a window of W bytes costs one grant per W/2 bytes delivered, and one Credit message
+carries the grants of all its subscriptions.
+
+Invariant: what is pushed are applied batches, whole, each once and in the order of their offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC
+from corgi.base.ids import GroupId, Offset
+from corgi.base.ports import ClientSession, Message
+from corgi.delivery.limits import CREDIT_MAX, QUANTUM_BATCHES, QUANTUM_BYTES
+from corgi.delivery.ports import AppliedLog
+from corgi.delivery.reads import gather
+from corgi.delivery.turns import Turn
+from corgi.delivery.values import Values
+
+TAIL = "tail"
+CATCHING_UP = "catching-up"
+
+
+class SessionStatistics(NamedTuple):
+    """A snapshot. ``behind`` counts offsets between the position and the applied end."""
+
+    subscription: int
+    mode: str
+    offset: Offset
+    behind: int
+    credit: int
+    batches: int
+    bytes: int
+    switches: int
+
+
+class DeliveryCounters:
+    """Sums over all sessions of a node, ever."""
+
+    __slots__ = ("batches", "bytes", "frames", "out_of_credit", "to_catching_up", "to_tail")
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.bytes = 0
+        self.frames = 0
+        self.out_of_credit = 0
+        self.to_tail = 0
+        self.to_catching_up = 0
+
+
+class Surroundings(NamedTuple):
+    """What all sessions share. The two makers build the protocol's messages, which delivery does not know."""
+
+    values: Values
+    counters: DeliveryCounters
+    make_deliver: Callable[[int, Offset, tuple[int, ...]], Message]
+    wake: Callable[[DeliverySession], None]
+    end: Callable[[DeliverySession, int, str], None]
+
+
+class DeliverySession:
+    """One (client, partition). ``subscription`` is the client's name for it; credit in bytes."""
+
+    __slots__ = (
+        "_around",
+        "batches",
+        "bytes",
+        "client",
+        "credit",
+        "ended",
+        "group",
+        "log",
+        "offset",
+        "queued",
+        "subscription",
+        "switches",
+        "tail",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        client: ClientSession,
+        subscription: int,
+        log: AppliedLog,
+        group: GroupId,
+        offset: Offset,
+        credit: int,
+        around: Surroundings,
+    ) -> None:
+        self.client = client
+        self.subscription = subscription
+        self.log = log
+        self.group = group
+        self.offset = offset
+        self.credit = credit
+        self.tail = offset >= log.end
+        self.queued = False
+        self.waiting = False  # for a value from the disk
+        self.ended = False
+        self.batches = 0
+        self.bytes = 0
+        self.switches = 0
+        self._around = around
+
+    @property
+    def urgent(self) -> bool:
+        return self.tail
+
+    def statistics(self) -> SessionStatistics:
+        return SessionStatistics(
+            self.subscription,
+            TAIL if self.tail else CATCHING_UP,
+            self.offset,
+            max(0, self.log.end - self.offset),
+            self.credit,
+            self.batches,
+            self.bytes,
+            self.switches,
+        )
+
+    def grant(self, credit: int) -> bool:
+        """More credit; False, and nothing changed, if the sum would pass CREDIT_MAX."""
+        if self.credit + credit > CREDIT_MAX:
+            return False
+        self.credit += credit
+        return True
+
+    def value_ready(self) -> None:
+        self.waiting = False
+        if not self.ended:
+            self._around.wake(self)
+
+    def parked(self) -> None:
+        self.waiting = False
+        self._around.values.forget(self)
+        self._note_position(held_up=True)
+
+    def run(self, turn: Turn) -> bool:
+        """Push one piece; True if another could follow at once."""
+        log = self.log
+        if self.ended or self.waiting:
+            return False
+        if not log.open:
+            self._around.end(self, UNKNOWN_TOPIC, "the topic was deleted")
+            return False
+        if self.offset < log.start:
+            self._around.end(self, OFFSET_OUT_OF_RANGE, f"offset {self.offset} is no longer stored")
+            return False
+        if self.credit <= 0:
+            self._note_position(held_up=True)
+            return False
+        got = gather(
+            log,
+            self.group,
+            self.offset,
+            bytes_max=min(self.credit, QUANTUM_BYTES, turn.bytes),
+            batches_max=min(QUANTUM_BATCHES, turn.batches),
+            values=self._around.values,
+            waiter=self,
+            urgent=self.tail,
+        )
+        if got.lengths:
+            self._push(got.lengths, got.size, got.next_offset, turn)
+            self.client.push(self._around.make_deliver(self.subscription, log.end, tuple(got.lengths)), got.buffers)
+        if got.error is not None:
+            self._around.end(self, got.error.kind.number, got.error.message)
+            return False
+        self.waiting = got.pending
+        held_up = got.pending or self.credit <= 0
+        self._note_position(held_up)
+        return not held_up and self.offset < log.end
+
+    def _push(self, lengths: list[int], size: int, next_offset: Offset, turn: Turn) -> None:
+        batches = len(lengths)
+        self.offset = next_offset
+        self.credit -= size
+        self.batches += batches
+        self.bytes += size
+        counters = self._around.counters
+        counters.frames += 1
+        counters.batches += batches
+        counters.bytes += size
+        if self.credit <= 0:
+            counters.out_of_credit += 1
+        turn.spend(batches, size)
+
+    def _note_position(self, held_up: bool) -> None:
+        """At the end is at the tail; whoever is held up (no credit, slow client, cold value) before it falls behind."""
+        at_end = self.offset >= self.log.end
+        if self.tail:
+            if held_up and not at_end:
+                self.tail = False
+                self.switches += 1
+                self._around.counters.to_catching_up += 1
+        elif at_end:
+            self.tail = True
+            self.switches += 1
+            self._around.counters.to_tail += 1
