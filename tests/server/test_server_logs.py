@@ -50,6 +50,13 @@ def test_text_is_readable() -> None:
     assert stream.getvalue().endswith("node=1 address=127.0.0.1:7450 took_s=0.25\n")
 
 
+def test_a_sentence_of_a_layer_below_is_an_event_too() -> None:
+    stream = configured("json")
+    logging.getLogger("corgi.net").warning("client %s: %s", "127.0.0.1", "slow")
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["message"]) == ("net", "client 127.0.0.1: slow")
+
+
 def test_the_level_is_kept() -> None:
     stream = configured("text", "error")
     logs.warning("unheard")

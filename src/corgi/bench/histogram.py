@@ -74,9 +74,15 @@ class Histogram:
 
     def summary(self) -> Summary:
         """The usual percentiles in milliseconds."""
-        mean = self.total_s / self.count if self.count else 0.0
-        shares = (0.5, 0.9, 0.99, 0.999)
-        return Summary(self.count, _ms(mean), *(_ms(self.percentile(share)) for share in shares), _ms(self.max_s))
+        return Summary(
+            samples=self.count,
+            mean_ms=_ms(self.total_s / self.count if self.count else 0.0),
+            p50_ms=_ms(self.percentile(0.5)),
+            p90_ms=_ms(self.percentile(0.9)),
+            p99_ms=_ms(self.percentile(0.99)),
+            p999_ms=_ms(self.percentile(0.999)),
+            max_ms=_ms(self.max_s),
+        )
 
 
 def _index(value: int) -> int:

@@ -56,9 +56,9 @@ class JsonFormatter(logging.Formatter):
             "time": _utc(record.created),
             "monotonic_s": round(time.monotonic(), 6),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": _event_of(record),
         }
-        line.update(getattr(record, "facts", {}))
+        line.update(_facts_of(record))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -68,12 +68,9 @@ class TextFormatter(logging.Formatter):
     """``12:00:00.123 info    listening        node=1 address=127.0.0.1:7450``"""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = " ".join(f"{key}={shown(value)}" for key, value in getattr(record, "facts", {}).items())
+        facts = " ".join(f"{key}={shown(value)}" for key, value in _facts_of(record).items())
         clock = _utc(record.created)[11:23]
-        message = record.getMessage()
-        if not message.isprintable():
-            message = json.dumps(message)
-        line = f"{clock} {record.levelname.lower():<7} {message:<18} {facts}".rstrip()
+        line = f"{clock} {record.levelname.lower():<7} {_event_of(record):<18} {facts}".rstrip()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -85,6 +82,16 @@ def shown(value: object) -> str:
         return f"{value:.6g}"
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _event_of(record: logging.LogRecord) -> str:
+    """The event's name; a sentence that a layer below logged in the usual way is an event named after its logger."""
+    return record.getMessage() if hasattr(record, "facts") else record.name.removeprefix("corgi.")
+
+
+def _facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    facts: dict[str, Any] = getattr(record, "facts", None) or {}
+    return facts if hasattr(record, "facts") else {"message": record.getMessage()}
 
 
 def _utc(created: float) -> str:
