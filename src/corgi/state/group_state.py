@@ -52,6 +52,7 @@ class GroupState:
         self.closed_version = 0  # the highest version of `__meta/0` at which a partition was closed here
         self.producers_expired_below = 0
         self.partitions: dict[tuple[TopicId, int], PartitionLog] = {}
+        self.held: dict[TopicId, list[int]] = {}  # the partitions of user topics that are open here
         self.topics = Topics(groups) if group == 0 else None
         self.windows: dict[int, Window] = {}  # by node
         self._moved: list[PartitionLog] = []

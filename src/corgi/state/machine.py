@@ -31,7 +31,9 @@ from corgi.state import rules
 from corgi.state.commands import FLAG_ATOMIC
 from corgi.state.group_state import GroupState
 from corgi.state.index import PartitionLog
-from corgi.state.outcomes import Outcome, admit
+from corgi.state.outcomes import AppendResult, Outcome, admit
+
+__all__ = ["AppendResult", "Machine", "Outcome"]
 
 _SINGLE = struct.Struct(">HHIIII")  # a DATA body's header and table when it holds one batch
 _SINGLE_BYTES = _SINGLE.size
@@ -65,7 +67,7 @@ class Machine(GroupState):
 
     def take_topic_changes(self) -> list[str]:
         """Names of topics created, changed or deleted since last asked; always empty outside group 0."""
-        names = list(self._topic_changes)
+        names = list(dict.fromkeys(self._topic_changes.values()))
         self._topic_changes.clear()
         return names
 

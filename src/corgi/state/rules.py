@@ -122,6 +122,7 @@ def _open(state: GroupState, body: Buffer) -> Verdict:
     for partition, log in zip(wanted.partitions, present, strict=True):
         if log is None:
             log = state.partitions[topic, partition] = PartitionLog(topic, partition)
+            state.held.setdefault(topic, []).append(partition)
         elif log.version >= wanted.version:
             continue
         log.version = wanted.version
@@ -135,16 +136,21 @@ def _close(state: GroupState, body: Buffer) -> Verdict:
     wanted = decode_partition_close(body)
     if wanted is None or not _are_user_partitions(wanted.topic, wanted.partitions):
         return MALFORMED, "a partition-close does not decode"
-    keys = [(TopicId(wanted.topic), partition) for partition in wanted.partitions]
-    present = [(key, state.partitions[key]) for key in keys if key in state.partitions]
-    if any(log.version > wanted.version for _, log in present):
+    topic = TopicId(wanted.topic)
+    keys = [(topic, partition) for partition in wanted.partitions]
+    present = [state.partitions[key] for key in keys if key in state.partitions]
+    if any(log.version > wanted.version for log in present):
         return errors.UNSETTLED, "the closing is older than the opening"
     state.closed_version = max(state.closed_version, wanted.version)
-    for key, log in present:
-        del state.partitions[key]
+    for log in present:
+        del state.partitions[topic, log.partition]
         log.close()
         state.moved(log)
-    state.opened(TopicId(wanted.topic))
+    gone = {log.partition for log in present}
+    left = [partition for partition in state.held.pop(topic, ()) if partition not in gone]
+    if left:
+        state.held[topic] = left
+    state.opened(topic)
     return _DONE
 
 

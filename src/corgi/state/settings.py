@@ -36,14 +36,18 @@ def check_partition_count(partitions: int) -> None:
         raise CorgiError("invalid-argument", f"a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}")
 
 
-def check_settings(config: Mapping[str, str]) -> None:
-    """Raises CorgiError "invalid-argument" that names the key, and for an unknown one those that are known."""
+def check_settings(config: Mapping[str, str] | Mapping[str, str | None]) -> None:
+    """Raises CorgiError "invalid-argument" that names the key, and for an unknown one those that are known.
+
+    None stands for the default.
+    """
     for key, value in config.items():
         check_setting = _KEYS.get(key)
         if check_setting is None:
             known = ", ".join(sorted(_KEYS))
-            raise CorgiError("invalid-argument", f"a topic has no setting {key!r}", hint=f"the settings are {known}")
-        check_setting(key, value)
+            raise CorgiError("invalid-argument", f"a topic has no setting {key!r}, only {known}")
+        if value is not None:
+            check_setting(key, value)
 
 
 def batch_bytes_max(config: Mapping[str, str]) -> int:

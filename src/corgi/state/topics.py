@@ -71,6 +71,11 @@ def default_anchor(name: str, groups: int) -> int:
     return crc32c.crc32c(name.encode()) % groups
 
 
+def created_id(version: Offset) -> TopicId:
+    """The id of the topic that the record at this offset of `__meta/0` created."""
+    return TopicId(FIRST_USER_TOPIC + version)
+
+
 def encode_topic_record(name: str, record: TopicRecord | None, timestamp_ms: int) -> bytes:
     """The batch to append to `__meta/0`; None deletes the topic."""
     value = None if record is None else _encode(record)
@@ -84,7 +89,7 @@ class Topics:
 
     def __init__(self, groups: int) -> None:
         self._groups = groups
-        self._watches: list[dict[str, None]] = []
+        self._watches: list[dict[TopicId, str]] = []
         self.by_name: dict[str, Topic] = {}
         self.by_id: dict[TopicId, Topic] = {}
         self.end = Offset(0)
@@ -111,9 +116,9 @@ class Topics:
             )
         return found.group_of(partition)
 
-    def watch(self) -> dict[str, None]:
-        """A dictionary that gains the name of every topic that changes; its owner empties it."""
-        changed: dict[str, None] = {}
+    def watch(self) -> dict[TopicId, str]:
+        """A dictionary that gains (id, name) of every topic that changes or ends; its owner empties it."""
+        changed: dict[TopicId, str] = {}
         self._watches.append(changed)
         return changed
 
@@ -146,15 +151,19 @@ class Topics:
             present = before[name] = self.by_name.get(name)
             if present is not None:
                 del self.by_id[present.topic]
+                self._tell(present)
             if topic is None:
                 self.by_name.pop(name, None)
             else:
                 self.by_name[name] = topic
                 self.by_id[topic.topic] = topic
-            for changed in self._watches:
-                changed[name] = None
+                self._tell(topic)
         self.end = end
         return before
+
+    def _tell(self, topic: Topic) -> None:
+        for changed in self._watches:
+            changed[topic.topic] = topic.name
 
 
 def _changed(name: str, present: Topic | None, record: TopicRecord | None, offset: Offset) -> Topic | None:
@@ -184,7 +193,7 @@ def _created(name: str, present: Topic | None, record: TopicRecord, offset: Offs
         raise CorgiError("topic-exists", f"there is a topic {name!r} already")
     if not 1 <= record.groups <= GROUPS_MAX or record.anchor >= _ANCHOR_END:
         raise CorgiError("invalid-argument", f"anchor {record.anchor} and {record.groups} groups place no partition")
-    topic = FIRST_USER_TOPIC + offset
+    topic = created_id(offset)
     if topic >= TOPIC_ID_END:
         raise CorgiError("invalid-argument", "all topic ids are used up")
-    return Topic(name, TopicId(topic), record.partitions, record.anchor, record.groups, record.config, offset)
+    return Topic(name, topic, record.partitions, record.anchor, record.groups, record.config, offset)
