@@ -81,6 +81,10 @@ class Detector:
                 view.acknowledged_at = max(view.acknowledged_at, sent_at)
                 break
 
+    def acknowledged(self, peer: NodeId) -> None:
+        """The peer answered something that was asked just now."""
+        self.peers[peer].acknowledged_at = self.clock.now()
+
     def next_beat(self) -> int:
         """The number of the heartbeat that is sent now to all peers."""
         self._number += 1
@@ -119,10 +123,9 @@ class Detector:
         """How long ago the leader of ``ballot`` had a quorum, as far as this node knows; -1: not alive from here."""
         leader = ballot_node(ballot)
         if leader == self.me:
-            age = self.quorum_age_s()
-            return int(age * 1000) if self_leads and age < self.suspicion_s else -1
+            return int(min(self.quorum_age_s(), 1e6) * 1000) if self_leads else -1
         view = self.peers.get(leader)
-        if view is None or not self.linked(leader):
+        if view is None or not view.beaten or not self.linked(leader):
             return -1
         lead = view.leads.get(group)
         since_beat = self.clock.now() - view.beat_at
@@ -130,14 +133,18 @@ class Detector:
             return 0  # it won after its last heartbeat
         if lead.ballot > ballot or lead.quorum_age_ms < 0:
             return -1
-        age = lead.quorum_age_ms / 1000 + since_beat
-        return int(age * 1000) if age < 2 * self.suspicion_s else -1
+        age_ms = lead.quorum_age_ms + int(since_beat * 1000)
+        return age_ms if self.fresh(age_ms) else -1
+
+    def fresh(self, age_ms: int) -> bool:
+        """Whether a leader that had its last majority so long ago counts as alive; -1 is no leader."""
+        return 0 <= age_ms < 2000 * self.suspicion_s
 
     def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
         if not self.linked(peer):
             return False
         lead = self.peers[peer].leads.get(group)
-        return lead is not None and lead.ballot == ballot and lead.quorum_age_ms >= 0
+        return lead is not None and lead.ballot == ballot and self.fresh(lead.quorum_age_ms)
 
     def heard_all(self) -> bool:
         return all(view.beaten for view in self.peers.values() if view.connected)

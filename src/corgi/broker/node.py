@@ -143,7 +143,10 @@ class Node:
         self.detector.beat(peer, message)
         for lead in message.leads:
             if 0 <= lead.group < len(self.groups):
-                self.groups[lead.group].replica.heard_of(peer, lead.ballot, lead.prefix, lives=lead.quorum_age_ms >= 0)
+                replica = self.groups[lead.group].replica
+                replica.heard_of(peer, lead.ballot, lead.prefix, lives=self.detector.fresh(lead.quorum_age_ms))
+                if lead.quorum_age_ms < 0:
+                    replica.leader_denies(peer, lead.ballot)
 
     def log_synced(self, records: Sequence[LogRecord]) -> None:
         """These records are durable: their messages leave, their votes count."""
@@ -430,7 +433,7 @@ class Node:
         if ballot == 0:
             return False
         leads = self.groups[group].replica.tenure is not None
-        return self.detector.leader_age_ms(group, ballot, self_leads=leads) >= 0
+        return self.detector.fresh(self.detector.leader_age_ms(group, ballot, self_leads=leads))
 
     def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
         return self.detector.relays(peer, group, ballot)

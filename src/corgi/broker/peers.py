@@ -84,6 +84,7 @@ class PeerDispatch:
     def _accepted(self, sender: NodeId, message: Accepted, _: memoryview) -> None:
         group = self._group(message.group)
         self._node.identity.accepted(sender, message)
+        self._node.detector.acknowledged(sender)
         group.replica.on_accepted(sender, message)
 
     def _prepare(self, sender: NodeId, message: Prepare) -> None:
@@ -94,6 +95,7 @@ class PeerDispatch:
     def _promise(self, sender: NodeId, message: Promise, payload: memoryview) -> None:
         group = self._group(message.group)
         self._node.identity.promised(sender, message)
+        self._node.detector.acknowledged(sender)
         group.replica.on_promise(sender, message, payload)
 
     def _forward(self, sender: NodeId, message: Forward, payload: memoryview) -> None:

@@ -57,6 +57,7 @@ class Replica:
         self.tenure: Tenure | None = None
         self.leader = NodeId(0)
         self.ballot = Ballot(0)
+        self._confirmed = False  # the leader was heard as such since its link last came up
         self.relay = NodeId(0)  # a peer that hears the leader when this node does not
         self.leadership_changes = 0
         self.highest_seen = Ballot(0)
@@ -100,7 +101,7 @@ class Replica:
             return self.me
         if self.leader == 0 or self.leader == self.me:
             return NodeId(0)
-        if self.host.linked(self.leader):
+        if self._confirmed and self.host.linked(self.leader):
             return self.leader
         if self.relay and self.host.relays(self.relay, self.group, self.ballot):
             return self.relay
@@ -211,6 +212,7 @@ class Replica:
         self.leader = ballot_node(message.leader_ballot)
         self.ballot = max(self.ballot, message.leader_ballot)
         self.relay = sender
+        self._confirmed = sender == self.leader
         if message.prefix > self.prefix:
             self.learner.ask(sender, message.prefix)
 
@@ -371,6 +373,7 @@ class Replica:
         if peer == self.relay:
             self.relay = NodeId(0)
         if peer == self.leader and self.tenure is None:
+            self._confirmed = False
             self._leader_lost()
 
     def want_leader(self) -> None:
@@ -450,7 +453,7 @@ class Replica:
     def _follow(self, ballot: Ballot) -> None:
         """``ballot`` is at least the promise: its node leads."""
         self._saw(ballot)
-        if ballot == self.ballot and self.leader == ballot_node(ballot) and self.candidate is None:
+        if ballot == self.ballot and self.leader == ballot_node(ballot) and self.candidate is None and self._confirmed:
             return
         if self.tenure is not None and ballot > self.tenure.ballot:
             self._step_down("another leads")
@@ -458,10 +461,12 @@ class Replica:
             self.candidate = None
         if ballot >= self.ballot:
             self._set_leader(ballot_node(ballot), ballot)
+            self._confirmed = True
 
     def _set_leader(self, leader: NodeId, ballot: Ballot) -> None:
         if leader != self.leader or ballot != self.ballot:
             self.leadership_changes += 1
+            self._confirmed = False
         self.leader = leader
         self.ballot = ballot
         self.relay = NodeId(0)
