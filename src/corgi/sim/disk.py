@@ -151,16 +151,14 @@ class SimWal:
         scan = Scan(disk.identity, segment_bytes=disk.segment_bytes)
         records = list(scan.records(sorted(disk.segments.items())))
         end = scan.end
-        if end.torn_to > end.offset:
+        if end.torn is not None:
             self.process.cluster.count("tail_cuts")
-            disk.write(end.segment, end.offset, bytes(end.torn_to - end.offset))
+            segment, start, stop = end.torn
+            disk.write(segment, start, bytes(stop - start))
         disk.sync()
-        self.journal = Journal(self._states, end, segment_bytes=disk.segment_bytes)
+        self.journal = Journal(self.process.node.group_states, end, segment_bytes=disk.segment_bytes)
         self._prepare_ahead()
         return records
-
-    def _states(self) -> list[LogRecord]:
-        return [group.replica.state_record() for group in self.process.node.groups]
 
     def turn_ended(self) -> None:
         """Write what the turn appended."""

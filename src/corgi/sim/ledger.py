@@ -37,16 +37,18 @@ _PROMISING = (RecordKind.PROMISE, RecordKind.ACCEPT, RecordKind.STATE)
 class DiskMemory:
     """What the onlooker knows to be durable on one disk."""
 
-    __slots__ = ("promised", "votes")
+    __slots__ = ("promised", "votes", "written")
 
     def __init__(self) -> None:
-        self.promised: dict[GroupId, Ballot] = {}
+        self.promised: dict[GroupId, Ballot] = {}  # by any record
+        self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
 
     def copy(self) -> DiskMemory:
         """For a disk image: what the image holds."""
         other = DiskMemory()
         other.promised = dict(self.promised)
+        other.written = dict(self.written)
         other.votes = set(self.votes)
         return other
 
@@ -100,6 +102,7 @@ class Ledger:
         for group, slot, ballot in sorted(memory.votes - found.votes):
             self.violate("synced-record-lost", f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone")
         memory.promised = found.promised
+        memory.written = found.written
         memory.votes = found.votes
 
     def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
@@ -122,10 +125,12 @@ class Ledger:
                 return  # copied forward to a newer segment
             memory.votes.add((group, record.slot, ballot))
             self._vote(node, record)
-        before = memory.promised.get(group, Ballot(0))
-        if ballot < before and record.kind is not RecordKind.STATE:
-            self.violate("promise-went-back", f"node {node}: {record} behind a promise of {_show(before)}")
-        memory.promised[group] = max(before, ballot)
+        memory.promised[group] = max(memory.promised.get(group, Ballot(0)), ballot)
+        if record.kind is not RecordKind.STATE:
+            before = memory.written.get(group, Ballot(0))
+            if ballot < before:
+                self.violate("promise-went-back", f"node {node}: {record} behind a promise of {_show(before)}")
+            memory.written[group] = max(before, ballot)
 
     def _vote(self, node: NodeId, record: LogRecord) -> None:
         key = (record.group, record.slot)

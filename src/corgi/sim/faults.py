@@ -1,0 +1,298 @@
+"""Faults, swarm fashion: each seed draws which kinds it has and how often, so that rare pairs meet undisturbed by others.
+
+A fault has a beginning and an end of its own; at most one of those that lose a disk is under way, and never beside
+another node's absence, because with a majority gone for good no protocol keeps its promises. ``heal`` ends all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+from corgi.base.ids import NodeId
+from corgi.sim.cluster import Cluster, Image
+from corgi.sim.sessions import Front
+
+KINDS = (
+    "kill", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut", "slow-link",
+    "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "old-disk",
+)  # fmt: skip
+RARE = frozenset({"power-all", "wipe", "old-disk", "stop", "clock-jump"})
+SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
+
+
+class Faults:
+    """Injects faults until ``heal``. All chance comes from its own stream."""
+
+    def __init__(self, cluster: Cluster, front: Front, *, only: tuple[str, ...] | None = None) -> None:
+        self.cluster = cluster
+        self.front = front
+        self.world = cluster.world
+        self.chance = self.world.stream("faults")
+        enabled = tuple(kind for kind in KINDS if self.chance.random() < (0.25 if kind in RARE else 0.45))
+        self.enabled = only if only is not None else enabled or ("kill",)
+        self.pace = self.chance.choice((0.4, 0.8, 1.5, 3.0))  # mean seconds between faults
+        self.length = self.chance.choice((0.3, 1.0, 3.0))  # mean seconds that one lasts
+        self.injected = 0
+        self.healed = False
+        self._quiet_until = 0.0
+        self._image: tuple[NodeId, Image, tuple[int, ...]] | None = None
+        self._inject: dict[str, Callable[[], bool]] = {
+            "kill": self._kill,
+            "power": self._power,
+            "power-all": self._power_all,
+            "pause": self._pause,
+            "isolate": self._isolate,
+            "split": self._split,
+            "one-way": self._one_way,
+            "bridge": self._bridge,
+            "chain": self._chain,
+            "cut": self._cut,
+            "slow-link": self._slow_link,
+            "slow-disk": self._slow_disk,
+            "stuck-disk": self._stuck_disk,
+            "clock-jump": self._clock_jump,
+            "client-cut": self._client_cut,
+            "hide": self._hide,
+            "stop": self._stop,
+            "wipe": self._wipe,
+            "old-disk": self._old_disk,
+        }
+
+    def start(self, at: float) -> None:
+        self.world.note("faults", f"enabled {' '.join(self.enabled)}")
+        self.world.at(at, self._next)
+
+    def heal(self) -> None:
+        """End every fault and start every node."""
+        self.healed = True
+        self.world.note("faults", "heal")
+        self.cluster.network.slow.clear()
+        self.cluster.network.unblock_all()
+        self.front.unreachable.clear()
+        for node in self.cluster.members:
+            self.cluster.resume(node)
+            disk = self.cluster.computers[node].disk
+            disk.slow = disk.stuck_until = 0.0
+            self.cluster.start(node)
+
+    def _next(self) -> None:
+        if self.healed:
+            return
+        self.world.after(self.chance.expovariate(1.0) * self.pace, self._next)
+        if self.world.now < self._quiet_until:
+            return
+        kind = self.chance.choice(self.enabled)
+        if self._inject[kind]():
+            self.injected += 1
+            self.cluster.count(f"fault {kind}")
+
+    # ---- what goes
+
+    def _lasting(self) -> float:
+        return 0.02 + self.chance.expovariate(1.0) * self.length
+
+    def _later(self, delay: float, call: Callable[..., None], *arguments: object) -> None:
+        def unless_healed() -> None:
+            if not self.healed:
+                call(*arguments)
+
+        self.world.after(delay, unless_healed)
+
+    def _any_up(self) -> NodeId | None:
+        up = self.cluster.up()
+        return self.chance.choice(up) if up else None
+
+    # ---- processes
+
+    def _leader(self) -> NodeId | None:
+        """A node that leads something, more often than not."""
+        up = self.cluster.up()
+        leaders = [
+            node
+            for node in up
+            if (process := self.cluster.process_of(node)) is not None and any(g.replica.leading for g in process.node.groups)
+        ]
+        return self.chance.choice(leaders) if leaders and self.chance.random() < 0.6 else self._any_up()
+
+    def _kill(self) -> bool:
+        node = self._leader()
+        if node is None:
+            return False
+        self.cluster.kill(node)
+        self._later(self._lasting(), self.cluster.start, node)
+        return True
+
+    def _power(self) -> bool:
+        node = self._leader()
+        if node is None:
+            return False
+        self.cluster.kill(node, power=True)
+        self._later(self._lasting(), self.cluster.start, node)
+        return True
+
+    def _power_all(self) -> bool:
+        for node in self.cluster.members:
+            self.cluster.kill(node, power=True)
+            self._later(self._lasting(), self.cluster.start, node)
+        return True
+
+    def _pause(self) -> bool:
+        node = self._leader()
+        if node is None:
+            return False
+        self.cluster.pause(node)
+        self._later(self._lasting(), self.cluster.resume, node)
+        return True
+
+    def _stop(self) -> bool:
+        node = self._any_up()
+        if node is None:
+            return False
+        self.cluster.stop(node)
+        self._later(1.0 + self._lasting(), self.cluster.start, node)
+        return True
+
+    # ---- links
+
+    def _block(self, ways: list[tuple[NodeId, NodeId]]) -> bool:
+        reset = self.chance.random() < 0.3
+        for source, target in ways:
+            self.cluster.network.block(source, target, reset=reset)
+        self.world.note("faults", f"block {' '.join(f'{a}>{b}' for a, b in ways)}{' with reset' if reset else ''}")
+        self._later(self._lasting(), self._unblock, ways)
+        return bool(ways)
+
+    def _unblock(self, ways: list[tuple[NodeId, NodeId]]) -> None:
+        self.world.note("faults", f"unblock {' '.join(f'{a}>{b}' for a, b in ways)}")
+        for source, target in ways:
+            self.cluster.network.unblock(source, target)
+
+    def _between(self, one: list[NodeId], other: list[NodeId]) -> list[tuple[NodeId, NodeId]]:
+        return [way for a in one for b in other if a != b for way in ((a, b), (b, a))]
+
+    def _isolate(self) -> bool:
+        node = self._leader() or self.cluster.members[0]
+        return self._block(self._between([node], list(self.cluster.members)))
+
+    def _split(self) -> bool:
+        members = list(self.cluster.members)
+        self.chance.shuffle(members)
+        at = self.chance.randrange(1, len(members)) if len(members) > 1 else 1
+        return self._block(self._between(members[:at], members[at:]))
+
+    def _one_way(self) -> bool:
+        if len(self.cluster.members) < 2:
+            return False
+        source, target = self.chance.sample(self.cluster.members, 2)
+        return self._block([(source, target)])
+
+    def _bridge(self) -> bool:
+        """One node reaches all; the others are cut into two sides that do not reach each other."""
+        members = list(self.cluster.members)
+        self.chance.shuffle(members)
+        sides = members[1:]
+        half = len(sides) // 2
+        return self._block(self._between(sides[:half], sides[half:])) if half else False
+
+    def _chain(self) -> bool:
+        """Each node reaches its neighbours only."""
+        members = list(self.cluster.members)
+        self.chance.shuffle(members)
+        far = [(a, b) for (i, a), (j, b) in combinations(enumerate(members), 2) if j - i > 1]
+        return self._block([way for a, b in far for way in ((a, b), (b, a))])
+
+    def _cut(self) -> bool:
+        if len(self.cluster.members) < 2:
+            return False
+        one, other = self.chance.sample(self.cluster.members, 2)
+        self.cluster.network.cut(one, other)
+        return True
+
+    def _slow_link(self) -> bool:
+        node = self.chance.choice(self.cluster.members)
+        self.cluster.network.slow[node] = self.chance.choice((0.005, 0.03, 0.12, 0.4))
+        self._later(self._lasting(), lambda: self.cluster.network.slow.pop(node, None))
+        return True
+
+    # ---- disks and clocks
+
+    def _slow_disk(self) -> bool:
+        disk = self.cluster.computers[self.chance.choice(self.cluster.members)].disk
+        disk.slow = self.chance.choice((0.005, 0.03, 0.15))
+        self._later(self._lasting(), setattr, disk, "slow", 0.0)
+        return True
+
+    def _stuck_disk(self) -> bool:
+        node = self._leader()
+        if node is None:
+            return False
+        self.cluster.computers[node].disk.stuck_until = self.world.now + self._lasting()
+        return True
+
+    def _clock_jump(self) -> bool:
+        clock = self.cluster.computers[self.chance.choice(self.cluster.members)].clock
+        clock.jump(self.chance.choice((-20_000, -1_500, 700, 3_000, 60_000)))
+        return True
+
+    # ---- clients
+
+    def _client_cut(self) -> bool:
+        self.front.cut(self.chance.choice(self.cluster.members))
+        return True
+
+    def _hide(self) -> bool:
+        """No client reaches this node, while its peers do."""
+        node = self.chance.choice(self.cluster.members)
+        self.front.unreachable.add(node)
+        self.front.cut(node)
+        self._later(self._lasting(), self.front.unreachable.discard, node)
+        return True
+
+    # ---- lost disks
+
+    def _calm(self) -> bool:
+        """Every node votes, and no link is blocked: one disk may be lost now."""
+        return (
+            not self.cluster.network.blocked
+            and len(self.cluster.members) > 2
+            and all(self.cluster.trusted(node) for node in self.cluster.members)
+        )
+
+    def _lose(self, node: NodeId, how: Callable[[], None]) -> None:
+        self.cluster.kill(node)
+        how()
+        self._quiet_until = self.world.now + SETTLE_S
+        self._later(0.02 + self.chance.random() * 0.5, self.cluster.start, node)
+
+    def _wipe(self) -> bool:
+        if not self._calm():
+            return False
+        node = self.chance.choice(self.cluster.members)
+        self._lose(node, lambda: self.cluster.wipe(node))
+        return True
+
+    def _old_disk(self) -> bool:
+        """The first time an image is taken, later it is put back.
+
+        Only while no peer has restarted in between: what peers remember of others' votes is in their memory.
+        """
+        if self._image is not None and self._image[2] != self._boots(self._image[0]):
+            self._image = None
+        if self._image is None:
+            node = self.chance.choice(self.cluster.members)
+            if self.cluster.process_of(node) is not None:
+                self._image = (node, self.cluster.image(node), self._boots(node))
+            return False
+        if not self._calm():
+            return False
+        node, image, _ = self._image
+        self._image = None
+        self._lose(node, lambda: self.cluster.put_back(node, image))
+        return True
+
+    def _boots(self, node: NodeId) -> tuple[int, ...]:
+        """How often the peers of a node were started, and which disk the node has."""
+        computers = self.cluster.computers
+        peers = (computers[other].boot for other in self.cluster.members if other != node)
+        return (computers[node].doubted, *peers)

@@ -1,0 +1,203 @@
+"""One run from a seed, and a suite of them: chaos, then healing, then every operation ends and replicas are equal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from corgi.sim.checks import check_history
+from corgi.sim.cluster import Cluster, ClusterOptions
+from corgi.sim.clients import Scene
+from corgi.sim.faults import Faults
+from corgi.sim.history import History, Violation
+from corgi.sim.network import NetworkOptions
+from corgi.sim.process import MakeNode
+from corgi.sim.readers import Drainer
+from corgi.sim.sessions import Front
+from corgi.sim.workload import Workload
+from corgi.sim.world import World
+
+HEAL_AT_S = 24.0
+STOP_AT_S = 28.0  # producers make no new batches
+SETTLE_S = 15.0  # after that every operation must have ended and every replica be equal
+DRAIN_S = 10.0
+OPERATIONS_MIN = 500
+SECONDS_MIN = 30.0
+WINDOW_LINES = 60  # of the transcript, in a failure's report
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run. ``faults`` None draws the kinds from the seed; ``make`` builds a node (mutants give their own)."""
+
+    faults: tuple[str, ...] | None = None
+    nodes: int | None = None
+    make: MakeNode | None = None
+    minimum: bool = True  # a run with too few operations is a failure of the simulator
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run found. ``transcript`` is readable text around the first violation, or all of it when traced."""
+
+    seed: int
+    violations: list[Violation]
+    trace_hash: str
+    seconds: float
+    events: int
+    operations: int
+    faults: int
+    coverage: Counter[str]
+    transcript: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+    def report(self) -> str:
+        """For people: the seed, the first broken rule by name, what happened around it."""
+        if self.ok:
+            return f"seed {self.seed}: ok, {self.operations} operations, {self.faults} faults, hash {self.trace_hash}"
+        first = self.violations[0]
+        head = [f"seed {self.seed}: {first.name} at {first.time:.6f} s", f"  {first.detail}"]
+        head += [f"  also {violation.name}: {violation.detail}" for violation in self.violations[1:6]]
+        return "\n".join([*head, *self.transcript, f"repeat: python -m corgi.sim --seeds 1 --seed {self.seed} --trace"])
+
+
+def run_seed(seed: int, options: Options | None = None, *, trace: bool = False) -> Result:
+    """Run one seed. With ``trace`` the transcript is kept as a whole; the run itself is the same."""
+    return _Run(seed, options or Options(), trace).run()
+
+
+def run_suite(
+    first: int, count: int, progress: Callable[[Result], None] | None = None, options: Options | None = None
+) -> list[Result]:
+    """Run ``count`` seeds from ``first`` on, each told to ``progress``."""
+    results = []
+    for seed in range(first, first + count):
+        result = run_seed(seed, options)
+        if progress is not None:
+            progress(result)
+        results.append(result)
+    return results
+
+
+class _Run:
+    """The phases of one run."""
+
+    def __init__(self, seed: int, options: Options, trace: bool) -> None:
+        self.seed = seed
+        self.options = options
+        self.trace = trace
+        self.world = World(seed, keep_transcript=trace)
+        self.cluster = Cluster(self.world, self._shape())
+        self.front = Front(self.cluster)
+        self.history = History()
+        self.scene = Scene(self.world, self.front, self.cluster.members, self.history)
+        self.workload = Workload(self.scene)
+        self.faults = Faults(self.cluster, self.front, only=options.faults)
+        self.violations = self.cluster.ledger.violations
+
+    def _shape(self) -> ClusterOptions:
+        """The cluster that the seed asks for."""
+        chance = self.world.stream("shape")
+        network = NetworkOptions()
+        if chance.random() < 0.25:
+            rough = chance.choice((0.002, 0.01, 0.05))
+            network = NetworkOptions(datagrams=True, drop=rough, duplicate=rough, spike_chance=0.02)
+        elif chance.random() < 0.3:
+            network = NetworkOptions(delay_mean=chance.choice((0.001, 0.004)), spike_chance=0.01)
+        shape = ClusterOptions(
+            nodes=chance.choice((3, 3, 3, 3, 5, 1)),
+            groups=chance.choice((2, 4, 8)),
+            segment_bytes=chance.choice((128, 192, 512)) * 1024,
+            tail_bytes_max=chance.choice((4, 64, 1024)) * 1024,
+            window_slots=chance.choice((1, 3, 8)),
+            network=network,
+            clock_skew=chance.random() < 0.8,
+        )
+        if self.options.nodes is not None:
+            shape = replace(shape, nodes=self.options.nodes)
+        if self.options.make is not None:
+            shape = replace(shape, make=self.options.make)
+        return shape
+
+    def run(self) -> Result:
+        self.cluster.start_all()
+        self.workload.start(HEAL_AT_S)
+        self.faults.start(at=1.0)
+        if not (self._until(HEAL_AT_S) or self._heal() or self._finish() or self._drain()):
+            self.cluster.finish()
+            self.violations.extend(check_history(self.history))
+            self._check_size()
+        self.violations.extend(self.workload.violations())
+        return self._result()
+
+    def _broken(self) -> bool:
+        return bool(self.violations)
+
+    def _until(self, when: float) -> bool:
+        """Whether something broke before ``when``."""
+        return self.world.run(when, self._broken)
+
+    def _heal(self) -> bool:
+        self.faults.heal()
+        return self._until(STOP_AT_S)
+
+    def _finish(self) -> bool:
+        """No new work: every operation ends, and the replicas become equal."""
+        self.scene.producing = False
+        limit = STOP_AT_S + SETTLE_S
+        if self._run_until(limit, lambda: self.workload.idle() and self.cluster.replicas_equal()):
+            return True
+        self.history.unfinished.extend(self.workload.unfinished())
+        if not self.cluster.replicas_equal():
+            self.history.unfinished.extend(["replicas differ", *self.cluster.describe()])
+        return self._until(max(self.world.now + 0.5, SECONDS_MIN - 1.0))
+
+    def _drain(self) -> bool:
+        """Read everything back from every node."""
+        self.scene.reading = False
+        drainers = [Drainer(self.scene, node) for node in self.cluster.members]
+        for drainer in drainers:
+            drainer.start()
+        if self._run_until(self.world.now + DRAIN_S, lambda: all(drainer.idle() for drainer in drainers)):
+            return True
+        self.history.unfinished.extend(drainer.describe() for drainer in drainers if not drainer.idle())
+        return self._until(max(self.world.now, SECONDS_MIN))
+
+    def _run_until(self, limit: float, done: Callable[[], bool]) -> bool:
+        """Run until ``done``, asked every 50 ms, or ``limit``; whether something broke."""
+        while self.world.now < limit and not done():
+            if self._until(min(limit, self.world.now + 0.05)):
+                return True
+        return False
+
+    def _check_size(self) -> None:
+        operations = self.history.operations()
+        if self.options.minimum and (operations < OPERATIONS_MIN or self.faults.injected < 1):
+            text = f"{operations} operations and {self.faults.injected} faults are too few to prove anything"
+            self.violations.append(Violation("too-small", text, self.world.now))
+
+    def _result(self) -> Result:
+        coverage = self.cluster.coverage
+        coverage["chosen_slots"] = self.cluster.ledger.chosen_slots
+        coverage["acknowledged"] = sum(send.status == "ok" for send in self.history.sends)
+        coverage["torn_writes"] = sum(computer.disk.torn_writes for computer in self.cluster.computers.values())
+        lines: list[str] = []
+        if self.trace:
+            lines = self.world.lines()
+        elif self.violations:
+            lines = [*self.world.lines()[-WINDOW_LINES:], *self.cluster.describe()]
+        return Result(
+            self.seed,
+            list(self.violations),
+            self.world.trace_hash(),
+            self.world.now,
+            self.world.events,
+            self.history.operations(),
+            self.faults.injected,
+            coverage,
+            lines,
+        )

@@ -1,0 +1,148 @@
+"""Every check over a history rejects, by name, a bad history made by hand, and lets the good one be."""
+
+from collections.abc import Callable
+
+import pytest
+
+from corgi.sim.checks import CHECKS, check_history
+from corgi.sim.history import FAILED, OK, OPEN, UNKNOWN, Bound, History, Partition, Read, Send
+
+P = Partition("t", 0)
+
+
+def send(sequence: int, value: bytes, offset: int = -1, status: str = OK, ended: float = 1.0) -> Send:
+    return Send("p", P, sequence, (value,), 0.5, ordered=True, ended=ended, status=status, offset=offset)
+
+
+def good() -> History:
+    """Three writes, one of them in doubt and stored, read by two readers, equal on three nodes."""
+    stored = [(0, b"a"), (1, b"b"), (2, b"c")]
+    return History(
+        sends=[send(0, b"a", 0), send(1, b"b", status=UNKNOWN), send(2, b"c", 2)],
+        reads=[Read("r", P, 0, ((0, b"a"), (1, b"b")), 2.0), Read("r", P, 2, ((2, b"c"),), 3.0), Read("s", P, 1, (), 3.0)],
+        bounds=[Bound("e", P, 0.1, 0.2, 0), Bound("e", P, 2.0, 2.1, 3)],
+        final={P: {1: list(stored), 2: list(stored), 3: list(stored)}},
+    )
+
+
+def everywhere(history: History, records: list[tuple[int, bytes]]) -> None:
+    history.final = {P: {node: list(records) for node in (1, 2, 3)}}
+
+
+def forget_an_acknowledged_write(history: History) -> None:
+    history.reads.clear()
+    everywhere(history, [(0, b"a"), (1, b"b")])
+
+
+def forget_what_a_reader_saw(history: History) -> None:
+    history.sends = history.sends[:2]
+    everywhere(history, [(0, b"a"), (1, b"b")])
+
+
+def store_twice(history: History) -> None:
+    everywhere(history, [(0, b"a"), (1, b"b"), (2, b"c"), (3, b"b")])
+
+
+def tell_a_reader_otherwise(history: History) -> None:
+    history.reads.append(Read("s", P, 0, ((0, b"b"),), 3.0))
+
+
+def tell_a_writer_otherwise(history: History) -> None:
+    history.sends[0].offset = 1
+
+
+def one_replica_differs_at_an_offset(history: History) -> None:
+    history.final[P][2] = [(0, b"b"), (1, b"a"), (2, b"c")]
+
+
+def store_what_nobody_sent(history: History) -> None:
+    everywhere(history, [(0, b"a"), (1, b"b"), (2, b"c"), (3, b"x")])
+
+
+def store_what_was_refused(history: History) -> None:
+    history.sends[1].status = FAILED
+
+
+def swap_a_producers_batches(history: History) -> None:
+    history.sends = [send(0, b"b", 1), send(1, b"a", 0), send(2, b"c", 2)]
+
+
+def leave_a_gap_in_a_producers_batches(history: History) -> None:
+    history.sends.insert(2, send(2, b"missing", status=UNKNOWN))
+    history.sends[3].sequence = 3
+
+
+def skip_an_offset(history: History) -> None:
+    history.reads.append(Read("s", P, 0, ((0, b"a"), (2, b"c")), 3.0))
+
+
+def skip_between_two_answers(history: History) -> None:
+    history.reads[1] = Read("r", P, 1, ((2, b"c"),), 3.0)
+
+
+def give_an_offset_again(history: History) -> None:
+    history.reads.append(Read("r", P, 3, ((2, b"c"),), 3.0))
+
+
+def tell_an_old_end(history: History) -> None:
+    history.bounds.append(Bound("e", P, 2.0, 2.1, 2))
+
+
+def tell_an_end_and_then_a_lower_one(history: History) -> None:
+    history.bounds.append(Bound("e", P, 2.5, 2.6, 2))
+    history.sends[2].status = UNKNOWN
+
+
+def leave_a_write_open(history: History) -> None:
+    history.sends[1].status = OPEN
+
+
+def leave_an_operation_open(history: History) -> None:
+    history.unfinished.append("a client waits")
+
+
+def leave_a_replica_behind(history: History) -> None:
+    history.final[P][3].pop()
+
+
+BAD: list[tuple[str, Callable[[History], None]]] = [
+    ("lost-write", forget_an_acknowledged_write),
+    ("lost-write", forget_what_a_reader_saw),
+    ("duplicate", store_twice),
+    ("inconsistent-offsets", tell_a_reader_otherwise),
+    ("inconsistent-offsets", tell_a_writer_otherwise),
+    ("inconsistent-offsets", one_replica_differs_at_an_offset),
+    ("aborted-read", store_what_nobody_sent),
+    ("aborted-read", store_what_was_refused),
+    ("nonmonotonic-send", swap_a_producers_batches),
+    ("send-gap", leave_a_gap_in_a_producers_batches),
+    ("poll-skip", skip_an_offset),
+    ("poll-skip", skip_between_two_answers),
+    ("nonmonotonic-poll", give_an_offset_again),
+    ("stale-end", tell_an_old_end),
+    ("stale-end", tell_an_end_and_then_a_lower_one),
+    ("stuck", leave_a_write_open),
+    ("stuck", leave_an_operation_open),
+    ("stuck", leave_a_replica_behind),
+]
+
+
+def test_a_good_history_passes() -> None:
+    assert check_history(good()) == []
+
+
+@pytest.mark.parametrize(("name", "spoil"), BAD, ids=lambda value: getattr(value, "__name__", value))
+def test_a_bad_history_is_rejected_by_name(name: str, spoil: Callable[[History], None]) -> None:
+    history = good()
+    spoil(history)
+    assert name in {violation.name for violation in check_history(history)}
+
+
+def test_every_check_has_a_bad_history() -> None:
+    assert {name for name, _ in BAD} == set(CHECKS)
+
+
+def test_nothing_else_is_blamed_for_a_duplicate() -> None:
+    history = good()
+    store_twice(history)
+    assert {violation.name for violation in check_history(history)} == {"duplicate"}
