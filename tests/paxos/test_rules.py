@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from memory_cluster import Cluster, records_of
 
 from corgi.base import errors
 from corgi.base.command import CommandKind, iter_commands
@@ -24,6 +23,7 @@ from corgi.paxos.messages import (
     Promise,
     Refuse,
 )
+from memory_cluster import Cluster, records_of
 
 
 def batch(producer: int, sequence: int, count: int = 1) -> bytes:
@@ -73,7 +73,7 @@ def test_a_vote_is_answered_only_when_it_is_durable() -> None:
 def test_a_leader_with_a_held_disk_does_not_count_its_own_vote() -> None:
     """A vote counts when it is durable, the leader's own as well."""
     cluster = settled_cluster()
-    leader, (a, b) = cluster.leader(), followers(cluster)
+    leader, (_a, b) = cluster.leader(), followers(cluster)
     cluster.wals[leader].held = cluster.wals[b].held = True
     out = push(cluster, leader, batch(7, 0))
     assert out == []
@@ -135,7 +135,7 @@ def test_a_laggard_never_proposes_below_a_chosen_prefix() -> None:
 def test_the_highest_ballots_value_is_proposed_again() -> None:
     """Above the prefix the new leader re-proposes each slot's highest-ballot value."""
     cluster = settled_cluster()
-    leader, (a, b) = cluster.leader(), followers(cluster)
+    leader, (a, _b) = cluster.leader(), followers(cluster)
     cluster.filter = lambda s, t, m: not isinstance(m, Accepted)
     out = push(cluster, leader, batch(7, 0))
     assert out == []
@@ -152,7 +152,7 @@ def test_the_highest_ballots_value_is_proposed_again() -> None:
 def test_gaps_become_no_ops() -> None:
     """Gaps are filled with no-ops before the leader's own first command."""
     cluster = settled_cluster()
-    leader, (a, b) = cluster.leader(), followers(cluster)
+    leader, (_a, _b) = cluster.leader(), followers(cluster)
     start = cluster.nodes[leader].groups[0].replica.prefix
     cluster.filter = lambda s, t, m: not (isinstance(m, Accept) and m.group == 0 and m.slot == start + 1)
     cluster.submit(leader, batch(7, 0))
@@ -175,7 +175,7 @@ def test_gaps_become_no_ops() -> None:
 def test_order_survives_a_takeover() -> None:
     """Sequences 10-19 may be chosen while 0-9 became a no-op: refused as a gap, both go out again in order."""
     cluster = settled_cluster()
-    leader, (a, b) = cluster.leader(), followers(cluster)
+    leader, (_a, b) = cluster.leader(), followers(cluster)
     # b forwards three commands; the first Accept is lost, the others are voted for, then the leader dies
     start = cluster.nodes[leader].groups[0].replica.prefix
     cluster.filter = lambda s, t, m: (
@@ -235,7 +235,7 @@ def test_only_the_named_ballots_leader_proposes_a_forward() -> None:
 def test_a_chained_partition_neither_stops_nor_flaps() -> None:
     """Prepare is polite: in A-B-C without A-C the node that lost the leader writes through the one that hears it."""
     cluster = settled_cluster()
-    leader, (a, b) = cluster.leader(), followers(cluster)
+    leader, (a, _b) = cluster.leader(), followers(cluster)
     changes = _changes(cluster)
     cluster.partition(leader, a)
     for i in range(5):
@@ -256,7 +256,7 @@ def test_a_chained_partition_neither_stops_nor_flaps() -> None:
 def test_a_declined_prepare_is_answered_when_the_leader_is_lost() -> None:
     """kill -9 breaks all links, not all at the same instant: whoever declined a moment too early promises then."""
     cluster = settled_cluster()
-    leader, (a, b) = cluster.leader(), followers(cluster)
+    leader, (a, _b) = cluster.leader(), followers(cluster)
     cluster.partition(leader, a)
     out = cluster.submit(a, batch(9, 0))
     cluster.nodes[a].flush()
