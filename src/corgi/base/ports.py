@@ -19,7 +19,7 @@ class RecordKind(IntEnum):
     """Kinds of WAL records; numbers are for ever."""
 
     PROMISE = 1  # group, ballot: nothing below this ballot is accepted any more
-    ACCEPT = 2  # group, ballot, slot, commit, value: the vote; commit is what the ballot's leader had told
+    ACCEPT = 2  # group, ballot, slot, commit, value: the vote; commit is the writer's own chosen prefix
     LEARNED = 3  # group, slot, value: chosen elsewhere, copied here; not a vote
     STATE = 4  # group, ballot, slot = chosen prefix, msgpack: acceptor state at a segment's start
     NODE = 5  # msgpack: incarnations of peers, own recovery state; group 0xFFFF
