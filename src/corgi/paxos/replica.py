@@ -63,6 +63,7 @@ class Replica:
         self.highest_seen = Ballot(0)
         self.takeover = Takeover(group, me, members, host)
         self._declined: tuple[NodeId, Prepare] | None = None
+        self._claimed = Slot(0)  # a prefix that the log tells behind everything that makes it up
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -119,13 +120,19 @@ class Replica:
             self.acceptor.promised_durable = self.acceptor.promised
             self.acceptor.highest = max(self.acceptor.highest, record.slot)
         self.highest_seen = max(self.highest_seen, self.acceptor.promised)
+        self._claimed = self.prefix
 
     def state_record(self) -> LogRecord:
-        """What a new segment must know of this group before anything else in it."""
-        return LogRecord(RecordKind.STATE, self.group, self.acceptor.promised, self.prefix, self.prefix)
+        """What a new segment must know of this group before anything else in it.
+
+        The promise may run ahead of records that wait for their place behind this one; the prefix may not, because a
+        scan takes the last value before a claim for the chosen one.
+        """
+        return LogRecord(RecordKind.STATE, self.group, self.acceptor.promised, self._claimed, self._claimed)
 
     def durable(self, record: LogRecord) -> None:
         """A record of this group is on disk."""
+        self._claimed = max(self._claimed, record.commit)
         self.acceptor.durable(record)
         if record.kind is RecordKind.PROMISE:
             self._promise_durable(record.ballot)
