@@ -1,4 +1,5 @@
-"""Latencies in constant memory: a histogram whose buckets grow with the value, so that every percentile is within 0.8 %.
+"""Latencies in constant memory: a histogram whose buckets grow with the value, so that every percentile is within
+0.8 %.
 
 The idea is Gil Tene's HdrHistogram: 128 equal buckets per power of two of microseconds. Histograms of several
 processes are merged by adding their counts.
@@ -61,7 +62,9 @@ class Histogram:
         self.max_s = max(self.max_s, other.max_s)
 
     def percentile(self, share: float) -> float:
-        """Seconds that at least ``share`` (0 to 1) of the values do not exceed, within 0.8 % above; 0.0 without values."""
+        """Seconds that at least ``share`` (0 to 1) of the values do not exceed, within 0.8 % above; 0.0 without
+        values.
+        """
         if not self.count:
             return 0.0
         wanted = max(1, math.ceil(self.count * share))

@@ -1,0 +1,62 @@
+"""What the commands that talk to a cluster share: which cluster, and how to reach it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from corgi.base.errors import CorgiError
+from corgi.server.address import LOOPBACK, NATIVE_PORT, parse_address
+
+CLUSTER_VARIABLE = "CORGI_CLUSTER"
+CLUSTERS_VARIABLE = "CORGI_CLUSTERS"
+DEFAULT_CLUSTER = f"{LOOPBACK}:{NATIVE_PORT}"
+
+ClusterOption = Annotated[
+    str | None,
+    Parameter(
+        name=("--cluster", "-c"),
+        show_default=False,
+        help=f"HOST:PORT,… or a name in clusters.toml; by default {CLUSTER_VARIABLE}, or {DEFAULT_CLUSTER}.",
+    ),
+]
+
+
+def addresses_of(cluster: str | None) -> str:
+    """``host:port,…`` of the cluster that was meant.
+
+    Raises CorgiError "invalid-argument" for an unknown name: it is never taken for a default or a host.
+    """
+    meant = cluster if cluster is not None else os.environ.get(CLUSTER_VARIABLE, DEFAULT_CLUSTER)
+    if not meant.strip():
+        raise CorgiError("invalid-argument", "the cluster is empty", hint="name it: --cluster HOST:PORT")
+    if ":" in meant:
+        return ",".join(str(parse_address(part, what="--cluster")) for part in meant.split(",") if part.strip())
+    return _named(meant)
+
+
+def clusters_file() -> Path:
+    """Where names of clusters are kept: CORGI_CLUSTERS, or corgi/clusters.toml in the user's configuration folder."""
+    if given := os.environ.get(CLUSTERS_VARIABLE):
+        return Path(given)
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "corgi" / "clusters.toml"
+
+
+def _named(name: str) -> str:
+    path = clusters_file()
+    known: dict[str, object] = {}
+    if path.exists():
+        try:
+            known = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CorgiError("invalid-configuration", f"{path} cannot be read: {error}") from None
+    addresses = known.get(name)
+    if not isinstance(addresses, str):
+        hint = f"known names are {', '.join(sorted(known))}" if known else f"give HOST:PORT, or name it in {path}"
+        raise CorgiError("invalid-argument", f"there is no cluster named {name!r}", hint=hint)
+    return ",".join(str(parse_address(part, what=f"{name} in {path}")) for part in addresses.split(","))
