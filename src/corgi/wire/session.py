@@ -88,7 +88,9 @@ class ServerSession:
                 raise
             self.outbox.put(encode_error(frame.correlation, error))
             return None
-        if not frame.correlation and not _silent(message):
+        if _silent(message):
+            return Request(0, message, frame.payload)
+        if not frame.correlation:
             raise CorgiError("malformed-frame", f"a {type(message).__name__} needs a correlation for its answer")
         return Request(frame.correlation, message, frame.payload)
 
