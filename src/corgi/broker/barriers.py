@@ -1,0 +1,95 @@
+"""Reads that must be current go through the log: a BARRIER command per group, answered when it is applied here.
+
+What this node has applied when its barrier is applied contains everything that was acknowledged anywhere before the
+question came. A client that goes away takes its questions along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from corgi.base.command import CommandKind
+from corgi.base.errors import CorgiError
+from corgi.base.ids import GroupId
+from corgi.base.ports import ClientSession
+from corgi.state.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from corgi.broker.node import Node
+
+BARRIERS_PER_CLIENT = 64  # questions of one connection that wait for the log
+
+Confirmed = Callable[[dict[GroupId, int]], None]  # error number per group that could not be confirmed
+
+
+class Barrier:
+    """One question and the groups that it waits for."""
+
+    __slots__ = ("_barriers", "_client", "_done", "_errors", "_waiting")
+
+    def __init__(self, barriers: Barriers, client: ClientSession, waiting: int, done: Confirmed) -> None:
+        self._barriers = barriers
+        self._client = client
+        self._waiting = waiting
+        self._done: Confirmed | None = done
+        self._errors: dict[GroupId, int] = {}
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        self._done = None
+        self._barriers.forget(self._client, self)
+
+    def answered(self, group: GroupId, outcome: Outcome) -> None:
+        if outcome.error:
+            self._errors[group] = outcome.error
+        self._waiting -= 1
+        if not self._waiting and self._done is not None:
+            self._barriers.forget(self._client, self)
+            self._done(self._errors)
+
+
+class Barriers:
+    """All questions that wait for the log, by client."""
+
+    __slots__ = ("_by_client", "_node")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._by_client: dict[ClientSession, dict[Barrier, None]] = {}
+
+    def confirm(
+        self, client: ClientSession, groups: Collection[GroupId], timeout_s: float, done: Confirmed
+    ) -> Barrier | None:
+        """Call ``done`` when this node is current in ``groups``; at once, returning None, if there are none.
+
+        Raises CorgiError "overloaded" when the client has too many such questions open.
+        """
+        if not groups:
+            done({})
+            return None
+        waiting = self._by_client.setdefault(client, {})
+        if len(waiting) >= BARRIERS_PER_CLIENT:
+            raise CorgiError("overloaded", f"a connection has at most {BARRIERS_PER_CLIENT} questions about ends open")
+        barrier = Barrier(self, client, len(groups), done)
+        waiting[barrier] = None
+        for group in groups:
+            self._submit(barrier, group, timeout_s)
+        return barrier
+
+    def client_closed(self, client: ClientSession) -> None:
+        for barrier in list(self._by_client.get(client, ())):
+            barrier.cancel()
+
+    def forget(self, client: ClientSession, barrier: Barrier) -> None:
+        waiting = self._by_client.get(client)
+        if waiting is not None:
+            waiting.pop(barrier, None)
+            if not waiting:
+                del self._by_client[client]
+
+    def _submit(self, barrier: Barrier, group: GroupId, timeout_s: float) -> None:
+        def applied(outcome: Outcome) -> None:
+            barrier.answered(group, outcome)
+
+        self._node.submit(group, CommandKind.BARRIER, b"", applied, timeout_s=timeout_s)

@@ -1,0 +1,42 @@
+"""Status: one look at a node for people, counters for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from corgi.wire.messages import GroupStatus, StatusReply
+
+if TYPE_CHECKING:
+    from corgi.broker.group import Group
+    from corgi.broker.node import Node
+
+
+def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> StatusReply:
+    """What the node knows of itself; ``counters`` are those of its requests and join the node's own."""
+    options = node.options
+    groups = tuple([group_status(group) for group in node.groups])
+    return StatusReply(
+        options.cluster.hex(),
+        options.node,
+        options.software,
+        uptime_s,
+        not any(group.role == "recovering" for group in groups),
+        tuple(node.peer_status()),
+        groups,
+        {**node.counters, **counters},
+    )
+
+
+def group_status(group: Group) -> GroupStatus:
+    replica = group.replica
+    return GroupStatus(
+        group.id,
+        replica.leader,
+        replica.ballot,
+        replica.role,
+        replica.prefix,
+        replica.applied,
+        replica.open_slots,
+        len(group.proposals),
+        replica.leadership_changes,
+    )
