@@ -44,7 +44,9 @@ def duplicate(history: History) -> Iterator[Violation]:
             for value, count in Counter(value for _, value in records).items():
                 if count > 1:
                     at = [offset for offset, other in records if other == value]
-                    yield Violation("duplicate", f"{value!r} lies {count} times in {partition} of node {node}: {at}", 0.0)
+                    yield Violation(
+                        "duplicate", f"{value!r} lies {count} times in {partition} of node {node}: {at}", 0.0
+                    )
 
 
 def inconsistent_offsets(history: History) -> Iterator[Violation]:

@@ -11,6 +11,7 @@ from itertools import combinations
 
 from corgi.base.ids import NodeId
 from corgi.sim.cluster import Cluster, Image
+from corgi.sim.process import Process
 from corgi.sim.sessions import Front
 
 KINDS = (
@@ -36,6 +37,7 @@ class Faults:
         self.injected = 0
         self.healed = False
         self._quiet_until = 0.0
+        cluster.on_exit.append(self._restart_stopped)
         self._image: tuple[NodeId, Image, tuple[int, ...]] | None = None
         self._inject: dict[str, Callable[[], bool]] = {
             "kill": self._kill,
@@ -76,6 +78,11 @@ class Faults:
             disk.slow = disk.stuck_until = 0.0
             self.cluster.start(node)
 
+    def _restart_stopped(self, process: Process) -> None:
+        """A node that was asked to stop has done so only after healing."""
+        if self.healed:
+            self.world.after(0.1, self.cluster.start, process.id)
+
     def _next(self) -> None:
         if self.healed:
             return
@@ -111,7 +118,8 @@ class Faults:
         leaders = [
             node
             for node in up
-            if (process := self.cluster.process_of(node)) is not None and any(g.replica.leading for g in process.node.groups)
+            if (process := self.cluster.process_of(node)) is not None
+            and any(g.replica.leading for g in process.node.groups)
         ]
         return self.chance.choice(leaders) if leaders and self.chance.random() < 0.6 else self._any_up()
 

@@ -177,7 +177,7 @@ class Ledger:
             self._amnesia(process, message.group, message.ballot)
         elif isinstance(message, Rejoined):
             key = (*process.peer_incarnation(peer), message.group)
-            self._granted[key] = max(message.ballot, self._granted.get(key, Ballot(0)))
+            self._granted[key] = min(message.ballot, self._granted.get(key, message.ballot))
 
     def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:
         if process.doubted:

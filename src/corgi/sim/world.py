@@ -33,9 +33,7 @@ class World:
         self.seed = seed
         self.now = 0.0
         self.events = 0
-        self.transcript: deque[tuple[float, str, object]] = deque(
-            maxlen=None if keep_transcript else TRANSCRIPT_LINES
-        )
+        self.transcript: deque[tuple[float, str, object]] = deque(maxlen=None if keep_transcript else TRANSCRIPT_LINES)
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._hash = hashlib.blake2b(digest_size=16)
