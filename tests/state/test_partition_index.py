@@ -1,0 +1,115 @@
+"""The compact index of a partition against a list, over block borders, and with wild numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corgi.base.ids import LeaderEpoch, Offset, Slot, TopicId
+from corgi.state import index
+from corgi.state.index import BLOCK_BATCHES, ENTRY_BYTES, Entry, PartitionLog
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Blocks of four batches, so that short runs cross many borders."""
+    monkeypatch.setattr(index, "BLOCK_BITS", 2)
+    monkeypatch.setattr(index, "BLOCK_BATCHES", 4)
+    monkeypatch.setattr(index, "_BLOCK_MASK", 3)
+    return
+
+
+def add(log: PartitionLog, twin: list[Entry], slot: int, records: int, time_ms: int, epoch: int) -> None:
+    newest = max([time_ms, *(entry.max_timestamp for entry in twin[-1:])])
+    base = log.append(Slot(slot), slot & 0xFF, 61 + records % 9, records, time_ms, LeaderEpoch(epoch))
+    twin.append(Entry(base, Slot(slot), slot & 0xFF, 61 + records % 9, LeaderEpoch(epoch), newest, records))
+
+
+def compare(log: PartitionLog, twin: list[Entry]) -> None:
+    assert [log.entry(i) for i in range(log.count)] == twin
+    for offset in range(-1, log.end + 2):
+        expected = next((i for i, e in enumerate(twin) if offset < e.base_offset + e.records), len(twin))
+        assert log.find(Offset(offset)) == expected, offset
+    for time_ms in range(-2, 25):
+        expected = next((i for i, e in enumerate(twin) if e.max_timestamp >= time_ms), len(twin))
+        assert log.find_time(time_ms) == expected, time_ms
+
+
+STEP = st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(-1, 20), st.integers(0, 1))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_empty() -> None:
+    log = PartitionLog(TopicId(16), 0)
+    compare(log, [])
+    assert log.epoch_at(Offset(0)) == 0
+    assert log.epoch_end(LeaderEpoch(9)) == (-1, -1)
+    with pytest.raises(IndexError):
+        log.entry(0)
+
+
+@given(st.lists(STEP, max_size=30), st.integers(0, 30))
+def test_against_a_list(steps: list[tuple[int, int, int, int]], taken_back: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "BLOCK_BITS", 2)
+        patch.setattr(index, "BLOCK_BATCHES", 4)
+        patch.setattr(index, "_BLOCK_MASK", 3)
+        log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
+        slot = epoch = 1
+        marks = [log.mark()]
+        for slots, records, time_ms, epochs in steps:
+            slot, epoch = slot + slots, epoch + epochs
+            add(log, twin, slot, records, time_ms, epoch)
+            marks.append(log.mark())
+        compare(log, twin)
+        kept = min(taken_back, len(steps))
+        log.take_back(marks[kept])
+        del twin[kept:]
+        compare(log, twin)
+        for _, records, time_ms, _ in steps:
+            add(log, twin, slot, records, time_ms, epoch)
+        compare(log, twin)
+
+
+def test_epochs() -> None:
+    log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
+    for epoch, records in ((2, 3), (2, 2), (5, 1), (9, 4)):
+        add(log, twin, 1, records, 0, epoch)
+    assert [log.epoch_at(Offset(offset)) for offset in range(10)] == [2] * 5 + [5] + [9] * 4
+    ends = {epoch: log.epoch_end(LeaderEpoch(epoch)) for epoch in (1, 2, 3, 5, 8, 9, 99)}
+    assert ends == {1: (-1, -1), 2: (2, 5), 3: (2, 5), 5: (5, 6), 8: (5, 6), 9: (9, 10), 99: (9, 10)}
+
+
+def test_batches_that_claim_billions_of_records_and_slots_far_apart() -> None:
+    log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
+    for i in range(5):
+        add(log, twin, 1 + i * 2**33, 2**31, 2**62 if i == 2 else i, 1)
+    assert [log.entry(i) for i in range(5)] == twin
+    assert log.find(Offset(4 * 2**31)) == 4
+    assert log.find(Offset(4 * 2**31 - 1)) == 3
+    assert log.find_time(2**62) == 2
+
+
+def test_bytes_per_batch() -> None:
+    log = PartitionLog(TopicId(16), 0)
+    batches = 20 * BLOCK_BATCHES
+    for i in range(batches):
+        log.append(Slot(1 + i), 100, 1000, 10, i, LeaderEpoch(1))
+    columns = ("offsets", "slots", "places", "lengths", "times")
+    held = sum(sys.getsizeof(getattr(block, column)) for block in log._blocks for column in columns)
+    assert ENTRY_BYTES <= held / batches < ENTRY_BYTES * 1.1
+
+
+def test_a_closed_partition_holds_nothing() -> None:
+    log = PartitionLog(TopicId(16), 0)
+    for i in range(3 * BLOCK_BATCHES):
+        log.append(Slot(1 + i), 100, 1000, 10, i, LeaderEpoch(1))
+    log.close()
+    assert not log.open
+    assert (log.count, log._blocks, log.producers) == (0, [], {})
+    assert log.find(Offset(5)) == 0
+    assert log.find_time(0) == 0
