@@ -318,7 +318,7 @@ class Peers:
             end = PeerEnd(self, FrameConnection(self._turn, self._scratch, PEER_OUTPUT_MAX), peer, purpose)
             refusal = await self._connect(end)
             if refusal is None:
-                await end.lost
+                await asyncio.shield(end.lost)  # close cancels this task, not the fact it waits for
                 delay = FIRST_RETRY_S
             elif refusal.code != "unreachable":
                 delay = REFUSED_RETRY_S
