@@ -149,7 +149,15 @@ def _run(
         else:
             print(f"the configuration of node {settings.node} can be used")
         return Exit.OK
-    from corgi.server.run import Mode, run_node
+    from corgi.cli.version import corgi_version
+    from corgi.server.assemble import Mode
+    from corgi.server.run import run_node
 
     mode = Mode.BOOTSTRAP if bootstrap else Mode.REJOIN if rejoin else Mode.CONTINUE
-    return run_node(settings, mode, on_ready=print_json if output == "json" else None, stop_with_stdin=stop_with_stdin)
+    return run_node(
+        settings,
+        mode,
+        software=f"corgi {corgi_version()}",
+        on_ready=print_json if output == "json" else None,
+        stop_with_stdin=stop_with_stdin,
+    )

@@ -30,6 +30,7 @@ from corgi.server.ports import Reservation, reserve_free, reserve_from
 IDENTITY_FILE = "cluster.json"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 3.0
+STOP_TIMEOUT_MS = 500  # of a node; when all stop at once there is nobody to hand over to
 _ERROR_LINE = re.compile(r"^error: (?P<message>.*) \[(?P<code>[a-z-]+)\]$", re.MULTILINE)
 
 
@@ -217,7 +218,7 @@ class LocalCluster:
             'cluster_name = "local"',
             f"groups = {options.groups}",
             f"suspicion_ms = {options.suspicion_ms}",
-            f"stop_timeout_ms = {round(STOP_TIMEOUT_S * 500)}",
+            f"stop_timeout_ms = {STOP_TIMEOUT_MS}",
             f'log_level = "{options.log_level}"',
             'log_format = "json"',
         ]

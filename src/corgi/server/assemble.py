@@ -1,0 +1,87 @@
+"""From a configuration to a node that can be started: whose folder it is, what the node is told, how it is driven.
+
+The simulator assembles ``broker.node.Node`` from the same options with ports of its own; nothing else differs.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import NodeId
+from corgi.base.limits import GROUPS_DEFAULT
+from corgi.broker.options import NodeOptions
+from corgi.runtime.drive import Driver
+from corgi.runtime.folder import Folder
+from corgi.server.address import Address
+from corgi.server.config import ServerConfig
+from corgi.server.example import new_cluster_id
+
+
+class Mode(Enum):
+    """How a folder becomes a node's."""
+
+    CONTINUE = "continue"  # it is one already
+    BOOTSTRAP = "bootstrap"  # once, for a new cluster
+    REJOIN = "rejoin"  # in the place of a lost disk
+
+
+def open_folder(config: ServerConfig, mode: Mode) -> Folder:
+    """The node's folder, locked, with this start counted. Raises CorgiError as ``Folder`` does.
+
+    A cluster of several nodes is never given an id by chance: all of them must name the same one.
+    """
+    path, node = Path(config.data), NodeId(config.node)
+    if mode is Mode.CONTINUE:
+        folder = Folder.open(path, node, bytes.fromhex(config.cluster_id) if config.cluster_id else None)
+        if config.groups not in (None, folder.groups):
+            folder.close()
+            raise CorgiError(
+                "invalid-configuration",
+                f"groups = {config.groups}: the cluster has {folder.groups} since its bootstrap",
+                hint=f"set groups = {folder.groups}, or leave the key out",
+            )
+        return folder
+    create = Folder.bootstrap if mode is Mode.BOOTSTRAP else Folder.rejoin
+    return create(path, bytes.fromhex(_cluster_id(config, mode)), node, config.groups or GROUPS_DEFAULT)
+
+
+def assemble(config: ServerConfig, folder: Folder, *, software: str) -> Driver:
+    """The node of an open folder, ready to start."""
+    everyone = config.everyone
+    options = NodeOptions(
+        node=folder.node,
+        cluster=folder.cluster,
+        incarnation=folder.incarnation,
+        boot=folder.boot,
+        members=tuple(NodeId(member.node) for member in everyone),
+        groups=folder.groups,
+        suspicion_s=config.suspicion_ms / 1000,
+        recovering=folder.recovering,
+        addresses={NodeId(member.node): member.client_address for member in everyone},
+        labels={NodeId(member.node): member.label for member in everyone},
+        tail_bytes_max=config.tail_bytes,
+        software=software,
+    )
+    listen = config.listen_address
+    return Driver(options, folder.path, host=listen.host, port=listen.port, recovered=folder.mark_recovered)
+
+
+def peer_addresses(config: ServerConfig) -> dict[NodeId, Address]:
+    """Where the members reach each other."""
+    return {NodeId(member.node): member.peer_address for member in config.everyone}
+
+
+def _cluster_id(config: ServerConfig, mode: Mode) -> str:
+    if config.cluster_id:
+        return config.cluster_id
+    if mode is Mode.BOOTSTRAP and len(config.everyone) == 1:
+        return new_cluster_id()
+    raise CorgiError(
+        "invalid-configuration",
+        f"--{mode.value} needs the cluster's id",
+        hint=f'set cluster_id = "{new_cluster_id()}" (or 32 other random hex digits) on all nodes'
+        if mode is Mode.BOOTSTRAP
+        else "it is in node.json of the other nodes",
+    )

@@ -1,0 +1,58 @@
+"""The numbers of a running node, as samples for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from corgi.runtime.drive import Driver
+from corgi.server.metrics import Sample
+
+
+def samples(driver: Driver) -> Iterator[Sample]:
+    """One consistent moment, read on the node's event loop."""
+    yield from _node(driver)
+    yield from _groups(driver)
+    yield from _disk(driver)
+    for peer, connected, silent_s, offset_ms in driver.node.peer_status():
+        label = (("peer", str(peer)),)
+        yield Sample("peer_connected", float(connected), label)
+        yield Sample("peer_silent_seconds", silent_s, label)
+        yield Sample("peer_clock_offset_seconds", offset_ms / 1000, label)
+
+
+def _node(driver: Driver) -> Iterator[Sample]:
+    statistics = driver.statistics()
+    yield Sample("voting", float(driver.node.may_vote()))
+    yield Sample("loop_turns", statistics.turns, counter=True)
+    yield Sample("loop_lag_seconds", statistics.lag_s)
+    yield Sample("loop_lag_max_seconds", statistics.lag_max_s)
+    yield Sample("client_connections", statistics.clients.clients)
+    yield Sample("client_output_bytes", statistics.clients.output_bytes)
+    yield Sample("client_connections_refused", statistics.clients.refused, counter=True)
+    yield Sample("client_connections_cut_off", statistics.clients.cut_off, counter=True)
+    for name, value in sorted(driver.node.counters.items()):
+        yield Sample("events", value, (("name", name),), counter=True)
+
+
+def _groups(driver: Driver) -> Iterator[Sample]:
+    for group in driver.node.groups:
+        replica, label = group.replica, (("group", str(group.id)),)
+        yield Sample("group_leading", float(replica.leading), label)
+        yield Sample("group_chosen_slot", replica.prefix, label)
+        yield Sample("group_open_slots", replica.open_slots, label)
+        yield Sample("group_leadership_changes", replica.leadership_changes, label, counter=True)
+        yield Sample("group_pending_commands", len(group.proposals), label)
+
+
+def _disk(driver: Driver) -> Iterator[Sample]:
+    disk = driver.disk.statistics()
+    yield Sample("log_writes", disk.writes, counter=True)
+    yield Sample("log_bytes", disk.bytes, counter=True)
+    yield Sample("log_syncs", disk.syncs, counter=True)
+    yield Sample("log_pending_bytes", disk.pending_bytes)
+    yield Sample("log_full", float(disk.full))
+    yield Sample("log_unsynced_seconds", driver.disk.unsynced_age())
+    for quantile, value in (("0.5", disk.sync_p50_s), ("0.99", disk.sync_p99_s), ("1", disk.sync_max_s)):
+        yield Sample("log_sync_seconds", value, (("quantile", quantile),))
+    for quantile, value in (("0.5", disk.release_p50_s), ("0.99", disk.release_p99_s)):
+        yield Sample("log_release_seconds", value, (("quantile", quantile),))
