@@ -1,0 +1,56 @@
+"""How a client behaves: one frozen object, with the reason of each default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from corgi.base.compression import CODECS
+from corgi.base.errors import CorgiError
+from corgi.base.limits import BATCH_BYTES_MAX, KIB, MIB, PRODUCER_WINDOW, VALUE_BYTES_MAX
+
+ACKS: dict[str, int] = {"none": 0, "leader": 1, "quorum": 2}
+QUORUM = ACKS["quorum"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """Sizes in bytes, times in seconds."""
+
+    compression: str = "none"
+    batch_bytes: int = 256 * KIB  # of one batch: large enough to hide the cost per batch
+    request_bytes: int = VALUE_BYTES_MAX  # of one produce request: what fits one Paxos value
+    buffer_bytes: int = 32 * MIB  # published and not yet acknowledged; more is refused or waited for
+    link_bytes: int = 4 * MIB  # waiting for one socket; more stays with the batches
+    requests_in_flight: int = 3  # per Paxos group: more hides round trips, fewer make larger batches
+    batches_in_flight: int = PRODUCER_WINDOW  # per partition: what the brokers remember
+    publish_timeout_s: float = 30.0  # from publish to a definite answer, retries included
+    request_timeout_s: float = 10.0  # the same for administration and metadata
+    connect_timeout_s: float = 10.0
+    retry_min_s: float = 0.005  # back-off after the first refusal; it doubles
+    retry_max_s: float = 0.500
+    redial_min_s: float = 0.050
+    redial_max_s: float = 1.0
+    hedge_s: float = 0.250  # a produce that waits longer, and much longer than usual, is sent to another node too
+    ping_s: float = 1.0  # a connection silent for so long is asked whether it lives
+    silence_s: float = 4.0  # and given up after that
+    prefetch_bytes: int = 16 * MIB  # delivered ahead of the consumer, over all partitions of a subscription
+    software: str = "corgi-python"
+    cluster: str = ""  # the cluster id expected, 32 hex digits; empty for any
+
+    def __post_init__(self) -> None:
+        """Raises CorgiError "invalid-argument" for what cannot work."""
+        if self.compression not in CODECS:
+            raise CorgiError("invalid-argument", f"compression is one of {', '.join(CODECS)}, not {self.compression!r}")
+        if not KIB <= self.batch_bytes <= BATCH_BYTES_MAX:
+            raise CorgiError("invalid-argument", f"batch_bytes is between {KIB} and {BATCH_BYTES_MAX}")
+        if not 1 <= self.batches_in_flight <= PRODUCER_WINDOW:
+            raise CorgiError("invalid-argument", f"batches_in_flight is between 1 and {PRODUCER_WINDOW}")
+        if self.requests_in_flight < 1:
+            raise CorgiError("invalid-argument", "requests_in_flight is at least 1")
+        if self.buffer_bytes < self.batch_bytes:
+            raise CorgiError("invalid-argument", "buffer_bytes holds at least one batch")
+        if self.prefetch_bytes < KIB:
+            raise CorgiError("invalid-argument", f"prefetch_bytes is at least {KIB}")
+        for name in ("publish_timeout_s", "request_timeout_s", "connect_timeout_s", "hedge_s", "ping_s"):
+            if not 0 < getattr(self, name) <= 86_400:
+                raise CorgiError("invalid-argument", f"{name} is more than 0 and at most a day")

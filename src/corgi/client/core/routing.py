@@ -1,0 +1,124 @@
+"""What the client believes of the cluster: nodes, leaders, topics; and where a request should go.
+
+Nodes tell leaders with a term; the highest term wins, whoever told it. The believed leader is a preference
+only: every node accepts every write, so when the leader's link is down the next in takeover order gets it
+at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from corgi.base.ids import NodeId, TopicId
+from corgi.base.limits import BATCH_BYTES_DEFAULT
+from corgi.client.core.links import Address, Link
+from corgi.client.core.partitioner import KeyedPartitions
+from corgi.wire.messages import GroupInfo, MetadataReply, TopicInfo
+
+NO_NODE = NodeId(0)
+_MAX_BATCH_BYTES = "max_batch_bytes"
+
+
+class TopicRoute:
+    """A topic as the producer needs it; replaced when the topic's metadata changes."""
+
+    __slots__ = ("batch_bytes_max", "groups", "info", "keyed", "name", "partitions", "topic")
+
+    def __init__(self, info: TopicInfo) -> None:
+        self.info = info
+        self.name = info.name
+        self.topic: TopicId = info.topic
+        self.groups = info.groups
+        self.partitions = len(info.groups)
+        self.keyed = KeyedPartitions(self.partitions)
+        text = info.config.get(_MAX_BATCH_BYTES, "")
+        self.batch_bytes_max = int(text) if text.isdecimal() else BATCH_BYTES_DEFAULT
+
+
+class Routing:
+    """Facts from metadata, pushes and links; answers which link a group's request should take."""
+
+    def __init__(self) -> None:
+        self.cluster = ""
+        self.addresses: dict[NodeId, Address] = {}
+        self.labels: dict[NodeId, str] = {}
+        self.leaders: list[NodeId] = []  # per group
+        self.terms: list[int] = []
+        self.replicas: list[tuple[NodeId, ...]] = []
+        self.topics: dict[str, TopicRoute] = {}
+        self.links: dict[NodeId, Link] = {}  # those that are up
+        self.suspected: set[NodeId] = set()  # up, but answered nothing for unusually long
+
+    def learn(self, reply: MetadataReply) -> list[str]:
+        """Take in an answer; returns the names of topics that changed or appeared."""
+        self.cluster = reply.cluster
+        for node in reply.nodes:
+            self.addresses[node.node] = Address(node.host, node.port)
+            self.labels[node.node] = node.label
+        for group, info in enumerate(reply.groups):
+            self._learn_group(group, info)
+        return [info.name for info in reply.topics if self.learn_topic(info)]
+
+    def learn_topic(self, info: TopicInfo) -> bool:
+        """True if the topic is new or different from what was known. One that is missing is forgotten."""
+        if info.error or not info.open:
+            return self.topics.pop(info.name, None) is not None
+        known = self.topics.get(info.name)
+        if known is not None and known.info == info:
+            return False
+        self.topics[info.name] = TopicRoute(info)
+        return True
+
+    def leader_changed(self, group: int, leader: NodeId, term: int) -> bool:
+        """True if that is news."""
+        if group >= len(self.terms) or term < self.terms[group]:
+            return False
+        if term == self.terms[group] and (self.leaders[group] or not leader):
+            return False
+        self.terms[group] = term
+        changed = self.leaders[group] != leader
+        self.leaders[group] = leader
+        return changed
+
+    def preferred(self, group: int) -> NodeId:
+        """The node that should get this group's requests now; NO_NODE if no link is up."""
+        leader = self.leaders[group] if group < len(self.leaders) else NO_NODE
+        if leader in self.links and leader not in self.suspected:
+            return leader
+        for suspected in (False, True):
+            for node in self._order(group):
+                if node in self.links and (suspected or node not in self.suspected):
+                    return node
+        return NO_NODE
+
+    def link_for(self, group: int) -> Link | None:
+        """As ``preferred``, but the link."""
+        return self.links.get(self.preferred(group))
+
+    def other_than(self, group: int, avoided: Iterable[NodeId]) -> NodeId:
+        """A node with a link that is none of ``avoided``, in takeover order; any with a link if there is none."""
+        avoided = set(avoided)
+        for node in self._order(group):
+            if node in self.links and node not in avoided:
+                return node
+        return self.preferred(group)
+
+    def _order(self, group: int) -> list[NodeId]:
+        """Leader, then the others as they take over, then nodes that only relay."""
+        if group >= len(self.leaders):
+            return sorted(self.links)
+        leader = self.leaders[group]
+        replicas = self.replicas[group]
+        order = [leader] if leader else []
+        order += [node for node in replicas if node != leader]
+        order += [node for node in sorted(self.links) if node not in replicas and node != leader]
+        return order
+
+    def _learn_group(self, group: int, info: GroupInfo) -> None:
+        if group == len(self.leaders):
+            self.leaders.append(info.leader)
+            self.terms.append(info.term)
+            self.replicas.append(info.replicas)
+            return
+        self.replicas[group] = info.replicas
+        self.leader_changed(group, info.leader, info.term)

@@ -1,0 +1,465 @@
+"""From queues of batches to produce requests and back: routing, retries, order, doubles.
+
+How order is kept and nothing is stored twice:
+
+1. A batch gets its sequence number when it first flies, and keeps it through every retry. 2. All flying
+batches of a queue go through one node, whose connection keeps their order. When the preferred node
+   changes, the queue lets what flies land before it sends through the other one.
+3. When a flying batch is lost or refused for the moment, nothing new is sent; once every sending of the
+queue is
+   answered or lost, all of its batches fly again in order. The state machine recognises those it has.
+4. A batch whose outcome stays unknown past its deadline is reported as such to its publisher, and goes on
+flying:
+   to drop it would leave a gap that its successors could not cross, to renumber them could store them twice.
+5. A batch refused for good leaves such a gap. Its successors cannot have been stored, so they take a new
+producer
+   identity and fly again, unless the refused one had a sending of unknown outcome: then theirs are unknown
+   too.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from functools import partial
+
+from corgi.base.errors import (
+    BY_CODE,
+    BY_NUMBER,
+    NO_QUORUM,
+    OUT_OF_ORDER_SEQUENCE,
+    PRODUCER_FENCED,
+    TIMEOUT,
+    CorgiError,
+    error_from_number,
+)
+from corgi.base.ids import NodeId
+from corgi.client.core.backoff import Backoff
+from corgi.client.core.batch import (
+    SEQUENCE_MAX,
+    UNKNOWN_OFFSET,
+    GroupQueue,
+    Identity,
+    OutgoingBatch,
+    PartitionQueue,
+    Sending,
+)
+from corgi.client.core.hedge import ResponseTimes
+from corgi.client.core.links import Answer, Chance, Clock, Link
+from corgi.client.core.options import ACKS, QUORUM, ClientOptions
+from corgi.client.core.routing import NO_NODE, Routing, TopicRoute
+from corgi.wire.messages import Produce, ProduceReply
+
+OUTCOME_UNKNOWN = BY_CODE["outcome-unknown"].number
+UNSURE = frozenset((TIMEOUT, NO_QUORUM, OUTCOME_UNKNOWN))  # the batch may be stored, or be stored later
+SEQUENCE_TROUBLE = frozenset((OUT_OF_ORDER_SEQUENCE, PRODUCER_FENCED))
+REFUSALS_MAX = 3  # of the first flying batch's sequence, before its identity is taken for forgotten
+SCAN_S = 0.25  # how exactly deadlines of batches are kept
+NODE_TIMEOUT_MS = 5_000  # how long a node tries before it answers; we ask again as long as the batch may live
+
+
+class SenderCounters:
+    """Sums since the client was made."""
+
+    __slots__ = ("batches", "bytes", "hedges", "lost", "refused", "requests", "resent")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.batches = 0
+        self.bytes = 0
+        self.resent = 0
+        self.lost = 0
+        self.refused = 0
+        self.hedges = 0
+
+
+class Sender:
+    """Owns the queues. ``landed`` is told of each batch that left its queue, ``need_identity`` when one is missing."""
+
+    def __init__(
+        self,
+        options: ClientOptions,
+        routing: Routing,
+        clock: Clock,
+        chance: Chance,
+        landed: Callable[[OutgoingBatch], None],
+        need_identity: Callable[[], None],
+    ) -> None:
+        self.counters = SenderCounters()
+        self.identity: Identity | None = None
+        self._options = options
+        self._routing = routing
+        self._clock = clock
+        self._chance = chance
+        self._landed = landed
+        self._need_identity = need_identity
+        self._queues: dict[tuple[int, int, int], PartitionQueue] = {}
+        self._groups: dict[tuple[int, int], GroupQueue] = {}
+        self._dirty: dict[GroupQueue, None] = {}
+        self._active: dict[PartitionQueue, None] = {}  # those that hold batches
+        self._out: dict[Sending, None] = {}  # oldest first
+        self._retries: list[tuple[float, int, PartitionQueue]] = []  # heap
+        self._retry_count = 0
+        self._times = ResponseTimes(options.hedge_s)
+        self._scan_at = 0.0
+
+    # What the publishing side does
+
+    def queue(self, route: TopicRoute, partition: int, acks: int) -> PartitionQueue:
+        """The queue of a partition of a known topic."""
+        key = (route.topic, partition, acks)
+        queue = self._queues.get(key)
+        if queue is None:
+            number = route.groups[partition]
+            group = self._groups.setdefault((number, acks), GroupQueue(number, acks))
+            backoff = Backoff(self._options.retry_min_s, self._options.retry_max_s, self._chance)
+            queue = PartitionQueue(route.topic, route.name, partition, acks, group, backoff)
+            self._queues[key] = queue
+        return queue
+
+    def offer(self, queue: PartitionQueue) -> None:
+        """The queue has something to send; it leaves at the next flush if its group's window allows."""
+        self._active[queue] = None
+        queue.group.ready[queue] = None
+        self._dirty[queue.group] = None
+
+    def unfinished(self) -> list[OutgoingBatch]:
+        """Every batch whose publisher does not know the outcome."""
+        return [batch for queue in self._active for batch in queue.unfinished() if not batch.done]
+
+    # Facts
+
+    def identity_known(self, identity: Identity) -> None:
+        self.identity = identity
+        self.stir()
+
+    def stir(self) -> None:
+        """Something changed that may let batches leave: a link, a leader, room in a socket."""
+        for group in self._groups.values():
+            if group.ready:
+                self._dirty[group] = None
+
+    def advance(self, now: float) -> None:
+        """Do what is due: retries, hedges, deadlines of batches."""
+        while self._retries and self._retries[0][0] <= now:
+            queue = heapq.heappop(self._retries)[2]
+            if queue.waiting:
+                self.offer(queue)
+        while self._out:
+            oldest = next(iter(self._out))
+            if now - oldest.sent_at < self._times.patience_s:
+                break
+            self._hedge(oldest.node, now)
+        if self._active and now >= self._scan_at:
+            self._scan_at = now + SCAN_S
+            for queue in list(self._active):
+                self._expire(queue, now)
+
+    def next_deadline(self) -> float | None:
+        deadlines: list[float] = []
+        if self._active:
+            deadlines.append(self._scan_at)
+        if self._retries:
+            deadlines.append(self._retries[0][0])
+        if self._out:
+            deadlines.append(next(iter(self._out)).sent_at + self._times.patience_s)
+        return min(deadlines, default=None)
+
+    def close(self) -> None:
+        """Give every batch an outcome and forget it."""
+        for queue in list(self._active):
+            for batch in queue.unfinished():
+                if batch.attempt:
+                    error = CorgiError("outcome-unknown", "the client was closed before the answer came")
+                else:
+                    error = CorgiError("closed", "the client was closed before this was sent")
+                self._end(batch, error)
+        self._active.clear()
+        self._retries.clear()
+        self._out.clear()
+
+    # Out
+
+    def flush(self, now: float) -> None:
+        """Send what the windows allow."""
+        while self._dirty:
+            group, _ = self._dirty.popitem()
+            self._flush_group(group, now)
+
+    def _flush_group(self, group: GroupQueue, now: float) -> None:
+        routing = self._routing
+        limit = self._options.requests_in_flight
+        while group.ready and group.requests < limit:
+            node = routing.preferred(group.group)
+            if node == NO_NODE:
+                return
+            link = routing.links[node]
+            if link.buffered() > self._options.link_bytes:
+                return
+            batches = self._take(group, node, now)
+            if not batches:
+                return
+            self._send(group, node, link, batches, now)
+
+    def _take(self, group: GroupQueue, node: NodeId, now: float) -> list[OutgoingBatch]:
+        """The next request's batches; queues that cannot go on by themselves leave ``ready``."""
+        batches: list[OutgoingBatch] = []
+        room = self._options.request_bytes
+        for queue in list(group.ready):
+            if queue.retry_at > now:
+                continue
+            del group.ready[queue]
+            taken = self._take_from(queue, node, room)
+            batches += taken
+            room -= sum([len(batch.encoded) for batch in taken])
+            if taken and queue.waiting:
+                group.ready[queue] = None
+            if room <= 0:
+                break
+        return batches
+
+    def _take_from(self, queue: PartitionQueue, node: NodeId, room: int) -> list[OutgoingBatch]:
+        """What this queue sends now; nothing while it has to wait for an answer."""
+        taken: list[OutgoingBatch] = []
+        if queue.stale or queue.renew:
+            if not queue.settled or (queue.renew and not self._renew(queue)):
+                return taken
+            queue.stale = False
+            taken += queue.flying
+            self.counters.resent += len(taken)
+        elif queue.flying and queue.via != node:
+            return taken
+        queue.via = node
+        room -= sum([len(batch.encoded) for batch in taken])
+        while room > 0 and len(queue.flying) < self._options.batches_in_flight:
+            batch = self._next_batch(queue)
+            if batch is None:
+                break
+            queue.flying.append(batch)
+            taken.append(batch)
+            room -= len(batch.encoded)
+        for batch in taken:
+            batch.attempt += 1
+            batch.live = True
+        return taken
+
+    def _next_batch(self, queue: PartitionQueue) -> OutgoingBatch | None:
+        """Take the next batch that has not flown yet, with its sequence and its bytes."""
+        batch = queue.sealed[0] if queue.sealed else queue.filling
+        if batch is None:
+            return None
+        count = batch.builder.count
+        if queue.safe and queue.next_sequence + count > SEQUENCE_MAX:
+            queue.renew = True
+            return None
+        if queue.sealed:
+            queue.sealed.popleft()
+        else:
+            queue.filling = None
+        batch.encode(queue.identity, queue.next_sequence if queue.safe else -1)
+        queue.next_sequence += count
+        return batch
+
+    def _renew(self, queue: PartitionQueue) -> bool:
+        """Give the queue, whose sendings are all answered, an identity that it has not had."""
+        identity = self.identity
+        if identity is None or identity is queue.identity:
+            queue.group.ready[queue] = None
+            self._need_identity()
+            return False
+        queue.identity = identity
+        queue.renew = False
+        queue.next_sequence = 0
+        for batch in queue.flying:
+            batch.encode(identity, queue.next_sequence)
+            queue.next_sequence += batch.record_count
+        return True
+
+    def _send(self, group: GroupQueue, node: NodeId, link: Link, batches: list[OutgoingBatch], now: float) -> None:
+        payload = [batch.encoded for batch in batches]
+        entries = tuple([(batch.queue.topic, batch.partition, len(batch.encoded)) for batch in batches])
+        produce = Produce(group.acks, NODE_TIMEOUT_MS, entries)
+        self.counters.requests += 1
+        self.counters.batches += len(batches)
+        self.counters.bytes += sum(map(len, payload))
+        if group.acks == ACKS["none"]:
+            link.tell(produce, payload)
+            for batch in batches:
+                self._succeed(batch, UNKNOWN_OFFSET, -1)
+                self._settle(batch.queue, now)
+            return
+        sending = Sending(group, node, batches, now)
+        self._out[sending] = None
+        group.requests += 1
+        link.request(produce, payload, partial(self._answered, sending))
+
+    # Back
+
+    def _answered(self, sending: Sending, answer: Answer, _: memoryview) -> None:
+        now = self._clock.now()
+        if not sending.abandoned:
+            if self._out.pop(sending, self) is self:
+                return  # closed meanwhile
+            sending.group.requests -= 1
+            self._dirty[sending.group] = None
+        results: tuple[tuple[int, int, int], ...]
+        message = ""
+        if isinstance(answer, ProduceReply) and len(answer.results) == len(sending.batches):
+            results, message = answer.results, answer.message
+            self._times.note(now - sending.sent_at)
+        else:
+            error = answer if isinstance(answer, CorgiError) else CorgiError("timeout", "the answer was no answer")
+            results = ((error.kind.number, UNKNOWN_OFFSET, -1),) * len(sending.batches)
+            message = error.message
+        if results[0][0] != OUTCOME_UNKNOWN:
+            self._routing.suspected.discard(sending.node)
+        for batch, attempt, (number, base_offset, timestamp_ms) in zip(
+            sending.batches, sending.attempts, results, strict=True
+        ):
+            if batch.gone:
+                continue
+            if number == 0:
+                self._succeed(batch, base_offset, timestamp_ms)
+            elif attempt == batch.attempt:
+                self._failed(batch, number, message)
+        for queue in {batch.queue: None for batch in sending.batches}:
+            self._settle(queue, now)
+
+    def _succeed(self, batch: OutgoingBatch, base_offset: int, timestamp_ms: int) -> None:
+        batch.queue.backoff.reset()
+        self._remove(batch)
+        if not batch.done:
+            batch.succeed(base_offset, timestamp_ms)
+
+    def _failed(self, batch: OutgoingBatch, number: int, message: str) -> None:
+        """The latest sending of a batch was lost or refused."""
+        queue = batch.queue
+        batch.live = False
+        error = error_from_number(number, message)
+        queue.last_error = error
+        if number in UNSURE:
+            self.counters.lost += 1
+            batch.unknown = True
+            queue.refused |= number != OUTCOME_UNKNOWN
+            if not queue.safe:
+                self._end(batch, CorgiError("outcome-unknown", message))
+                return
+            queue.stale = True
+            return
+        self.counters.refused += 1
+        queue.refused = True
+        if number in SEQUENCE_TROUBLE and queue.safe:
+            self._sequence_trouble(batch, error)
+        elif BY_NUMBER.get(number, error.kind).retryable:
+            queue.stale = True
+        else:
+            self._refuse_for_good(batch, error)
+
+    def _sequence_trouble(self, batch: OutgoingBatch, error: CorgiError) -> None:
+        """A gap before this batch: usually its predecessor was lost and comes again, or the cluster forgot us."""
+        queue = batch.queue
+        queue.stale = True
+        if queue.flying[0] is not batch:
+            return
+        batch.refusals += 1
+        if batch.refusals < REFUSALS_MAX:
+            return
+        if batch.unknown:
+            self._refuse_for_good(batch, error)
+        else:
+            queue.renew = True
+
+    def _refuse_for_good(self, batch: OutgoingBatch, error: CorgiError) -> None:
+        queue = batch.queue
+        if queue.safe:
+            queue.renew = True
+            queue.doubtful |= batch.unknown
+        self._end(batch, error)
+
+    def _settle(self, queue: PartitionQueue, now: float) -> None:
+        """After answers: plan the queue's next step once every sending of it is answered."""
+        if (queue.stale or queue.renew) and not queue.settled:
+            return
+        if queue.doubtful:
+            queue.doubtful = False
+            for batch in [batch for batch in queue.flying if batch.unknown]:
+                self._end(batch, CorgiError("outcome-unknown", "a batch before it was refused"))
+        queue.stale = queue.stale and bool(queue.flying)
+        if queue.refused:
+            queue.refused = False
+            queue.retry_at = now + queue.backoff.next()
+            self._retry_count += 1
+            heapq.heappush(self._retries, (queue.retry_at, self._retry_count, queue))
+        elif queue.stale:
+            queue.retry_at = 0.0  # lost with its link: another one gets it at once
+        if not queue:
+            self._active.pop(queue, None)
+        elif queue.waiting:
+            self.offer(queue)
+
+    def _remove(self, batch: OutgoingBatch) -> None:
+        queue = batch.queue
+        batch.gone = True
+        batch.live = False
+        if batch in queue.flying:
+            queue.flying.remove(batch)
+        elif batch is queue.filling:
+            queue.filling = None
+        else:
+            queue.sealed.remove(batch)
+        self._landed(batch)
+
+    def _end(self, batch: OutgoingBatch, error: CorgiError) -> None:
+        self._remove(batch)
+        if not batch.done:
+            batch.fail(error)
+
+    # Time
+
+    def _hedge(self, node: NodeId, now: float) -> None:
+        """The node answers nothing for unusually long: what it holds of safe queues goes to another one too."""
+        self._times.lost_patience()
+        self._routing.suspected.add(node)
+        self.counters.hedges += 1
+        touched: dict[PartitionQueue, None] = {}
+        for sending in [sending for sending in self._out if sending.node == node]:
+            del self._out[sending]
+            if sending.group.acks != QUORUM:
+                sending.sent_at = now  # not safe to ask twice: go on waiting
+                self._out[sending] = None
+                continue
+            sending.abandoned = True
+            sending.group.requests -= 1
+            self._dirty[sending.group] = None
+            for batch, attempt in zip(sending.batches, sending.attempts, strict=True):
+                if not batch.gone and attempt == batch.attempt:
+                    batch.live = False
+                    batch.unknown = True
+                    batch.queue.stale = True
+                    touched[batch.queue] = None
+        for queue in touched:
+            self._settle(queue, now)
+
+    def _expire(self, queue: PartitionQueue, now: float) -> None:
+        """Tell publishers whose time is up; what has flown goes on flying (see 4 above)."""
+        for batch in queue.unfinished():
+            if batch.done or batch.deadline > now:
+                continue
+            error = self._time_is_up(queue, batch)
+            if batch.attempt and queue.safe:
+                batch.fail(error)
+            else:
+                self._end(batch, error)
+        if not queue:
+            self._active.pop(queue, None)
+
+    def _time_is_up(self, queue: PartitionQueue, batch: OutgoingBatch) -> CorgiError:
+        told = queue.last_error
+        if told is not None and told.kind.number == OUTCOME_UNKNOWN:
+            told = None
+        fate = "it may be stored or not" if batch.attempt else "it was never sent"
+        if told is None and not self._routing.links:
+            return CorgiError("unreachable", f"no node can be reached; the time for publishing is up: {fate}")
+        if told is None:
+            return CorgiError("timeout", f"no definite answer in time; {fate}")
+        return CorgiError(told.code, f"{told.message} (the time for publishing is up: {fate})", hint=told.hint)
