@@ -55,6 +55,15 @@ def make_origin(node: NodeId, boot: int) -> Origin:
     return Origin(node << 48 | boot)
 
 
+def next_boot(previous: int, wall_ms: int) -> int:
+    """The boot counter of a start: above the last one (0: none is known), and above those that a lost disk counted.
+
+    A counter that began anew on a replaced or restored disk would give commands the ids of others long applied, and
+    they would be answered with those outcomes; so it follows the clock (ms since 1970) wherever that is ahead.
+    """
+    return max(previous + 1, wall_ms)
+
+
 def origin_node(origin: Origin) -> NodeId:
     return NodeId(origin >> 48)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
+from corgi.base.ids import NodeId, next_boot
 from corgi.base.limits import SEGMENT_BYTES
 from corgi.log.record import DATA_FROM, LogIdentity
 from corgi.runtime.segments import NO_ROOM, UNFINISHED, make_segment, segment_numbers, segment_path, sync_folder
@@ -30,7 +31,7 @@ _NOT_OURS = frozenset({LOCK, "lost+found", IDENTITY + UNFINISHED})  # may lie in
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What ``node.json`` holds; the ids as hex digits. ``boot`` counts the starts, ``recovering``: may not vote yet."""
+    """What ``node.json`` holds; the ids as hex digits. ``boot`` grows with each start, ``recovering``: may not vote yet."""
 
     format: int
     cluster: str
@@ -65,7 +66,7 @@ class Folder:
 
     @property
     def boot(self) -> int:
-        """Which start of this incarnation it is, from 1 on; never the same twice."""
+        """Which start it is; grows with each, never the same twice, not even on a replaced or restored disk."""
         return self._identity.boot
 
     @property
@@ -99,7 +100,7 @@ class Folder:
                 raise CorgiError("wrong-cluster", what)
             if not (path / WAL).is_dir() or not segment_numbers(path / WAL):
                 raise CorgiError("log-damaged", f"every segment of the log in {path / WAL} is gone")
-            return replace(identity, boot=identity.boot + 1)
+            return replace(identity, boot=next_boot(identity.boot, _wall_ms()))
 
         return cls._take(path, identify)
 
@@ -158,7 +159,8 @@ class Folder:
             (path / WAL).mkdir(mode=0o700, exist_ok=True)
             make_segment(path / WAL, identity, 1, segment_bytes, int.from_bytes(os.urandom(8), "big"))
             incarnation = os.urandom(16).hex()
-            return Identity(FORMAT_VERSION, cluster_id.hex(), node, incarnation, 1, groups, recovering)
+            boot = next_boot(0, _wall_ms())
+            return Identity(FORMAT_VERSION, cluster_id.hex(), node, incarnation, boot, groups, recovering)
 
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -263,6 +265,10 @@ def _write(path: Path, identity: Identity) -> None:
         os.close(fd)
     beside.rename(path / IDENTITY)
     sync_folder(path)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _unusable(path: Path, error: OSError) -> CorgiError:
