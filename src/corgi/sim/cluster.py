@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
+from corgi.base.ids import NodeId, next_boot
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
@@ -108,7 +108,8 @@ class Cluster:
         computer = self.computers[node]
         if computer.process is not None:
             return
-        computer.boot += 1
+        computer.boot = next_boot(computer.boot, computer.clock.wall_ms())
+        computer.starts += 1
         options = NodeOptions(
             node=node,
             cluster=CLUSTER,
@@ -214,9 +215,10 @@ class Cluster:
         assert computer.process is None
         self.world.note("cluster", f"put an old disk back into node {node}")
         computer.disk.put_back(image.segments)
+        if image.memory.lacks(computer.memory):
+            computer.doubted += 1
         computer.memory = image.memory.copy()
         computer.boot = image.boot
-        computer.doubted += 1
         self.ledger.forget_unheard(node, computer.memory)
         self.count("old_disks")
 

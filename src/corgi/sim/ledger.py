@@ -44,6 +44,11 @@ class DiskMemory:
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
 
+    def lacks(self, other: DiskMemory) -> bool:
+        """A vote or a promise of the other is not here."""
+        promised = any(self.promised.get(group, 0) < ballot for group, ballot in other.promised.items())
+        return promised or not other.votes <= self.votes
+
     def copy(self) -> DiskMemory:
         """For a disk image: what the image holds."""
         other = DiskMemory()

@@ -43,6 +43,7 @@ class Computer:
     disk: SimDisk
     incarnation: bytes
     boot: int = 0
+    starts: int = 0
     recovering: bool = False  # as told in node.json
     doubted: int = 0
     memory: DiskMemory = field(default_factory=DiskMemory)
@@ -72,7 +73,7 @@ class Process:
         self._deadline: float | None = None
         self._wake_at = float("inf")
         self.wal = SimWal(self.world, computer.disk, self)
-        chance = self.world.stream(f"node/{self.id}/{computer.boot}")
+        chance = self.world.stream(f"node/{self.id}/{computer.starts}")
         self.node = make(options, self.clock, chance, self.wal, _Port(self))
         self.seen = [0] * options.groups  # chosen prefixes that the ledger has checked
 
