@@ -1,0 +1,128 @@
+"""The frame of the command line: help, usage, errors as words, exit codes, and how fast it answers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from corgi.base.errors import BY_CODE, CorgiError
+from corgi.cli import errors as errors_command
+from corgi.cli.exits import Exit, exit_of
+from corgi.cli.main import COMMANDS, main
+
+PATIENCE_S = 30.0
+
+
+def corgi(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "corgi", *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_help_lists_every_command_and_is_quick() -> None:
+    took_s = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = corgi("--help")
+        took_s.append(time.perf_counter() - began)
+    assert done.returncode == 0
+    assert not [name for name in COMMANDS if f"\n  {name} " not in done.stdout]
+    assert min(took_s) < 0.3
+
+
+def test_no_command_is_a_question_not_a_failure() -> None:
+    done = corgi()
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    assert "First steps:" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_long_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: corgi {command}" in text
+    assert "xample" in text or command in ("version",)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["servre"], "did you mean: corgi server?"),
+        (["zzz"], "see: corgi --help"),
+        (["version", "--nope"], "see: corgi version --help"),
+        (["errors", "-o", "yaml"], "see: corgi errors --help"),
+        (["errors", "no-quorom"], "did you mean no-quorum?"),
+        (["dev", "--nodes", "three"], "see: corgi dev --help"),
+    ],
+)
+def test_usage_errors_end_with_a_hint(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == Exit.USAGE
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert f"hint: {told}" in err
+
+
+def test_every_error_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["errors", "-o", "json"]) == 0
+    assert {row["code"] for row in json.loads(capsys.readouterr().out)} == set(BY_CODE)
+    assert main(["errors", "11", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["code"] == "no-quorum"
+    assert main(["errors", "no-quorum"]) == 0
+    assert "hint: see: corgi status" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", ["-1", "0", str(2**31), str(2**63)])
+def test_a_number_that_is_no_code_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["errors", number]) == Exit.USAGE
+    assert "hint:" in capsys.readouterr().err
+
+
+def test_every_error_has_an_exit_code() -> None:
+    assert {exit_of(CorgiError(code)) for code in BY_CODE} == set(Exit) - {Exit.OK}
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("corgi ")
+    assert main(["version", "--output", "json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"corgi", "python"}
+
+
+def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(_: object) -> None:
+        raise ZeroDivisionError("a\x1b[2J fault")
+
+    monkeypatch.setattr(errors_command, "_find", fails)
+    assert main(["errors", "x"]) == Exit.FAILURE
+    err = capsys.readouterr().err
+    assert err.startswith("error: ZeroDivisionError: a\\x1b[2J fault\nhint: this is a fault of corgi")
+    monkeypatch.setenv("CORGI_TRACEBACK", "1")
+    assert main(["errors", "x"]) == Exit.FAILURE
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_no_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(errors_command, "_find", interrupted)
+    assert main(["errors", "x"]) == 130
+    assert not capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    line = f"{sys.executable} -m corgi errors | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stdout.endswith("0\n")
+    assert not done.stderr
+
+
+def test_completion_knows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert not [name for name in COMMANDS if name not in script]
