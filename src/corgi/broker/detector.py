@@ -14,14 +14,17 @@ from corgi.base.ports import Clock
 from corgi.paxos.messages import Heartbeat, Lead
 
 NEVER = float("-inf")
+GAP_DECAY = 0.98  # per heartbeat: half forgotten after 35 of them, about a second
+GAPS_FORGIVEN = 3.0
+PATIENCE_MAX = 2.5  # times the suspicion time
 
 
 class PeerView:
     """One peer as seen from here. Times are this node's monotonic seconds."""
 
     __slots__ = (
-        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "disk_age_ms", "heard_at", "leads",
-        "number",
+        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "disk_age_ms", "gap_s", "heard_at",
+        "leads", "number",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -33,6 +36,7 @@ class PeerView:
         self.acknowledged_at = NEVER  # when the newest of our heartbeats that the peer echoed was sent
         self.clock_offset_ms = 0
         self.disk_age_ms = 0
+        self.gap_s = 0.0  # the longest recent pause between its heartbeats, decaying
         self.leads: dict[GroupId, Lead] = {}
 
 
@@ -71,6 +75,8 @@ class Detector:
         if message.number <= view.number and view.beaten:
             return
         view.number = message.number
+        gap = now - view.beat_at if view.beaten else 0.0
+        view.gap_s = max(gap, view.gap_s * GAP_DECAY)
         view.beat_at = now
         view.beaten = True
         view.disk_age_ms = message.disk_age_ms
@@ -103,9 +109,13 @@ class Detector:
         view = self.peers.get(peer)
         if view is None or not view.connected:
             return False
-        if self.clock.now() - view.heard_at > self.suspicion_s:
+        if self.clock.now() - view.heard_at > self._patience_s(view):
             return False
         return not self._disk_stuck(view.disk_age_ms)
+
+    def _patience_s(self, view: PeerView) -> float:
+        """Silence that makes suspicious: a peer that lately paused (a busy machine) gets more time, within bounds."""
+        return min(max(self.suspicion_s, GAPS_FORGIVEN * view.gap_s), PATIENCE_MAX * self.suspicion_s)
 
     def _disk_stuck(self, age_ms: int) -> bool:
         age_s = age_ms / 1000
@@ -150,8 +160,9 @@ class Detector:
         return all(view.beaten for view in self.peers.values() if view.connected)
 
     def clock_trusted(self) -> bool:
-        """This node's clock is within 5 s of its peers' median."""
-        offsets = sorted(view.clock_offset_ms for view in self.peers.values() if view.connected and view.beaten)
-        if not offsets:
-            return True
+        """This node's clock is within 5 s of the median of all that it sees, its own included.
+
+        So of any set of nodes that see each other somebody is trusted, however far their clocks are apart.
+        """
+        offsets = sorted((0, *(view.clock_offset_ms for view in self.peers.values() if view.connected and view.beaten)))
         return abs(offsets[len(offsets) // 2]) <= CLOCK_SKEW_MS_MAX
