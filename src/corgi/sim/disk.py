@@ -39,6 +39,7 @@ class SimDisk:
         self.slow = 0.0  # added to every sync
         self.stuck_until = 0.0  # no sync ends before
         self.torn_writes = 0
+        self.on_write: Callable[[float], None] | None = None  # a trap: told once, with the time that the sync will end
         self._unsynced: list[tuple[int, int, bytes]] = []  # segment, offset, what lay there before
 
     def write(self, segment: int, offset: int, data: bytes) -> None:
@@ -190,8 +191,13 @@ class SimWal:
             return
         self._batch_since = self._queued_since
         self._queued_since = self.world.now
-        self.disk.write(batch.segment, batch.offset, b"".join(batch.buffers))
-        self.world.at(self.disk.sync_time(self.world.now), self._synced, journal, batch)
+        disk = self.disk
+        disk.write(batch.segment, batch.offset, b"".join(batch.buffers))
+        done = disk.sync_time(self.world.now)
+        self.world.at(done, self._synced, journal, batch)
+        if disk.on_write is not None:
+            trap, disk.on_write = disk.on_write, None
+            trap(done)
         if journal.segments_ahead < SEGMENTS_AHEAD:
             self._prepare_ahead()
 

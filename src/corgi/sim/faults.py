@@ -78,6 +78,7 @@ class Faults:
             self.cluster.resume(node)
             disk = self.cluster.computers[node].disk
             disk.slow = disk.stuck_until = 0.0
+            disk.on_write = None
             self.cluster.start(node)
 
     def _restart_stopped(self, process: Process) -> None:
@@ -134,12 +135,22 @@ class Faults:
         return True
 
     def _power(self) -> bool:
+        """Often in the middle of a write, when there is something to tear."""
         node = self._leader()
         if node is None:
             return False
+        if self.chance.random() < 0.3:
+            self._power_off(node)
+        else:
+            self.cluster.computers[node].disk.on_write = lambda done: self._power_off_before(node, done)
+        return True
+
+    def _power_off_before(self, node: NodeId, done: float) -> None:
+        self._later(self.chance.random() * (done - self.world.now), self._power_off, node)
+
+    def _power_off(self, node: NodeId) -> None:
         self.cluster.kill(node, power=True)
         self._later(self._lasting(), self.cluster.start, node)
-        return True
 
     def _power_all(self) -> bool:
         for node in self.cluster.members:

@@ -228,11 +228,10 @@ class Ledger:
             return
         for (topic, partition, _), (error, offset, _) in zip(request.batches, reply.results, strict=True):
             if error == 0:
-                group = process.node.groups[process.node.group_of(topic, partition)]
-                log = group.machine.partitions.get((topic, partition))
-                if log is None or not 0 <= offset < log.end:
-                    end = None if log is None else log.end
-                    text = f"node {process.id} confirms {topic}/{partition}@{offset}, its end is {end}"
+                logs = (group.machine.partitions.get((topic, partition)) for group in process.node.groups)
+                ends = [log.end for log in logs if log is not None]
+                if not any(0 <= offset < end for end in ends):
+                    text = f"node {process.id} confirms {topic}/{partition}@{offset}, its end is {ends}"
                     self.violate("early-answer", text)
 
 

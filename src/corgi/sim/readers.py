@@ -77,7 +77,7 @@ class Poller(Reader):
         self._asked = False
         if reply is None:
             return
-        pause = 0.001
+        pause = 0.001 if payload else 0.03
         if isinstance(reply, FetchReply):
             self.scene.history.other_operations += 1
             at = 0
