@@ -12,7 +12,7 @@ from corgi.base.errors import CorgiError
 
 
 class Shown(Protocol):
-    """The parts of a message that can be shown. ``timestamp_ms`` counts from 1970."""
+    """The parts of a message that can be shown. ``timestamp``: ms since 1970."""
 
     @property
     def topic(self) -> str: ...
@@ -21,7 +21,7 @@ class Shown(Protocol):
     @property
     def offset(self) -> int: ...
     @property
-    def timestamp_ms(self) -> int: ...
+    def timestamp(self) -> int: ...
     @property
     def key(self) -> bytes | None: ...
     @property
@@ -40,8 +40,8 @@ PLACES: dict[str, tuple[str, Part]] = {
     "v": ("value", lambda m: m.value or b""),
     "h": ("headers, as name=value,…", lambda m: b",".join(n.encode() + b"=" + (v or b"") for n, v in m.headers)),
     "s": ("size of the value in bytes", lambda m: b"%d" % len(m.value or b"")),
-    "T": ("time, as 2013-01-01T05:15:00.000Z", lambda m: iso(m.timestamp_ms).encode()),
-    "M": ("time in ms since 1970", lambda m: b"%d" % m.timestamp_ms),
+    "T": ("time, as 2013-01-01T05:15:00.000Z", lambda m: iso(m.timestamp).encode()),
+    "M": ("time in ms since 1970", lambda m: b"%d" % m.timestamp),
     "%": ("a percent sign", lambda _: b"%"),
 }
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", "0": "\0"}
@@ -79,7 +79,7 @@ def as_json(message: Shown) -> bytes:
         "topic": message.topic,
         "partition": message.partition,
         "offset": message.offset,
-        "timestamp_ms": message.timestamp_ms,
+        "timestamp_ms": message.timestamp,
         **_bytes_field("key", message.key),
         **_bytes_field("value", message.value),
         "headers": [{"name": name, **_bytes_field("value", value)} for name, value in message.headers],
@@ -87,13 +87,13 @@ def as_json(message: Shown) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def iso(timestamp_ms: int) -> str:
+def iso(timestamp: int) -> str:
     """Milliseconds since 1970 as UTC; a time that no calendar has is shown as its number."""
     try:
-        moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+        moment = datetime.fromtimestamp(timestamp / 1000, UTC)
     except (ValueError, OverflowError, OSError):
-        return str(timestamp_ms)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{timestamp_ms % 1000:03d}Z"
+        return str(timestamp)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{timestamp % 1000:03d}Z"
 
 
 def harmless(line: bytes) -> bytes:
