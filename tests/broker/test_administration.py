@@ -167,6 +167,18 @@ def test_settings_reach_open_partitions(world: World) -> None:
     assert log.batch_bytes_max == 7000
 
 
+def test_a_change_is_answered_when_every_group_knows_it_here(world: World) -> None:
+    create(world)
+    world.held = {3}
+    answers = ask(world.nodes[0], AlterTopic("orders", config={"max_batch_bytes": "7000"}))
+    world.settle()
+    assert answers.answer is None
+    world.held = set()
+    world.settle()
+    assert answers.error == 0
+    world.check_partitions()
+
+
 def test_partitions_are_added(world: World) -> None:
     before = create(world, partitions=2).topic
     answers = ask(world.nodes[0], AlterTopic("orders", partitions=9))
@@ -223,6 +235,17 @@ def test_a_deleted_topic_is_gone_everywhere(world: World) -> None:
     assert again.error == errors.UNKNOWN_TOPIC
     assert create(world).topic.topic == 18, "a new topic, although of the same name"
     world.check_partitions()
+
+
+def test_nothing_is_kept_of_deleted_topics(world: World) -> None:
+    for i in range(20):
+        assert create(world, f"topic-{i}").error == 0
+        ask(world.nodes[0], DeleteTopic(f"topic-{i}"))
+        world.settle()
+    for node in world.nodes:
+        assert node.administration._infos == {}
+        assert node.administration._waiting == {}
+        assert not any(group.machine.held for group in node.groups)
 
 
 def test_a_topic_deleted_before_it_was_open(world: World) -> None:
@@ -302,6 +325,20 @@ def test_a_new_leader_finishes_what_the_old_one_left(world: World) -> None:
     world.settle()
     assert answers.error == 0
     assert world.sent(OPEN)[-1].node is world.nodes[0]
+    world.check_partitions()
+
+
+def test_a_new_leader_closes_what_the_old_one_left(world: World) -> None:
+    create(world)
+    world.held = {3}
+    answers = ask(world.nodes[0], DeleteTopic("orders"))
+    world.settle()
+    assert [submitted.kind for submitted in world.submitted] == [CLOSE]
+    world.submitted.clear()
+    world.lead(3, 0)
+    world.held = set()
+    world.settle()
+    assert answers.error == 0
     world.check_partitions()
 
 
