@@ -75,7 +75,17 @@ class ListenerStatistics:
 class ClientPort:
     """One client: the ``ClientSession`` port of the broker, and the owner of its connection."""
 
-    __slots__ = ("_connection", "_facts", "_listener", "_pending", "_pending_bytes", "closed", "session", "stalled")
+    __slots__ = (
+        "_connection",
+        "_facts",
+        "_known",
+        "_listener",
+        "_pending",
+        "_pending_bytes",
+        "closed",
+        "session",
+        "stalled",
+    )
 
     def __init__(self, connection: FrameConnection, listener: Listener) -> None:
         self._connection = connection
@@ -84,6 +94,7 @@ class ClientPort:
         self._pending: dict[int, int] = {}  # payload bytes of requests by correlation
         self._pending_bytes = 0
         self.session = ServerSession(listener.cluster, listener.node, listener.software, connection.outbox)
+        self._known = False  # the broker has had a request of it
         self.closed = False
         self.stalled = (0, 0.0)  # bytes taken by the client, and since when it has taken no more
 
@@ -138,6 +149,7 @@ class ClientPort:
             self._pending_bytes += size
             if self._pending_bytes > CLIENT_PENDING_BYTES or len(self._pending) >= CLIENT_PENDING_REQUESTS:
                 self._connection.hold(Hold.PENDING)
+        self._known = True
         self._facts.client_request(self, correlation, message, payload)
 
     def protocol_failed(self, error: CorgiError) -> None:
@@ -146,16 +158,15 @@ class ClientPort:
 
     def output_drained(self) -> None:
         self._connection.release(Hold.OUTPUT)
-        self._facts.client_drained(self)
+        if self._known and not self.closed:
+            self._facts.client_drained(self)
 
     def output_overflowed(self) -> None:
         self._cut_off(f"leaves more than {CLIENT_OUTPUT_MAX} bytes unread")
 
     def connection_lost(self) -> None:
         self._listener.forget(self._connection)
-        if not self.closed:
-            self.closed = True
-            self._facts.client_closed(self)
+        self._gone()
 
     # what the listener calls
 
@@ -180,9 +191,13 @@ class ClientPort:
     def _end(self, error: CorgiError) -> None:
         self.session.fail(error)
         self._connection.close()
+        self._gone()
+
+    def _gone(self) -> None:
         if not self.closed:
             self.closed = True
-            self._facts.client_closed(self)
+            if self._known:
+                self._facts.client_closed(self)
 
 
 class Stranger:
