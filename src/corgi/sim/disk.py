@@ -119,6 +119,7 @@ class SimWal:
         self._queued_since = 0.0
         self._batch_since = 0.0
         self._preparing = False
+        self._appended = False
         self._close_at: float | None = None
 
     # ---- the port
@@ -128,6 +129,7 @@ class SimWal:
         if not journal.pending:
             self._queued_since = self.world.now
         journal.append(record)
+        self._appended = True
 
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         segment, offset = divmod(position, self.disk.segment_bytes)
@@ -163,7 +165,9 @@ class SimWal:
 
     def turn_ended(self) -> None:
         """Write what the turn appended."""
-        self._pump(False)
+        if self._appended:
+            self._appended = False
+            self._pump(False)
 
     def crash(self) -> None:
         """The process died: its last write may not have begun."""

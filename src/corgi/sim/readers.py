@@ -21,7 +21,7 @@ from corgi.wire.messages import (
 
 RETRY_S = 0.05
 FETCH_BYTES = 64 * 1024
-CREDIT_BYTES = 4 * 1024
+CREDIT_BYTES = 1024
 
 
 class Reader(Client):
@@ -77,7 +77,7 @@ class Poller(Reader):
         self._asked = False
         if reply is None:
             return
-        pause = 0.001 if payload else 0.03
+        pause = self.chance.choice((0.001, 0.03, 0.1))
         if isinstance(reply, FetchReply):
             self.scene.history.other_operations += 1
             at = 0
@@ -101,6 +101,7 @@ class Subscriber(Reader):
         super().start()
         self._subscriptions: dict[int, Partition] = {}
         self._next = 0
+        self._used: dict[int, int] = {}  # bytes pushed since credit was last given
         self.world.after(0.2, self._look)
 
     def connected(self) -> None:
@@ -119,6 +120,12 @@ class Subscriber(Reader):
         self.world.after(0.3, self._look)
         if self.chance.random() < 0.01:
             self.change_node()
+
+    def _give_credit(self, number: int, used: int) -> None:
+        """Give back what was used, half the credit at a time."""
+        self._used[number] = self._used.get(number, 0) + used
+        if self._used[number] > CREDIT_BYTES // 2 and self.session is not None:
+            self.session.request(Credit(((number, self._used.pop(number)),)))
 
     def _subscribe(self, partition: Partition) -> None:
         if self.session is None or partition in self._subscriptions.values():
@@ -154,8 +161,7 @@ class Subscriber(Reader):
             partition = self._subscriptions.get(message.subscription)
             if partition is not None:
                 self.take(partition, values_of(payload, message.lengths, 0, self.positions[partition]))
-                if self.session is not None:
-                    self.session.request(Credit(((message.subscription, len(payload)),)))
+                self._give_credit(message.subscription, len(payload))
         elif isinstance(message, SubscriptionEnded):
             self._again(message.subscription)
 
