@@ -48,7 +48,7 @@ class Requests:
         self.places = Places(node)
         self.barriers = Barriers(node)
         self.schedule = Schedule()
-        self.values = Values(node.read_value)
+        self.values = Values(node.read_value, lambda group, slot: node.groups[group].slots.length(slot))
         self.pushes = Pushes(self.schedule, self.values, m.Deliver, m.SubscriptionEnded)
         self.polls = Polls(self.schedule, self.values)
         self.produces = Produces(node, self.places)
@@ -120,6 +120,7 @@ class Requests:
     def flush(self) -> None:
         """End of a turn: serve who waits, within the turn's bounds, and tell the watchers."""
         self.schedule.run(self._node.clock.now())
+        self.values.admit()
         self.metadata.flush()
 
     def advance(self, now: float) -> None:

@@ -20,8 +20,11 @@ BACKLOG_TURN_BYTES = 2 * MIB  # served to those behind in one loop turn
 BACKLOG_TURN_BATCHES = 384
 CLIENT_BUFFER_HIGH = 512 * KIB  # nothing more is read for a client that has so much unsent, until it drained
 PARKED_CHECK_S = 0.050  # a blocked client is looked at again even if nobody told that it drained
-COLD_READS_MAX = 8  # values on their way from the disk, or waiting to be served, at one time
-COLD_CACHE_BYTES = 8 * MIB  # values read from the disk that another reader may want next
+COLD_BYTES_MAX = 8 * MIB  # values on their way from the disk or waiting to be served; further readers queue
+COLD_CACHE_BYTES = 8 * MIB  # values read from the disk that a reader may want next
+AHEAD_VALUES = 16  # read ahead of one reader who is behind: small values cost a change of threads each
+AHEAD_BYTES = 256 * KIB  # ... but not more than this
+AHEAD_TOTAL_BYTES = 4 * MIB  # no reading ahead while so much is on its way
 JOIN_BATCH_BYTES = 4 * KIB  # batches smaller than this on average travel as one copy: cheaper than many buffers
 JOIN_PINNED_RATIO = 8  # a slice that would keep a value 8 times its size in memory is copied
 CREDIT_MAX = 1024 * MIB  # bytes one subscription may be ahead
@@ -34,4 +37,5 @@ assert CLIENT_OUTPUT_LOW < CLIENT_BUFFER_HIGH <= CLIENT_OUTPUT_HIGH
 assert QUANTUM_BYTES <= BACKLOG_TURN_BYTES <= TAIL_TURN_BYTES
 assert QUANTUM_BATCHES <= BACKLOG_TURN_BATCHES <= TAIL_TURN_BATCHES
 assert VALUE_BYTES_MAX <= COLD_CACHE_BYTES
+assert AHEAD_BYTES <= AHEAD_TOTAL_BYTES < COLD_BYTES_MAX
 assert POLL_BYTES_MAX + BATCH_BYTES_MAX < FRAME_BYTES_MAX

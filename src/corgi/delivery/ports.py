@@ -53,3 +53,6 @@ class AppliedLog(Protocol):
 
 ReadValue = Callable[[GroupId, Slot, Callable[[bytes | CorgiError], None]], Buffer | None]
 """The whole value if it is in memory; otherwise None, and the callback is called later, never before the return."""
+
+ValueLength = Callable[[GroupId, Slot], int]
+"""Bytes of a value, known without reading it; 0 if unknown."""

@@ -6,13 +6,14 @@ always gets on. The first 16 bytes are made anew, because offset and leader epoc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from corgi.base.batch import PREFIX_BYTES, patched_prefix
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
-from corgi.base.ids import GroupId, Offset
-from corgi.delivery.limits import JOIN_BATCH_BYTES, JOIN_PINNED_RATIO
+from corgi.base.ids import GroupId, Offset, Slot
+from corgi.delivery.limits import AHEAD_VALUES, JOIN_BATCH_BYTES, JOIN_PINNED_RATIO
 from corgi.delivery.ports import AppliedLog
 from corgi.delivery.values import Values, Waiter
 
@@ -56,6 +57,8 @@ def gather(
         slot = entry.slot
         value = values.get(group, slot, waiter, urgent=urgent)
         if value is None:
+            if not urgent:
+                values.ahead(group, _slots_after(log, i, slot))
             return Gathered(lengths, buffers, size, offset, pending=True)
         if isinstance(value, CorgiError):
             return Gathered(lengths, buffers, size, offset, error=value)
@@ -78,3 +81,12 @@ def gather(
         if run_bytes < run_batches * JOIN_BATCH_BYTES or run_bytes * JOIN_PINNED_RATIO < len(value):
             buffers[run_buffers:] = [b"".join(buffers[run_buffers:])]
     return Gathered(lengths, buffers, size, offset)
+
+
+def _slots_after(log: AppliedLog, i: int, slot: Slot) -> Iterator[Slot]:
+    """The next slots that hold batches of this partition, after the batch ``i`` in ``slot``."""
+    for k in range(i + 1, min(log.count, i + 1 + AHEAD_VALUES)):
+        following = log.entry(k).slot
+        if following != slot:
+            slot = following
+            yield slot

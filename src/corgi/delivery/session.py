@@ -150,10 +150,12 @@ class DeliverySession:
     def run(self, turn: Turn) -> bool:
         """Push one piece; True if another could follow at once."""
         log = self.log
-        if self.ended or self.waiting:
+        if self.ended:
             return False
         if not log.open:
             self._around.end(self, UNKNOWN_TOPIC, "the topic was deleted")
+            return False
+        if self.waiting:
             return False
         if self.offset < log.start:
             self._around.end(self, OFFSET_OUT_OF_RANGE, f"offset {self.offset} is no longer stored")
