@@ -12,28 +12,20 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId, Position
 from corgi.base.limits import SEGMENT_BYTES
 from corgi.base.ports import LogRecord
-from corgi.log.record import LogIdentity
+from corgi.log.record import DATA_FROM, LogIdentity
 from corgi.log.recovery import Scan
 from corgi.log.writer import BATCH_BYTES_MAX, CLOSE_AFTER_S, Journal, LogEnd, WriteBatch
+from corgi.runtime.preparer import FillOptions, Preparer
 from corgi.runtime.reads import Done, Reads
-from corgi.runtime.segments import (
-    NO_ROOM,
-    UNFINISHED,
-    make_segment,
-    open_segments,
-    rewrite,
-    segment_path,
-    write_zeros,
-)
-from corgi.runtime.syncer import Syncer, ThreadSyncer
+from corgi.runtime.segments import NO_ROOM, UNFINISHED, open_segments, rewrite, segment_path, write_zeros
+from corgi.runtime.syncer import Syncer, best_syncer
 
 SAMPLES = 1024  # latencies kept for percentiles
 
@@ -47,7 +39,8 @@ class DiskOptions:
     close_after_s: float = CLOSE_AFTER_S
     segments_ahead: int = 1  # prepared in the background beyond the current one
     retry_s: float = 1.0  # a full disk is tried again after this
-    make_syncer: Callable[[asyncio.AbstractEventLoop], Syncer] = ThreadSyncer
+    fill: FillOptions = field(default_factory=FillOptions)
+    make_syncer: Callable[[asyncio.AbstractEventLoop], Syncer] = best_syncer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +59,7 @@ class DiskStatistics:
     release_p99_s: float
     segment: int
     segments_made: int
+    filled_bytes: int  # zeros written ahead
     pending_records: int
     pending_bytes: int
     reads: int
@@ -103,13 +97,21 @@ class DiskLog:
         self._journal: Journal | None = None
         self._syncer: Syncer | None = None
         self._reads = Reads(self._folder, self._options.segment_bytes, loop)
-        self._preparer = ThreadPoolExecutor(1, "corgi-prepare")
-        self._preparing = False
+        self._preparer = Preparer(
+            self._folder,
+            self._identity,
+            self._options.segment_bytes,
+            loop,
+            self._options.fill,
+            retry_s=self._options.retry_s,
+            on_made=self._prepared,
+            on_full=self._tell_full,
+            on_failed=lambda error: self._fail(_disk_failed(error)),
+        )
         self._fd = -1
         self._fd_segment = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._retry: asyncio.TimerHandle | None = None
         self._failure: CorgiError | None = None
         self._full = False
         self._closing: asyncio.Future[None] | None = None
@@ -119,7 +121,7 @@ class DiskLog:
         self._written_at = 0.0
         self._sync_times: deque[float] = deque(maxlen=SAMPLES)
         self._release_times: deque[float] = deque(maxlen=SAMPLES)
-        self._writes = self._syncs = self._records = self._bytes = self._made = 0
+        self._writes = self._syncs = self._records = self._bytes = 0
 
     @property
     def full(self) -> bool:
@@ -156,13 +158,16 @@ class DiskLog:
                 batch_bytes_max=options.batch_bytes_max, close_after_s=options.close_after_s,
             )  # fmt: skip
             if (end.segment == 0 or end.sealed) and not journal.segments_ahead:
-                self._make(journal.segment_wanted, salt := _salt())
-                journal.prepared(journal.segment_wanted, salt)
-                self._made += 1
+                number = journal.segment_wanted
+                journal.prepared(number, self._preparer.make_now(number))
         except OSError as error:
             code = "disk-full" if error.errno in NO_ROOM else "disk-failed"
             raise CorgiError(code, f"the log in {self._folder} cannot be started: {error}") from error
         self._syncer = options.make_syncer(self._loop)
+        if end.segment and not end.sealed:
+            self._preparer.begin(end.segment, end.offset, [number for number, _ in end.salts])
+        else:
+            self._preparer.begin(end.segment + 1, DATA_FROM, [number for number, _ in end.salts])
         self._prepare()
         self._schedule()
 
@@ -224,7 +229,8 @@ class DiskLog:
             release_p50_s=_percentile(releases, 0.5),
             release_p99_s=_percentile(releases, 0.99),
             segment=journal.segment if journal else 0,
-            segments_made=self._made,
+            segments_made=self._preparer.made,
+            filled_bytes=self._preparer.filled_bytes,
             pending_records=journal.pending if journal else 0,
             pending_bytes=journal.pending_bytes if journal else 0,
             reads=self._reads.reads,
@@ -239,12 +245,11 @@ class DiskLog:
             self._closing = self._loop.create_future()
             self.flush()
             await self._closing
-        for timer in (self._timer, self._retry):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._syncer is not None:
             self._syncer.close()
-        self._preparer.shutdown(cancel_futures=True)
+        self._preparer.close()
         self._reads.close()
         if self._fd >= 0:
             os.close(self._fd)
@@ -277,6 +282,11 @@ class DiskLog:
 
     def _write(self, batch: WriteBatch) -> None:
         assert self._syncer is not None
+        end = batch.offset + batch.length
+        self._preparer.wrote(batch.segment, end)
+        if self._preparer.covers(batch.segment, batch.offset, end):
+            self._preparer.wait(lambda: self._write(batch))
+            return
         try:
             fd = self._descriptor(batch.segment)
         except OSError as error:
@@ -339,48 +349,23 @@ class DiskLog:
             finally:
                 os.close(fd)
 
-    def _make(self, number: int, salt: int) -> None:
-        make_segment(self._folder, self._identity, number, self._options.segment_bytes, salt)
-
     def _prepare(self) -> None:
-        """Make the next segment in the background if it is missing."""
+        """Have the next segment made in the background if it is missing."""
         journal = self._journal
-        if journal is None or self._preparing or self._closing is not None or self._failure is not None:
-            return
-        if journal.segments_ahead >= self._options.segments_ahead:
-            return
-        self._preparing = True
-        number, salt = journal.segment_wanted, _salt()
-        future = self._loop.run_in_executor(self._preparer, self._make, number, salt)
-        future.add_done_callback(lambda made: self._prepared(number, salt, made))
+        if journal is not None and journal.segments_ahead < self._options.segments_ahead and self._failure is None:
+            self._preparer.make(journal.segment_wanted)
 
-    def _prepared(self, number: int, salt: int, made: asyncio.Future[None]) -> None:
-        self._preparing = False
-        if made.cancelled() or self._failure is not None:
-            return
-        error = made.exception()
-        if error is None:
-            assert self._journal is not None
-            self._made += 1
-            self._journal.prepared(number, salt)
-            self._tell_full(False)
-            self._prepare()
-            self.flush()
-        elif isinstance(error, OSError) and error.errno in NO_ROOM:
-            self._tell_full(True)
-            self._retry = self._loop.call_later(self._options.retry_s, self._prepare)
-        else:
-            self._fail(_disk_failed(error))
+    def _prepared(self, number: int, salt: int) -> None:
+        assert self._journal is not None
+        self._journal.prepared(number, salt)
+        self._prepare()
+        self.flush()
 
     def _tell_full(self, full: bool) -> None:
         if full != self._full:
             self._full = full
             if self._on_full is not None:
                 self._on_full(full)
-
-
-def _salt() -> int:
-    return int.from_bytes(os.urandom(8), "big")
 
 
 def _disk_failed(error: BaseException) -> CorgiError:

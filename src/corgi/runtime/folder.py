@@ -31,7 +31,7 @@ _NOT_OURS = frozenset({LOCK, "lost+found", IDENTITY + UNFINISHED})  # may lie in
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What ``node.json`` holds; the ids as hex digits. ``boot`` grows with each start, ``recovering``: may not vote yet."""
+    """What ``node.json`` holds, ids as hex digits. ``boot`` grows with each start, ``recovering``: may not vote yet."""
 
     format: int
     cluster: str

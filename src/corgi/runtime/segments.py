@@ -15,10 +15,11 @@ from pathlib import Path
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.limits import MIB
-from corgi.log.record import LogIdentity, encode_segment_header
+from corgi.log.record import DATA_FROM, LogIdentity, encode_segment_header
 
 SUFFIX = ".wal"
 UNFINISHED = ".new"
+FIRST_FILL_BYTES = 2 * MIB  # zeroed when a segment is made, so that its first writes are quick
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ZEROS = bytes(MIB)
 
@@ -64,6 +65,7 @@ def make_segment(folder: Path, identity: LogIdentity, number: int, segment_bytes
         try:
             os.posix_fallocate(fd, 0, segment_bytes)
             write_fully(fd, [encode_segment_header(identity, number, segment_bytes, salt)], 0)
+            write_zeros(fd, DATA_FROM, min(FIRST_FILL_BYTES, segment_bytes))
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -99,6 +101,17 @@ def write_zeros(fd: int, start: int, end: int) -> None:
         step = min(end - start, len(_ZEROS))
         write_fully(fd, [memoryview(_ZEROS)[:step]], start)
         start += step
+
+
+def first_hole(path: Path, start: int) -> int:
+    """Where room begins, from ``start`` on, that was taken and never written; the file's size if there is none."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.lseek(fd, start, os.SEEK_HOLE)
+    except OSError:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
 
 
 def rewrite(fd: int, start: int, end: int) -> None:

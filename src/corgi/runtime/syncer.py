@@ -1,4 +1,10 @@
-"""Writing and syncing one batch at a time, off the event loop as far as the system allows."""
+"""Writing one batch and making it durable, without holding the event loop for the disk (docs/adr/0002-wal-writer.md).
+
+``UringSyncer`` copies the batch into the page cache on the loop and leaves the fdatasync to the kernel.
+``ThreadSyncer`` does both in a thread, where the kernel does not allow io_uring; beside a busy loop it waits for the
+interpreter's lock. Neither syncs again after a failure: that is the caller's promise, as is that one write is under way
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +18,9 @@ from typing import Protocol
 
 from corgi.base.command import Buffer
 from corgi.runtime.segments import write_fully
+from corgi.runtime.uring import SyncRing
 
-Written = Callable[[OSError | None, float | None], None]  # error; when the sync returned (monotonic), if known
+Written = Callable[[OSError | None, float | None], None]  # error; when the sync returned (monotonic s), if known
 
 
 class Syncer(Protocol):
@@ -22,12 +29,48 @@ class Syncer(Protocol):
     name: str
 
     def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
-        """Write, fdatasync, then call ``done`` on the loop, never before this returns."""
+        """Write, fdatasync, then call ``done`` on the loop, never before this returns. ``buffers`` stay as they are."""
         ...
 
     def close(self) -> None:
-        """Wait for what is under way; its ``done`` may be called or not."""
+        """Wait for what is under way; its ``done`` is not called any more."""
         ...
+
+
+class UringSyncer:
+    """The loop writes into the page cache, the kernel syncs."""
+
+    name = "io_uring"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raises OSError where io_uring cannot be had."""
+        self._loop = loop
+        self._ring = SyncRing()
+        self._done: Written | None = None
+        loop.add_reader(self._ring.eventfd, self._completed)
+
+    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+        try:
+            write_fully(fd, buffers, offset)
+            self._ring.fdatasync(fd)
+        except OSError as error:
+            self._loop.call_soon(done, error, None)
+        else:
+            self._done = done
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._ring.eventfd)
+        if self._done is not None:
+            self._ring.wait()
+        self._ring.close()
+
+    def _completed(self) -> None:
+        result = self._ring.result()
+        done = self._done
+        if result is None or done is None:
+            return
+        self._done = None
+        done(None if result == 0 else OSError(-result, os.strerror(-result)), None)
 
 
 class ThreadSyncer:
@@ -37,6 +80,7 @@ class ThreadSyncer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._closed = False
         self._jobs: queue.SimpleQueue[tuple[int, Sequence[Buffer], int, Written] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="corgi-log", daemon=True)
         self._thread.start()
@@ -45,6 +89,7 @@ class ThreadSyncer:
         self._jobs.put((fd, buffers, offset, done))
 
     def close(self) -> None:
+        self._closed = True
         self._jobs.put(None)
         self._thread.join()
 
@@ -57,4 +102,17 @@ class ThreadSyncer:
                 os.fdatasync(fd)
             except OSError as error:
                 failure = error
-            self._loop.call_soon_threadsafe(done, failure, time.monotonic())
+            if not self._closed:
+                self._loop.call_soon_threadsafe(self._finish, done, failure, time.monotonic())
+
+    def _finish(self, done: Written, failure: OSError | None, at: float) -> None:
+        if not self._closed:
+            done(failure, at)
+
+
+def best_syncer(loop: asyncio.AbstractEventLoop) -> Syncer:
+    """What this system offers: io_uring, else a thread."""
+    try:
+        return UringSyncer(loop)
+    except OSError:
+        return ThreadSyncer(loop)
