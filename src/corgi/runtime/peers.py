@@ -42,6 +42,7 @@ CONNECT_S = 2.0  # for a connection and its handshake
 WATCH_S = 1.0
 SILENT_WATCHES = 5  # so many looks at a heartbeat connection without a beat between them, and the links are cut
 EAGER_BYTES = 4 * MIB  # a node's frame is given its memory at once, up to this
+TELL_AGAIN_S = 60.0  # a refusal that repeats itself is logged so often
 TOLD_MAX = 1000
 
 logger = logging.getLogger("corgi.peers")
@@ -190,7 +191,7 @@ class Peers:
         self._ends: set[PeerEnd] = set()
         self._dialling: list[asyncio.Task[None]] = []
         self._watching: asyncio.TimerHandle | None = None
-        self._told: set[tuple[NodeId | None, str, bool]] = set()
+        self._told: dict[tuple[NodeId | None, str, bool], float] = {}
         self._connects: dict[NodeId, int] = {}
         self._dropped: dict[NodeId, int] = {}
         self._random = random.Random()
@@ -281,7 +282,6 @@ class Peers:
             old.connection_lost()
         table[peer] = end
         self._connects[peer] = self._connects.get(peer, 0) + 1
-        self._told = {told for told in self._told if told[0] != peer}
         if end.purpose == DATA:
             logger.info("connected to node %d", peer)
             self.facts.peer_connected(peer, hello.incarnation)
@@ -296,12 +296,13 @@ class Peers:
                 self.facts.peer_lost(end.peer)
 
     def refused(self, end: PeerEnd, error: CorgiError, *, by_other: bool = False) -> None:
-        """Log a refusal, once for each reason until the node is connected."""
+        """Log a refusal, each reason once in TELL_AGAIN_S: those who are refused come back soon."""
         claimed = end.hello.node if end.hello is not None else end.peer
         key = (claimed, error.code, by_other)
-        if key in self._told or len(self._told) > TOLD_MAX:
+        now = self._turn.loop.time()
+        if now < self._told.get(key, 0.0) or len(self._told) > TOLD_MAX:
             return
-        self._told.add(key)
+        self._told[key] = now + TELL_AGAIN_S
         who = f"node {claimed}" if claimed is not None else "a node"
         text = "%s at %s refuses this node: %s [%s]" if by_other else "%s at %s is refused: %s [%s]"
         logger.warning(text, who, end.connection.remote, error.message, error.code)
