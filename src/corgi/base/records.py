@@ -165,9 +165,12 @@ def decode_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX) -> list[R
     ]
 
 
-def iter_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX) -> Iterator[DecodedRecord]:
-    """As ``decode_batch``, but the codec's own record objects, one by one; errors come while iterating."""
-    plain = _uncompressed(batch, bytes_max)
+def iter_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX, checked: bool = False) -> Iterator[DecodedRecord]:
+    """As ``decode_batch``, but the codec's own record objects, one by one; errors come while iterating.
+
+    ``checked``: the caller has verified the checksum.
+    """
+    plain = _uncompressed(batch, bytes_max, checked)
     try:
         yield from decoder(plain)
     except (CorruptRecordError, UnicodeDecodeError, ValueError) as error:
@@ -193,7 +196,7 @@ def _sign(batch: bytearray) -> None:
     batch[_CRC_AT:CRC_FROM] = crc.to_bytes(4, "big")
 
 
-def _uncompressed(batch: Buffer, bytes_max: int) -> bytes:
+def _uncompressed(batch: Buffer, bytes_max: int, checked: bool) -> Buffer:
     """The checked batch with its records in plain."""
     size = len(batch)
     if size < HEADER_BYTES:
@@ -202,7 +205,7 @@ def _uncompressed(batch: Buffer, bytes_max: int) -> bytes:
     if header.magic != MAGIC or header.length + LENGTH_OVERHEAD != size:
         raise CorgiError("corrupt-batch", f"{size} bytes do not hold exactly one batch of format {MAGIC}")
     view = memoryview(batch)
-    if crc32c.crc32c(view[CRC_FROM:]) != header.crc:
+    if not checked and crc32c.crc32c(view[CRC_FROM:]) != header.crc:
         raise CorgiError("corrupt-batch", "the checksum does not match")
     codec = header.attributes & ATTRIBUTE_CODEC
     records: Buffer = view[HEADER_BYTES:]
@@ -213,7 +216,7 @@ def _uncompressed(batch: Buffer, bytes_max: int) -> bytes:
     if not 0 <= header.record_count * RECORD_BYTES_MIN <= len(records):
         raise CorgiError("corrupt-batch", f"{header.record_count} records cannot be in {len(records)} bytes")
     if not codec:
-        return bytes(batch)
+        return batch
     plain = header._replace(attributes=header.attributes & ~ATTRIBUTE_CODEC)
     return b"".join((HEADER.pack(*plain), records))
 

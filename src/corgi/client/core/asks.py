@@ -100,8 +100,9 @@ class Asks:
         for ask in [ask for ask in (*self._waiting, *self._out) if ask.deadline <= now]:
             self._finish(ask, self._time_is_up(ask), memoryview(b""))
 
-    def next_deadline(self) -> float | None:
-        times = [max(ask.retry_at, 0.0) for ask in self._waiting if ask.retry_at > 0.0]
+    def next_deadline(self, now: float) -> float | None:
+        """What is due already waits for a link, not for the time."""
+        times = [ask.retry_at for ask in self._waiting if ask.retry_at > now]
         times += [ask.deadline for ask in (*self._waiting, *self._out)]
         return min(times, default=None)
 

@@ -178,13 +178,14 @@ class Client:
 
     def next_deadline(self) -> float | None:
         """When ``advance`` is wanted, in the clock's seconds."""
+        now = self._clock.now()
         times = [
             time
             for time in (
                 self._peers.next_deadline(),
-                self.asks.next_deadline(),
+                self.asks.next_deadline(now),
                 self.producer.next_deadline(),
-                self.consumer.next_deadline(),
+                self.consumer.next_deadline(now),
             )
             if time is not None
         ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from corgi.base.errors import CorgiError, error_from_number
-from corgi.base.ids import NodeId, Offset
+from corgi.base.ids import NodeId
 from corgi.client.core.asks import Ask, Asks
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.links import Answer, Chance, Clock, Link
@@ -25,7 +25,8 @@ from corgi.wire.messages import (
     WireMessage,
 )
 
-END = -1
+START, END = -2, -1  # questions of ListOffsets
+GRANTS_MAX = 500  # in one Credit
 _FROM_THE_START = Start("earliest")
 
 
@@ -136,8 +137,9 @@ class Consumer:
         if self._owing:
             self._grant()
 
-    def next_deadline(self) -> float | None:
-        return min([stream.retry_at for stream in self._detached if stream.retry_at > 0.0], default=None)
+    def next_deadline(self, now: float) -> float | None:
+        """What is due already waits for a link, not for the time."""
+        return min([stream.retry_at for stream in self._detached if stream.retry_at > now], default=None)
 
     def close(self) -> None:
         for subscription in list(self._subscriptions):
@@ -170,8 +172,8 @@ class Consumer:
                 self._look_up(stream)
 
     def _look_up(self, stream: Stream) -> None:
-        """Ask where "latest" or a time is."""
-        question = stream.start.number if stream.start.kind == "time" else END
+        """Ask where the start, the end or a time is."""
+        question = {"earliest": START, "latest": END}.get(stream.start.kind, stream.start.number)
         self._asks.ask(
             ListOffsets(((stream.topic, stream.partition, question),)),
             partial(self._looked_up, stream),
@@ -226,20 +228,19 @@ class Consumer:
             self._tell_attached(stream.subscription)
         elif isinstance(answer, SubscribeReply):
             error = error_from_number(answer.error, answer.message)
-            if error.code == "offset-out-of-range" and self._from_the_start(stream, answer):
+            if error.code == "offset-out-of-range" and stream.start.kind == "earliest" and stream.position == 0:
+                self._look_up_start(stream)
                 return
             self._refused(stream, error)
         else:
             error = answer if isinstance(answer, CorgiError) else CorgiError("timeout")
             self._refused(stream, error)
 
-    def _from_the_start(self, stream: Stream, answer: SubscribeReply) -> bool:
-        """Earliest was taken for 0 before anybody had told where the log starts."""
-        if stream.start.kind != "earliest" or stream.position != 0 or answer.start <= 0:
-            return False
-        stream.position = Offset(answer.start)
-        stream.detach()
-        return True
+    def _look_up_start(self, stream: Stream) -> None:
+        """Earliest was taken for 0, which mostly saves a question; this log starts later."""
+        self._attachments.pop(stream.id, None)
+        stream.state = StreamState.UNPLACED
+        self._look_up(stream)
 
     def _refused(self, stream: Stream, error: CorgiError) -> None:
         """A node does not serve the stream, or no longer: try again, or tell the consumer."""
@@ -285,7 +286,8 @@ class Consumer:
             stream.owed = 0
         self._owing.clear()
         for link, entries in grants.items():
-            link.tell(Credit(tuple(entries)))
+            for at in range(0, len(entries), GRANTS_MAX):
+                link.tell(Credit(tuple(entries[at : at + GRANTS_MAX])))
 
     def _tell_attached(self, subscription: Subscription) -> None:
         if not subscription.attached and all(

@@ -10,6 +10,9 @@ from corgi.base.limits import BATCH_BYTES_MAX, KIB, MIB, PRODUCER_WINDOW, VALUE_
 
 ACKS: dict[str, int] = {"none": 0, "leader": 1, "quorum": 2}
 QUORUM = ACKS["quorum"]
+BATCH_BYTES = 256 * KIB
+BUFFER_BYTES = 32 * MIB
+PREFETCH_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +20,9 @@ class ClientOptions:
     """Sizes in bytes, times in seconds."""
 
     compression: str = "none"
-    batch_bytes: int = 256 * KIB  # of one batch: large enough to hide the cost per batch
+    batch_bytes: int = BATCH_BYTES  # of one batch: large enough to hide the cost per batch
     request_bytes: int = VALUE_BYTES_MAX  # of one produce request: what fits one Paxos value
-    buffer_bytes: int = 32 * MIB  # published and not yet acknowledged; more is refused or waited for
+    buffer_bytes: int = BUFFER_BYTES  # published and not yet acknowledged; more is refused or waited for
     link_bytes: int = 4 * MIB  # waiting for one socket; more stays with the batches
     requests_in_flight: int = 3  # per Paxos group: more hides round trips, fewer make larger batches
     batches_in_flight: int = PRODUCER_WINDOW  # per partition: what the brokers remember
@@ -33,7 +36,7 @@ class ClientOptions:
     hedge_s: float = 0.250  # a produce that waits longer, and much longer than usual, is sent to another node too
     ping_s: float = 1.0  # a connection silent for so long is asked whether it lives
     silence_s: float = 4.0  # and given up after that
-    prefetch_bytes: int = 16 * MIB  # delivered ahead of the consumer, over all partitions of a subscription
+    prefetch_bytes: int = PREFETCH_BYTES  # delivered ahead of the consumer, over all partitions of a subscription
     software: str = "corgi-python"
     cluster: str = ""  # the cluster id expected, 32 hex digits; empty for any
 

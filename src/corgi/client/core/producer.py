@@ -95,6 +95,7 @@ class Producer:
         wake: Callable[[], None],
     ) -> None:
         self.sender = Sender(options, routing, clock, chance, self._landed, need_identity)
+        self.published = 0  # bytes ever taken by publish_values
         self.buffered = 0  # bytes published and not yet landed
         self._options = options
         self._routing = routing
@@ -339,6 +340,7 @@ class Producer:
             self.sender.flush(self._clock.now())
 
     def _grow(self, batch: OutgoingBatch, size: int) -> None:
+        self.published += size
         batch.bytes += size
         self.buffered += size
 

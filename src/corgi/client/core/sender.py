@@ -55,6 +55,7 @@ UNSURE = frozenset((TIMEOUT, NO_QUORUM, OUTCOME_UNKNOWN))  # the batch may be st
 SEQUENCE_TROUBLE = frozenset((OUT_OF_ORDER_SEQUENCE, PRODUCER_FENCED))
 REFUSALS_MAX = 3  # of the first flying batch's sequence, before its identity is taken for forgotten
 SCAN_S = 0.25  # how exactly deadlines of batches are kept
+REQUEST_BATCHES = 256  # in one request; a node takes 512
 NODE_TIMEOUT_MS = 5_000  # how long a node tries before it answers; we ask again as long as the batch may live
 
 
@@ -119,6 +120,8 @@ class Sender:
 
     def offer(self, queue: PartitionQueue) -> None:
         """The queue has something to send; it leaves at the next flush if its group's window allows."""
+        if not self._active:
+            self._scan_at = self._clock.now() + SCAN_S
         self._active[queue] = None
         queue.group.ready[queue] = None
         self._dirty[queue.group] = None
@@ -214,7 +217,7 @@ class Sender:
             room -= sum([len(batch.encoded) for batch in taken])
             if taken and queue.waiting:
                 group.ready[queue] = None
-            if room <= 0:
+            if room <= 0 or len(batches) >= REQUEST_BATCHES:
                 break
         return batches
 

@@ -1,0 +1,278 @@
+"""``corgi.connect()`` and the one object that it gives: topics, publishing, consuming."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+from urllib.parse import urlsplit
+
+from corgi.base.errors import CorgiError
+from corgi.client.codecs import Codec, Format, codec_for
+from corgi.client.core.links import Address
+from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, ClientOptions
+from corgi.client.core.subscriber import Start
+from corgi.client.messages import Message, Receipt
+from corgi.client.publishing import Item, Key, Publisher, Value
+from corgi.client.receipts import Outcomes, PendingReceipt
+from corgi.client.shell import Shell
+from corgi.client.subscription import Subscription
+from corgi.client.topics import Topics, status_of_nodes
+from corgi.client.typed import Topic
+from corgi.client.words import Acks, Compression, Duration, Headers, StartAt, Time, seconds, start_at
+from corgi.wire.messages import StatusReply
+
+V = TypeVar("V")
+DEFAULT_PORT = 7450
+SCHEME = "corgi"
+
+
+class Corgi:
+    """A connected client. One object, one event loop, any number of topics; it reconnects by itself.
+
+    Everything raises CorgiError only, with a stable ``code``, ``retryable`` and a ``hint``. Retries happen inside,
+    within the time-outs; what is raised is what they did not help against.
+    """
+
+    def __init__(self, shell: Shell, seeds: Sequence[Address] = ()) -> None:
+        self._shell = shell
+        self._seeds = seeds
+        self._publisher = Publisher(shell)
+        self.topics = Topics(shell)
+
+    # Publishing
+
+    async def publish(
+        self,
+        topic: str,
+        value: Value,
+        *,
+        key: Key = None,
+        headers: Headers | None = None,
+        timestamp: Time | None = None,
+        partition: int | None = None,
+        acks: Acks = "quorum",
+        timeout: Duration | None = None,
+    ) -> Receipt:
+        """Publish one message and wait until it is safe: on a majority's disks, with its offset.
+
+        Records with the same key go to the same partition, in order; without a key and ``partition`` the client
+        chooses. ``timestamp`` defaults to now. ``acks`` "leader": on one disk, offset unknown, not safe to retry;
+        "none": not awaited at all. ``timeout`` bounds the whole call (default: the client's publish_timeout). After a
+        time-out the message may be stored or not; one that was sent may still be stored later, in its place.
+        """
+        return await self._publisher.publish(
+            topic,
+            value,
+            key=key,
+            headers=headers,
+            timestamp=timestamp,
+            partition=partition,
+            acks=acks,
+            timeout=timeout,
+        )
+
+    def publish_nowait(
+        self,
+        topic: str,
+        value: Value,
+        *,
+        key: Key = None,
+        headers: Headers | None = None,
+        timestamp: Time | None = None,
+        partition: int | None = None,
+        acks: Acks = "quorum",
+    ) -> PendingReceipt:
+        """Publish without waiting; the receipt can be awaited, now, later or never.
+
+        Raises "overloaded" when buffer_bytes are on their way: ``await mq.ready()`` then, or now and again.
+        """
+        return self._publisher.publish_nowait(
+            topic, value, key=key, headers=headers, timestamp=timestamp, partition=partition, acks=acks
+        )
+
+    async def publish_many(
+        self, topic: str, items: Iterable[Item] | AsyncIterable[Item], *, acks: Acks = "quorum"
+    ) -> Outcomes:
+        """Publish values, (key, value) pairs or Messages; returns each item's Receipt or CorgiError when all are known.
+
+        Takes any number of items: it waits for room by itself. Raises "unknown-topic".
+        """
+        return await self._publisher.publish_many(topic, items, acks=acks)
+
+    async def flush(self) -> None:
+        """Wait until everything published so far has its outcome; errors stay with their receipts."""
+        await self._publisher.flush()
+
+    async def ready(self) -> None:
+        """Wait until ``publish_nowait`` takes messages again: half of the buffer is free."""
+        await self._publisher.ready()
+
+    # Consuming
+
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        start: StartAt = "latest",
+        partitions: Iterable[int] | None = None,
+        prefetch_bytes: int = 0,
+    ) -> Subscription[bytes]:
+        """Consume a topic: iterate over the result, or over its ``batches()``.
+
+        ``start``: "earliest", "latest", an offset, an aware datetime, or {partition: offset}. ``partitions``: all by
+        default, also those added later. Messages of a partition come in order and once; the subscription moves to
+        another node by itself. Errors are raised while iterating.
+        """
+        return self.open_subscription(topic, start_at(start), partitions, prefetch_bytes, None)
+
+    @overload
+    def topic(self, name: str) -> Topic[bytes]: ...
+    @overload
+    def topic(self, name: str, type_: type[V], *, format: Format = "json") -> Topic[V]: ...
+    @overload
+    def topic(self, name: str, *, codec: Codec[V]) -> Topic[V]: ...
+    def topic(
+        self,
+        name: str,
+        type_: type[V] | None = None,
+        *,
+        format: Format = "json",
+        codec: Codec[V] | None = None,
+    ) -> Topic[V] | Topic[bytes]:
+        """A topic with typed values: bytes, str, or whatever msgspec handles, as "json" or "msgpack"."""
+        if codec is not None:
+            return Topic(self, name, codec)
+        if type_ is None:
+            return Topic(self, name, codec_for(bytes, format))
+        return Topic(self, name, codec_for(type_, format))
+
+    # The cluster
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's id, 32 hex digits."""
+        return self._shell.core.routing.cluster
+
+    @property
+    def servers(self) -> str:
+        """The addresses that this client was given, as ``connect`` takes them."""
+        return ",".join(str(address) for address in self._seeds)
+
+    async def status(self) -> list[StatusReply]:
+        """What each connected node says of itself, by number; nodes that do not answer in time are left out."""
+        return await status_of_nodes(self._shell)
+
+    async def close(self) -> None:
+        """Close all connections; what has no outcome yet ends with "closed" or "outcome-unknown"."""
+        await self._shell.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is on its way, unless the block failed, and close."""
+        try:
+            if error is None:
+                await self.flush()
+        finally:
+            await self.close()
+
+    def open_subscription(
+        self,
+        topic: str,
+        start: Start | dict[int, Start],
+        partitions: Iterable[int] | None,
+        prefetch_bytes: int,
+        decode: Callable[[Message[bytes]], Message[V]] | None,
+    ) -> Subscription[V]:
+        """What ``subscribe`` does, for typed topics."""
+        numbers = None if partitions is None else tuple(partitions)
+        if isinstance(start, dict) and numbers is not None and set(start) != set(numbers):
+            raise CorgiError("invalid-argument", "start names other partitions than partitions")
+        return Subscription(self._shell, topic, start, numbers, prefetch_bytes, decode)
+
+
+class Connecting:
+    """What ``connect`` returns: use it as ``async with ... as mq`` or ``mq = await ...``."""
+
+    def __init__(self, options: ClientOptions, seeds: Sequence[Address]) -> None:
+        self._options = options
+        self._seeds = seeds
+        self._mq: Corgi | None = None
+
+    async def _connect(self) -> Corgi:
+        shell = Shell(self._options, self._seeds)
+        try:
+            await shell.start()
+        except BaseException:
+            await shell.close()
+            raise
+        return Corgi(shell, self._seeds)
+
+    def __await__(self) -> Generator[Any, None, Corgi]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Corgi:
+        self._mq = await self._connect()
+        return self._mq
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._mq is not None:
+            await self._mq.__aexit__(kind, error, trace)
+
+
+def connect(
+    servers: str | Sequence[str] = f"127.0.0.1:{DEFAULT_PORT}",
+    *,
+    compression: Compression = "none",
+    publish_timeout: Duration = "30s",
+    request_timeout: Duration = "10s",
+    connect_timeout: Duration = "10s",
+    batch_bytes: int = BATCH_BYTES,
+    buffer_bytes: int = BUFFER_BYTES,
+    prefetch_bytes: int = PREFETCH_BYTES,
+    cluster: str = "",
+) -> Connecting:
+    """Connect to a cluster by some of its nodes: "host:port,host:port", "corgi://host:port", or a list of them.
+
+    ``batch_bytes``: at most so much in one batch. ``buffer_bytes``: published and not yet acknowledged.
+    ``prefetch_bytes``: delivered ahead of each subscription. ``cluster``: the id that must be found there.
+    Raises "invalid-argument"; when entered or awaited "unreachable" or what the nodes said.
+    """
+    options = ClientOptions(
+        compression=compression,
+        publish_timeout_s=seconds(publish_timeout, "publish_timeout"),
+        request_timeout_s=seconds(request_timeout, "request_timeout"),
+        connect_timeout_s=seconds(connect_timeout, "connect_timeout"),
+        batch_bytes=batch_bytes,
+        buffer_bytes=buffer_bytes,
+        prefetch_bytes=prefetch_bytes,
+        cluster=cluster,
+    )
+    return Connecting(options, addresses_of(servers))
+
+
+def addresses_of(servers: str | Sequence[str]) -> list[Address]:
+    """The addresses that ``connect`` was given. Raises "invalid-argument"."""
+    texts = servers.split(",") if isinstance(servers, str) else list(servers)
+    found = [_address(text.strip()) for text in texts if text.strip()]
+    if not found:
+        raise CorgiError("invalid-argument", "no address of a node was given", hint='connect("host:port,host:port")')
+    return found
+
+
+def _address(text: str) -> Address:
+    try:
+        parts = urlsplit(text if "//" in text else f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise CorgiError("invalid-argument", f"{text!r} is not an address: {error}") from None
+    strays = parts.username or parts.path.strip("/") or parts.query or parts.fragment
+    if not host or strays or parts.scheme not in ("", SCHEME):
+        raise CorgiError("invalid-argument", f"an address is host:port or {SCHEME}://host:port, not {text!r}")
+    return Address(host, DEFAULT_PORT if port is None else port)

@@ -1,0 +1,149 @@
+"""Runs the client's core in an event loop: dials, arms one timer, ends each turn with a flush and a write per link."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from corgi.base.errors import CorgiError
+from corgi.client.connection import Connection
+from corgi.client.core.client import Client
+from corgi.client.core.links import Address
+from corgi.client.core.options import ClientOptions
+from corgi.wire.receiver import Scratch
+
+
+class LoopClock:
+    """The event loop's own clock."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time
+
+
+class Shell:
+    """One client in one event loop. Not for use from other threads."""
+
+    def __init__(self, options: ClientOptions, seeds: Sequence[Address]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.options = options
+        self.dirty: dict[Connection, None] = {}  # links with something to write
+        self._connections: dict[Connection, None] = {}
+        self._dials: set[asyncio.Task[None]] = set()
+        self._scratch = Scratch()
+        self._timer: asyncio.TimerHandle | None = None
+        self._turn_due = False
+        self._closed = asyncio.Event()
+        self.core = Client(
+            options,
+            seeds,
+            clock=LoopClock(self.loop),
+            chance=random.random,
+            dialer=self,
+            wake=self.wake,
+        )
+
+    async def start(self) -> None:
+        """Connect: returns when the cluster is known. Raises CorgiError "unreachable" and what nodes said."""
+        self.core.start()
+        self.wake()
+        try:
+            async with asyncio.timeout(self.options.connect_timeout_s):
+                await self.until(self.core.when_ready)
+        except TimeoutError:
+            raise self.core.unreachable() from None
+
+    async def close(self) -> None:
+        """Give every open matter an end, close all links; what is on its way to a socket is not waited for."""
+        self.core.close()
+        self._finish_turn()
+        for connection in list(self._connections):
+            connection.close()
+        for task in list(self._dials):
+            task.cancel()
+        if self._dials:
+            await asyncio.wait(list(self._dials))
+        while self._connections:
+            self._closed.clear()
+            await self._closed.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def until(self, register: Callable[[Callable[[], None]], object]) -> None:
+        """Wait until the callback that is handed to ``register`` is called."""
+        future: asyncio.Future[None] = self.loop.create_future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        register(done)
+        await future
+
+    def wake(self) -> None:
+        """A flush is wanted at the end of this turn."""
+        if not self._turn_due:
+            self._turn_due = True
+            self.loop.call_soon(self._finish_turn)
+
+    # The core's dialer
+
+    def dial(self, address: Address) -> None:
+        task = self.loop.create_task(self._dial(address))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _dial(self, address: Address) -> None:
+        connection = Connection(self, address, self._scratch)
+        try:
+            async with asyncio.timeout(self.options.connect_timeout_s):
+                await self.loop.create_connection(lambda: connection, address.host, address.port)
+        except TimeoutError:
+            self._dial_failed(address, CorgiError("unreachable", "no connection within the time for connecting"))
+        except OSError as error:
+            self._dial_failed(address, CorgiError("unreachable", error.strerror or str(error)))
+
+    def _dial_failed(self, address: Address, error: CorgiError) -> None:
+        self.core.dial_failed(address, error)
+        self.wake()
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is there, though not greeted yet."""
+        self._connections[connection] = None
+        if self.core.closed:
+            connection.close()
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._connections.pop(connection, None)
+        self.dirty.pop(connection, None)
+        self._closed.set()
+
+    # Turns
+
+    def _finish_turn(self) -> None:
+        self._turn_due = False
+        self.core.flush()
+        dirty, self.dirty = self.dirty, {}
+        for connection in dirty:
+            connection.write()
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer for the earliest deadline; one that fires too early does no harm."""
+        deadline = None if self.core.closed else self.core.next_deadline()
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(deadline, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.core.advance()
+        self.wake()

@@ -1,0 +1,278 @@
+"""Topics: create, describe, list, alter, delete; and what else a client asks of the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from corgi.base.errors import CorgiError, error_from_number
+from corgi.client.core.asks import Ask, Judge
+from corgi.client.core.links import Answer
+from corgi.client.messages import NodeDescription, PartitionDescription, TopicDescription
+from corgi.client.shell import Shell
+from corgi.client.words import Duration, Time, milliseconds, seconds
+from corgi.wire.messages import (
+    AlterTopic,
+    CreateTopic,
+    DeleteTopic,
+    GroupInfo,
+    ListOffsets,
+    ListOffsetsReply,
+    Metadata,
+    MetadataReply,
+    Status,
+    StatusReply,
+    TopicInfo,
+    TopicReply,
+    WireMessage,
+)
+
+Config = str | int | bool | None
+END, START = -1, -2
+OFFSETS_AT_ONCE = 500  # partitions in one ListOffsets
+Numbers = list[int]  # the class below has a method named list
+
+
+async def ask(
+    shell: Shell,
+    message: WireMessage,
+    *,
+    group: int = 0,
+    judge: Judge = lambda _: None,
+    timeout_s: float = 0.0,
+) -> tuple[WireMessage, Ask]:
+    """Ask the cluster and wait; raises what no retry helped against."""
+    future: asyncio.Future[tuple[Answer, Ask]] = shell.loop.create_future()
+
+    def done(asked: Ask, answer: Answer, _: memoryview) -> None:
+        if not future.done():
+            future.set_result((answer, asked))
+
+    shell.core.ask(message, done, group=group, judge=judge, timeout_s=timeout_s)
+    answer, asked = await future
+    if isinstance(answer, CorgiError):
+        raise answer
+    return answer, asked
+
+
+class Topics:
+    """``mq.topics``. Durations bound the whole call, retries included."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    async def create(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        colocate_with: str = "",
+        timeout: Duration = "10s",
+        **config: Config,
+    ) -> TopicDescription:
+        """Make a topic; it can be written to when this returns.
+
+        ``colocate_with``: a topic of as many partitions, whose partitions share Paxos groups with these. ``config``:
+        max_batch_bytes, retention_ms and others. Raises "topic-exists", "invalid-topic-name", "invalid-argument".
+        """
+        timeout_s = seconds(timeout, "timeout")
+        _check_partitions(partitions, 1)
+        told = {key: text for key, text in _config_text(config).items() if text is not None}
+        message = CreateTopic(name, partitions, told, colocate_with, timeout_ms=int(timeout_s * 1000))
+        try:
+            return self._told(await self._administer(message, timeout_s))
+        except _RepeatedError as repeated:
+            # The answer to an earlier sending was lost: if the topic is as wanted, it was this call that made it.
+            if repeated.error.code != "topic-exists":
+                raise repeated.error from None
+            topic = await self.describe(name)
+            if len(topic.partitions) != partitions:
+                raise repeated.error from None
+            return topic
+
+    async def list(self, *, system: bool = False) -> list[TopicDescription]:
+        """Every topic by name, without offsets; ``system``: those of Corgi itself too."""
+        reply = await self._metadata(None)
+        topics = [_description(info, reply.groups) for info in reply.topics if not info.error]
+        return sorted([topic for topic in topics if system or not topic.name.startswith("__")], key=lambda t: t.name)
+
+    async def describe(self, name: str) -> TopicDescription:
+        """One topic with the offsets of its partitions. Raises "unknown-topic"."""
+        reply = await self._metadata((name,))
+        info = next((info for info in reply.topics if info.name == name), None)
+        if info is None or info.error:
+            error = error_from_number(info.error) if info is not None else CorgiError("unknown-topic")
+            raise CorgiError(error.code, f"the topic {name!r}: {error.message}")
+        self._shell.core.topic_told(info)
+        numbers = range(len(info.groups))
+        starts = await self._offsets(info, numbers, START)
+        ends = await self._offsets(info, numbers, END)
+        return _description(info, reply.groups, starts, ends)
+
+    async def offsets(self, name: str, at: Time | str = "latest") -> dict[int, int]:
+        """The offset of each partition at "earliest", "latest" or a time. Raises "unknown-topic"."""
+        question = {"earliest": START, "latest": END}.get(at) if isinstance(at, str) else milliseconds(at, "at")
+        if question is None:
+            raise CorgiError("invalid-argument", f'at is "earliest", "latest" or a time, not {at!r}')
+        topic = await self._metadata((name,))
+        info = next((info for info in topic.topics if info.name == name and not info.error), None)
+        if info is None:
+            raise CorgiError("unknown-topic", f"the topic {name!r} does not exist")
+        numbers = range(len(info.groups))
+        return dict(zip(numbers, await self._offsets(info, numbers, question), strict=True))
+
+    async def alter(
+        self, name: str, *, partitions: int = 0, timeout: Duration = "10s", **config: Config
+    ) -> TopicDescription:
+        """Add partitions (0 keeps the count, it never shrinks), change settings (None returns one to its default)."""
+        timeout_s = seconds(timeout, "timeout")
+        _check_partitions(partitions, 0)
+        message = AlterTopic(name, partitions, _config_text(config), int(timeout_s * 1000))
+        try:
+            return self._told(await self._administer(message, timeout_s))
+        except _RepeatedError as repeated:
+            raise repeated.error from None
+
+    async def delete(self, name: str, *, timeout: Duration = "10s") -> None:
+        """Delete a topic with everything in it. Raises "unknown-topic"."""
+        timeout_s = seconds(timeout, "timeout")
+        try:
+            await self._administer(DeleteTopic(name, int(timeout_s * 1000)), timeout_s)
+        except _RepeatedError as repeated:
+            if repeated.error.code != "unknown-topic":
+                raise repeated.error from None
+
+    async def nodes(self) -> Sequence[NodeDescription]:
+        """The nodes of the cluster, by number."""
+        reply = await self._metadata(())
+        links = self._shell.core.routing.links
+        nodes = [NodeDescription(n.node, n.host, n.port, n.label, n.node in links) for n in reply.nodes]
+        return sorted(nodes, key=lambda node: node.node)
+
+    # Asking
+
+    async def _metadata(self, names: tuple[str, ...] | None) -> MetadataReply:
+        answer, _ = await ask(self._shell, Metadata(names))
+        if not isinstance(answer, MetadataReply):
+            raise CorgiError("malformed-frame", "the answer to Metadata was another")
+        return answer
+
+    async def _administer(self, message: WireMessage, timeout_s: float) -> TopicReply:
+        """Raises _RepeatedError for a refusal that an earlier sending of the same call may have caused."""
+        answer, asked = await ask(self._shell, message, judge=_retryable_only, timeout_s=timeout_s)
+        if not isinstance(answer, TopicReply):
+            raise CorgiError("malformed-frame", "the answer was another")
+        if answer.error:
+            error = error_from_number(answer.error, answer.message)
+            raise _RepeatedError(error) if asked.repeated else error
+        return answer
+
+    def _told(self, reply: TopicReply) -> TopicDescription:
+        if reply.topic is None:
+            raise CorgiError("malformed-frame", "the answer names no topic")
+        self._shell.core.topic_told(reply.topic)
+        routing = self._shell.core.routing
+        groups = [
+            GroupInfo(leader, term, replicas)
+            for leader, term, replicas in zip(routing.leaders, routing.terms, routing.replicas, strict=True)
+        ]
+        return _description(reply.topic, groups)
+
+    async def _offsets(self, info: TopicInfo, partitions: Sequence[int], question: int) -> Numbers:
+        """By group, so that each question goes to the node that leads."""
+        by_group: dict[int, Numbers] = {}
+        for partition in partitions:
+            by_group.setdefault(info.groups[partition], []).append(partition)
+        found: dict[int, int] = {}
+        asked = [
+            self._ask_offsets(info, group, numbers[at : at + OFFSETS_AT_ONCE], question)
+            for group, numbers in by_group.items()
+            for at in range(0, len(numbers), OFFSETS_AT_ONCE)
+        ]
+        for part in await asyncio.gather(*asked):
+            found.update(part)
+        return [found[partition] for partition in partitions]
+
+    async def _ask_offsets(self, info: TopicInfo, group: int, numbers: Numbers, question: int) -> dict[int, int]:
+        message = ListOffsets(tuple([(info.topic, number, question) for number in numbers]))
+        answer, _ = await ask(self._shell, message, group=group, judge=_offsets_error)
+        if not isinstance(answer, ListOffsetsReply) or len(answer.partitions) != len(numbers):
+            raise CorgiError("malformed-frame", "the answer to ListOffsets was another")
+        return {number: entry[1] for number, entry in zip(numbers, answer.partitions, strict=True)}
+
+
+async def status_of_nodes(shell: Shell, wait_s: float = 2.0) -> list[StatusReply]:
+    """Each linked node's word about itself, by number; those that say nothing in time are left out."""
+    told: list[StatusReply] = []
+    links = list(shell.core.routing.links.values())
+    open_answers = len(links)
+    future: asyncio.Future[None] = shell.loop.create_future()
+
+    def done(answer: Answer, _: memoryview) -> None:
+        nonlocal open_answers
+        open_answers -= 1
+        if isinstance(answer, StatusReply):
+            told.append(answer)
+        if not open_answers and not future.done():
+            future.set_result(None)
+
+    for link in links:
+        link.request(Status(), (), done)
+    if links:
+        shell.wake()
+        await asyncio.wait((future,), timeout=wait_s)
+    return sorted(told, key=lambda reply: reply.node)
+
+
+class _RepeatedError(Exception):
+    """A refusal of a request that was sent more than once."""
+
+    def __init__(self, error: CorgiError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _retryable_only(answer: WireMessage) -> CorgiError | None:
+    if isinstance(answer, TopicReply) and answer.error:
+        error = error_from_number(answer.error, answer.message)
+        return error if error.retryable else None
+    return None
+
+
+def _offsets_error(answer: WireMessage) -> CorgiError | None:
+    if isinstance(answer, ListOffsetsReply):
+        for number, _, _ in answer.partitions:
+            if number:
+                return error_from_number(number)
+    return None
+
+
+def _check_partitions(partitions: int, least: int) -> None:
+    if type(partitions) is not int or partitions < least:
+        raise CorgiError("invalid-argument", f"partitions is {least} or more, not {partitions!r}")
+
+
+def _config_text(config: dict[str, Config]) -> dict[str, str | None]:
+    """Settings travel as text."""
+    return {
+        key: value if value is None or isinstance(value, str) else str(value).lower() for key, value in config.items()
+    }
+
+
+def _description(
+    info: TopicInfo, groups: Sequence[GroupInfo], starts: Sequence[int] = (), ends: Sequence[int] = ()
+) -> TopicDescription:
+    partitions = tuple(
+        [
+            PartitionDescription(
+                number,
+                group,
+                groups[group].leader if group < len(groups) else 0,
+                groups[group].replicas if group < len(groups) else (),
+                starts[number] if starts else -1,
+                ends[number] if ends else -1,
+            )
+            for number, group in enumerate(info.groups)
+        ]
+    )
+    return TopicDescription(info.name, info.topic, partitions, info.config)

@@ -1,0 +1,111 @@
+"""The words users speak: durations, times, acknowledgement modes, starts, headers; and what Corgi makes of them.
+
+Durations are ``timedelta``, seconds as a number, or text such as "30s", "250ms", "1h30m". Times are aware datetimes,
+or milliseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from corgi.base.errors import CorgiError
+from corgi.base.records import TIMESTAMP_MAX, Header
+from corgi.client.core.options import ACKS
+from corgi.client.core.subscriber import Start
+
+Duration = timedelta | float | str
+Time = datetime | int
+Acks = Literal["none", "leader", "quorum"]
+Compression = Literal["none", "lz4", "zstd", "gzip", "snappy"]
+Headers = Mapping[str, bytes | None] | Sequence[Header]
+StartAt = Literal["earliest", "latest"] | int | datetime | Mapping[int, int]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_OFFSET_MAX = 2**63 - 1
+
+
+def seconds(duration: Duration, name: str = "the duration") -> float:
+    """A positive duration in seconds. Raises "invalid-argument"."""
+    if isinstance(duration, timedelta):
+        value = duration.total_seconds()
+    elif isinstance(duration, str):
+        text = duration.replace(" ", "")
+        if not _DURATION.fullmatch(text):
+            raise CorgiError("invalid-argument", f'{name} is text like "30s", "250ms" or "1h30m", not {duration!r}')
+        value = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    elif type(duration) in (int, float):
+        value = float(duration)
+    else:
+        raise CorgiError("invalid-argument", f"{name} is a timedelta, seconds or text, not {duration!r}")
+    if not 0 < value <= 10 * 365 * 86_400:
+        raise CorgiError("invalid-argument", f"{name} is more than 0 and less than ten years, not {duration!r}")
+    return value
+
+
+def milliseconds(time: Time, name: str = "timestamp") -> int:
+    """A time in ms since 1970. Raises "invalid-argument" for a naive datetime or one before 1970."""
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise CorgiError("invalid-argument", f"{name} is an aware datetime; {time} has no time zone")
+        value = (time - _EPOCH) // _MILLISECOND
+    elif type(time) is int:
+        value = time
+    else:
+        raise CorgiError("invalid-argument", f"{name} is an aware datetime or ms since 1970, not {time!r}")
+    if not 0 <= value < TIMESTAMP_MAX:
+        raise CorgiError("invalid-argument", f"{name} lies outside what can be stored: {time!r}")
+    return value
+
+
+def as_datetime(timestamp_ms: int) -> datetime:
+    """The aware datetime (UTC) of ms since 1970."""
+    return _EPOCH + timestamp_ms * _MILLISECOND
+
+
+def acks_number(acks: str) -> int:
+    number = ACKS.get(acks)
+    if number is None:
+        raise CorgiError("invalid-argument", f"acks is one of {', '.join(ACKS)}, not {acks!r}")
+    return number
+
+
+def header_list(headers: Headers) -> list[Header]:
+    """Headers as pairs, in order; a key may come more than once in a sequence."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        out = [(name, value) for name, value in pairs]
+    except (TypeError, ValueError):
+        raise CorgiError("invalid-argument", f"headers are a mapping or pairs, not {headers!r}") from None
+    for name, value in out:
+        if type(name) is not str or not (value is None or type(value) is bytes):
+            raise CorgiError("invalid-argument", f"a header is a str with bytes or None, not {name!r}: {value!r}")
+    return out
+
+
+def start_at(start: StartAt) -> Start | dict[int, Start]:
+    """Where a subscription begins. Raises "invalid-argument"."""
+    if start in ("earliest", "latest"):
+        return Start(str(start))
+    if isinstance(start, datetime):
+        return Start("time", milliseconds(start, "start"))
+    if type(start) is int:
+        return Start("offset", _offset(start))
+    if isinstance(start, Mapping) and start:
+        return {partition: Start("offset", _offset(offset)) for partition, offset in start.items()}
+    raise CorgiError(
+        "invalid-argument",
+        f'start is "earliest", "latest", an offset, an aware datetime or {{partition: offset}}, not {start!r}',
+    )
+
+
+def _offset(offset: int) -> int:
+    if type(offset) is not int or not 0 <= offset <= _OFFSET_MAX:
+        raise CorgiError("invalid-argument", f"an offset is 0 or more, not {offset!r}")
+    return offset
