@@ -85,6 +85,7 @@ class FakeNode(Witness):
         self.identity = FakeIdentity()
         self.counters: dict[str, float] = {}
         self.stopped = False
+        self.unflushed = False
         self.calls: list[str] = []
         self.recovered_records: list[LogRecord] = []
         self.synced: list[LogRecord] = []

@@ -82,6 +82,7 @@ class Node:
         self.disk_full = False
         self._recovering = True
         self._applied: set[int] = set()
+        self._submitted = False
         self._later: list[Callable[[], None]] = []
         self._wake = clock.now()
         self._beat_at = clock.now()
@@ -259,6 +260,7 @@ class Node:
 
     def flush(self) -> None:
         """Propose or forward what waits, tell what became chosen, answer and push."""
+        self._submitted = False
         for group in self.groups:
             if group.proposals.queued or group.foreign:
                 self._move(group)
@@ -272,6 +274,11 @@ class Node:
             for number in sorted(applied):
                 self.requests.applied(self.groups[number])
         self.requests.flush()
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether ``flush`` itself caused work that only the next ``flush`` does: call it again in the next turn."""
+        return self._submitted or bool(self._later)
 
     def _move(self, group: Group) -> None:
         replica = group.replica
@@ -331,6 +338,7 @@ class Node:
         ``leader_ack`` is called when this node leads and the command is on its own disk.
         """
         proposals = self.groups[group].proposals
+        self._submitted = True
         error = errors.OK
         if self.disk_full:
             error = errors.DISK_FULL

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from corgi.base.errors import BY_CODE, CorgiError, InvariantError
-from corgi.base.ids import NodeId
+from corgi.base.ids import NodeId, Position
 from corgi.base.ports import ClientSession, Clock, LogRecord, Random
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
@@ -231,7 +231,7 @@ class Driver:
             on_full=self._log_full,
         )
         self._opened = True
-        self.node = self._make_node(options, self._clock, self._random, self.disk, self.peers)
+        self.node = self._make_node(options, self._clock, self._random, _NodeWal(self.disk, self._own), self.peers)
         self.node.identity.recovered = self._recovered
         since = self._loop.time()
         for record in self.disk.recover():
@@ -321,6 +321,8 @@ class Driver:
             self._fail(_fault(error))
         else:
             self.disk.flush()
+            if self.node.unflushed:
+                self._turn.wake()
             if self.node.stopped and self._stopped is not None:
                 self._stopped.set()
             self._arm()
@@ -361,6 +363,22 @@ class Driver:
     def _caught_up(self) -> None:
         self._catching_up = False
         self._own(self.node.advance)
+
+
+class _NodeWal:
+    """The log as the node sees it: what a read brings back is a fact like any other."""
+
+    __slots__ = ("_disk", "_own", "append", "unsynced_age")
+
+    def __init__(self, disk: DiskLog, own: Callable[..., None]) -> None:
+        self._disk = disk
+        self._own = own
+        self.append = disk.append
+        self.unsynced_age = disk.unsynced_age
+
+    def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        own = self._own
+        self._disk.read(position, length, lambda result: own(done, result))
 
 
 def _fault(error: Exception) -> InvariantError:
