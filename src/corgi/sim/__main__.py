@@ -6,9 +6,11 @@ import argparse
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 
 from corgi.sim.mutants import MUTANTS
-from corgi.sim.run import Options, Result, run_suite
+from corgi.sim.run import Options, run_seed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,11 +23,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break the cluster this way")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
     given = parser.parse_args(arguments)
-    options = Options(
-        faults=tuple(given.faults.split(",")) if given.faults else None,
-        nodes=given.nodes,
-        make=MUTANTS[given.mutant].make if given.mutant else None,
-    )
+    mutant = MUTANTS[given.mutant] if given.mutant else None
+    options = mutant.options if mutant is not None else Options()
+    if given.faults:
+        options = replace(options, faults=tuple(given.faults.split(",")))
+    if given.nodes:
+        options = replace(options, nodes=given.nodes)
+    with mutant.in_force() if mutant is not None else nullcontext():
+        return run(given, options)
+
+
+def run(given: argparse.Namespace, options: Options) -> int:
+    """Run the seeds asked for and print what came of them; the exit code."""
     coverage: Counter[str] = Counter()
     failed: list[int] = []
     seconds = 0.0
@@ -33,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     write = sys.stdout.write
     for seed in range(given.seed, given.seed + given.seeds):
         start = time.perf_counter()
-        result = run_one(seed, options, trace=given.trace)
+        result = run_seed(seed, options, trace=given.trace)
         coverage.update(result.coverage)
         seconds += result.seconds
         if given.trace:
@@ -49,12 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
         write(f"  {name:<32}{number:>10}\n")
     write(f"{seconds:.0f} virtual seconds in {took:.1f} s: {seconds / took * 60:.0f} per minute; failed: {failed}\n")
     return 1 if failed else 0
-
-
-def run_one(seed: int, options: Options, *, trace: bool) -> Result:
-    from corgi.sim.run import run_seed
-
-    return run_seed(seed, options, trace=trace)
 
 
 if __name__ == "__main__":

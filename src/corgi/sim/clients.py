@@ -42,12 +42,14 @@ class Topic:
 
 @dataclass(slots=True)
 class Scene:
-    """What the clients of a run share. ``producing`` and ``reading`` end towards the end of a run."""
+    """What the clients of a run share. ``producing`` and ``reading`` end towards the end of a run; ``violate`` takes
+    the name of a broken promise and what was seen."""
 
     world: World
     front: Front
     nodes: tuple[NodeId, ...]
     history: History
+    violate: Callable[[str, str], None]
     topics: dict[str, Topic] = field(default_factory=dict)
     producing: bool = True
     reading: bool = True
@@ -120,7 +122,7 @@ class Client:
         if session is not self.session:
             return
         pending = self._pending.pop(correlation, None)
-        self.world.note(self.name, (session.node, reply.TYPE, reply, len(payload)))
+        self.world.note(self.name, (session.node, correlation, reply, len(payload)))
         if pending is not None:
             pending[1](reply, payload)
 

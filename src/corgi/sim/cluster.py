@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId, next_boot
-from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
 from corgi.sim.disk import SimDisk
 from corgi.sim.ledger import DiskMemory, Ledger
 from corgi.sim.network import NetworkOptions, SimNetwork
-from corgi.sim.process import Computer, MakeNode, Process
+from corgi.sim.process import Computer, Process
 from corgi.sim.world import SimClock, World
+from corgi.state.fingerprint import fingerprint
 
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
 
@@ -31,8 +30,6 @@ class ClusterOptions:
     window_slots: int = 8
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clock_skew: bool = True
-    make: MakeNode = Node
-
 
 @dataclass(slots=True)
 class Image:
@@ -124,7 +121,7 @@ class Cluster:
             tail_bytes_max=self.options.tail_bytes_max,
         )
         self.world.note("cluster", f"start node {node} boot {computer.boot} recovering {computer.recovering}")
-        process = computer.process = Process(self, computer, options, self.options.make)
+        process = computer.process = Process(self, computer, options)
         if process.start():
             self.network.process_up(process)
 
@@ -158,6 +155,15 @@ class Cluster:
         self.ledger.violate("node-failed", f"node {process.id}: {text}")
         self._end(process)
         process.kill()
+
+    def damage_found(self, process: Process) -> None:
+        """A node refuses its damaged log; the operator does as the error's hint says."""
+        self.world.note("cluster", f"node {process.id} finds its log damaged")
+        self.count("damage_found")
+        self._end(process)
+        process.kill()
+        self.wipe(process.id)
+        self.world.after(0.1, self.start, process.id)
 
     def _end(self, process: Process) -> None:
         process.computer.process = None
@@ -205,9 +211,18 @@ class Cluster:
         computer.incarnation = self._fresh_incarnation()
         computer.boot = 0
         computer.recovering = True
+        computer.flipped = False
         computer.doubted += 1
         self.ledger.forget_unheard(node, computer.memory)
         self.count("wiped_disks")
+
+    def flip(self, node: NodeId) -> bool:
+        """A bit of the log goes wrong, below what is stated as synced; False if there is nothing yet."""
+        computer = self.computers[node]
+        assert computer.process is None
+        computer.flipped = computer.disk.flip()
+        self.world.note("cluster", f"flip a bit on the disk of node {node}")
+        return computer.flipped
 
     def put_back(self, node: NodeId, image: Image) -> None:
         """Somebody puts an older copy of the disk back."""
@@ -236,6 +251,18 @@ class Cluster:
             for mine, theirs in zip(first, other, strict=True)
         )
 
+    def compare_states(self) -> None:
+        """What replicas hold is the same to the last producer; the digest tells only of values and outcomes."""
+        for group in range(self.options.groups):
+            prints = {}
+            for node in self.members:
+                process = self.process_of(node)
+                if process is not None:
+                    machine = process.node.groups[group].machine
+                    prints[node] = (machine.applied, fingerprint(machine))
+            if len(set(prints.values())) > 1:
+                self.ledger.violate("diverged", f"states of group {group} differ: {prints}")
+
     def describe(self) -> list[str]:
         """One line per node and group: for the transcript of a failure."""
         lines: list[str] = []
@@ -251,7 +278,3 @@ class Cluster:
                     f" prefix {r.prefix} open {r.open_slots}{' paused' if process.paused else ''}"
                 )
         return lines
-
-
-def damaged(error: Exception) -> bool:
-    return isinstance(error, CorgiError) and error.code == "log-damaged"

@@ -40,12 +40,14 @@ class SimDisk:
         self.stuck_until = 0.0  # no sync ends before
         self.torn_writes = 0
         self.on_write: Callable[[float], None] | None = None  # a trap: told once, with the time that the sync will end
+        self._last = (0, 0)  # segment and offset of the last write
         self._unsynced: list[tuple[int, int, bytes]] = []  # segment, offset, what lay there before
 
     def write(self, segment: int, offset: int, data: bytes) -> None:
         file = self.segments[segment]
         self._unsynced.append((segment, offset, bytes(file[offset : offset + len(data)])))
         file[offset : offset + len(data)] = data
+        self._last = (segment, offset)
 
     def sync(self) -> None:
         """Everything written is durable."""
@@ -83,9 +85,21 @@ class SimDisk:
                     file[at:until] = before[at - offset : until - offset]
                 at = until
 
+    def flip(self) -> bool:
+        """Turn over a bit of a batch that a later one lies behind; False if there is none."""
+        segment = self.chance.choice(sorted(number for number in self.segments if number <= self._last[0]) or [0])
+        if not segment:
+            return False
+        end = self._last[1] if segment == self._last[0] else len(bytes(self.segments[segment]).rstrip(b"\0"))
+        if end <= DATA_FROM:
+            return False
+        self.segments[segment][self.chance.randrange(DATA_FROM, end)] ^= 1 << self.chance.randrange(8)
+        return True
+
     def wipe(self) -> None:
         self.segments.clear()
         self._unsynced.clear()
+        self._last = (0, 0)
 
     def image(self) -> dict[int, bytes]:
         """What a power loss right now would leave at the least."""

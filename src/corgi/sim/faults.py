@@ -16,9 +16,9 @@ from corgi.sim.sessions import Front
 
 KINDS = (
     "kill", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut", "slow-link",
-    "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "old-disk",
+    "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip", "old-disk",
 )  # fmt: skip
-RARE = frozenset({"power-all", "wipe", "old-disk", "stop", "clock-jump"})
+RARE = frozenset({"power-all", "wipe", "bit-flip", "old-disk", "stop", "clock-jump"})
 ON_DEMAND = frozenset({"old-disk"})  # not yet survived in every case: docs/simulation.md
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
 
@@ -60,6 +60,7 @@ class Faults:
             "hide": self._hide,
             "stop": self._stop,
             "wipe": self._wipe,
+            "bit-flip": self._bit_flip,
             "old-disk": self._old_disk,
         }
 
@@ -280,7 +281,7 @@ class Faults:
             and all(self.cluster.trusted(node) for node in self.cluster.members)
         )
 
-    def _lose(self, node: NodeId, how: Callable[[], None]) -> None:
+    def _lose(self, node: NodeId, how: Callable[[], object]) -> None:
         self.cluster.kill(node)
         how()
         self._quiet_until = self.world.now + SETTLE_S
@@ -291,6 +292,13 @@ class Faults:
             return False
         node = self.chance.choice(self.cluster.members)
         self._lose(node, lambda: self.cluster.wipe(node))
+        return True
+
+    def _bit_flip(self) -> bool:
+        if not self._calm():
+            return False
+        node = self.chance.choice(self.cluster.members)
+        self._lose(node, lambda: self.cluster.flip(node))
         return True
 
     def _old_disk(self) -> bool:

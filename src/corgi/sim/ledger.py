@@ -11,6 +11,7 @@ replicas believe, what acceptors answer and what clients are told. A broken rule
     diverged              two replicas applied the same slots and hold different states
     answer-not-durable    a Prepare, a Promise or an Accepted left before its record was synced
     amnesiac-vote         a node without its old state voted before it had recovered from a quorum
+    forward-out-of-ballot a leader proposed a forwarded command in another ballot than the forward named
     early-answer          a client was told of an append that this node has not applied
     node-failed           a node found a fault in itself
 """
@@ -20,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from corgi.base.command import Buffer
-from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_round
+from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
+from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_round, origin_node
 from corgi.base.ports import LogRecord, RecordKind
-from corgi.paxos.messages import Accepted, PeerMessage, Prepare, Promise, Rejoined
+from corgi.paxos.messages import Accept, Accepted, Forward, PeerMessage, Prepare, Promise, Rejoined
 from corgi.sim.history import Violation
 from corgi.sim.world import World
 from corgi.wire.messages import Produce, ProduceReply, WireMessage
@@ -80,6 +81,8 @@ class Ledger:
         self._slots: dict[tuple[GroupId, Slot], Ballots] = {}
         self._digests: dict[tuple[GroupId, Slot], tuple[int, NodeId]] = {}
         self._highest: dict[GroupId, Slot] = {}  # prefix of the replica that is furthest
+        self._forwards: dict[tuple[Origin, int], set[Ballot]] = {}  # command, in which ballots it may be proposed
+        self._proposed: dict[tuple[GroupId, Slot], list[Buffer]] = {}
         self._granted: dict[tuple[NodeId, int, GroupId], Ballot] = {}  # who, after which loss, from which ballot on
 
     def violate(self, name: str, detail: str) -> None:
@@ -176,6 +179,12 @@ class Ledger:
             if (message.group, message.slot, message.ballot) not in process.memory.votes:
                 self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced vote")
             self._amnesia(process, message.group, message.ballot)
+        elif isinstance(message, Accept):
+            self._check_proposal(process, message, payload)
+        elif isinstance(message, Forward):
+            for command in split_commands(payload):
+                _, origin, counter = peek_command(command)
+                self._forwards.setdefault((origin, counter), set()).add(message.ballot)
         elif isinstance(message, Promise | Prepare):
             if process.memory.promised.get(message.group, 0) < message.ballot:
                 self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced promise")
@@ -183,6 +192,20 @@ class Ledger:
         elif isinstance(message, Rejoined):
             key = (*process.peer_incarnation(peer), message.group)
             self._granted[key] = min(message.ballot, self._granted.get(key, message.ballot))
+
+    def _check_proposal(self, process: Process, message: Accept, value: Buffer) -> None:
+        """What others forwarded may enter the log only in the ballot that the forward named."""
+        known = self._proposed.setdefault((message.group, message.slot), [])
+        if any(other is value or other == value for other in known):
+            return  # proposed again, as it was
+        known.append(value)
+        for command in iter_commands(value):
+            if origin_node(command.origin) != process.id:
+                ballots = self._forwards.get((command.origin, command.counter), ())
+                if message.ballot not in ballots:
+                    what = f"command {command.counter} of node {origin_node(command.origin)}"
+                    text = f"node {process.id} proposes {what} in {_show(message.ballot)}, forwarded in {sorted(ballots)}"
+                    self.violate("forward-out-of-ballot", text)
 
     def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:
         if process.doubted:

@@ -1,5 +1,257 @@
-"""Ways to break a cluster that the simulator must notice."""
+"""Ways to break a cluster, each against one rule of the protocol, that the simulator must notice within so many seeds.
+
+A mutant replaces a method of the real code while it is in force. ``names`` are the checks that may report it; a mutant
+that nothing reports any more means that the simulator has gone blind, or that the code has a second guard.
+"""
 
 from __future__ import annotations
 
-MUTANTS: dict[str, object] = {}
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from corgi.base.command import VALUE_HEADER_BYTES, Buffer
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
+from corgi.base.ports import LogRecord
+from corgi.broker.barriers import Barriers
+from corgi.broker.identity import Identity
+from corgi.broker.node import Node
+from corgi.broker.peers import PeerDispatch
+from corgi.log.recovery import Scan
+from corgi.log.writer import LogEnd
+from corgi.paxos.acceptor import Acceptor
+from corgi.paxos.leader import Candidate
+from corgi.paxos.learner import Learner
+from corgi.paxos.messages import Accepted, Forward, Promise
+from corgi.paxos.quorum import Members
+from corgi.paxos.replica import Replica
+from corgi.sim.run import Options
+from corgi.state import group_state
+from corgi.state.machine import Machine
+from corgi.state.producers import Producer
+
+Change = Callable[[], "tuple[object, str, Callable[..., Any]]"]
+SAFETY = ("agreement", "chosen-without-quorum", "diverged", "learned-unchosen", "node-failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """What is broken, by which changes, how to run it, and within how many seeds which checks report it."""
+
+    rule: str
+    changes: tuple[Change, ...]
+    names: tuple[str, ...]
+    seeds: int = 5
+    options: Options = field(default_factory=Options)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """The code is broken inside, and whole again afterwards."""
+        with ExitStack() as stack:
+            for change in self.changes:
+                owner, name, replacement = change()
+                stack.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, replacement)
+            yield
+
+
+def vote_before_durable() -> tuple[object, str, Callable[..., Any]]:
+    accept = Acceptor.accept
+
+    def at_once(self: Acceptor, ballot: Ballot, slot: Slot, value: Buffer, prefix: Slot) -> None:
+        accept(self, ballot, slot, value, prefix)
+        if ballot_node(ballot) != self.me:
+            self.host.send(ballot_node(ballot), Accepted(self.group, ballot, slot))
+
+    return Acceptor, "accept", at_once
+
+
+def forget_the_promise() -> tuple[object, str, Callable[..., Any]]:
+    start = Node.start
+
+    def forgetful(self: Node) -> None:
+        for group in self.groups:
+            group.replica.acceptor.promised = Ballot(0)
+        start(self)
+
+    return Node, "start", forgetful
+
+
+def quorum_minus_one() -> tuple[object, str, Callable[..., Any]]:
+    def fewer(self: Members, mask: int) -> bool:
+        return mask.bit_count() >= self.majority - 1
+
+    return Members, "has_majority", fewer
+
+
+def skip_noops() -> tuple[object, str, Callable[..., Any]]:
+    propose = Replica._propose
+
+    def unfilled(self: Replica, tenure: Any, value: Buffer, on_own_disk: Callable[[], None] | None = None) -> Slot:
+        if len(value) > VALUE_HEADER_BYTES:
+            return propose(self, tenure, value, on_own_disk)
+        slot: Slot = tenure.open(value, self.host.now())
+        del tenure.flights[slot]
+        return slot
+
+    return Replica, "_propose", unfilled
+
+
+def forget_outcomes() -> tuple[object, str, Callable[..., Any]]:
+    apply = Machine.apply
+
+    def forgetful(self: Machine, slot: Slot, value: Buffer) -> list[Any]:
+        for window in self.windows.values():
+            window.outcomes.clear()
+        return apply(self, slot, value)
+
+    return Machine, "apply", forgetful
+
+
+def forget_sequences() -> tuple[object, str, Callable[..., Any]]:
+    def credulous(known: Producer | None, epoch: int, *_: object, **__: object) -> tuple[None, Producer]:
+        return None, known or Producer(epoch)
+
+    return group_state, "judge", credulous
+
+
+def noop_below_a_prefix() -> tuple[object, str, Callable[..., Any]]:
+    on_promise = Candidate.on_promise
+
+    def ignorant(self: Candidate, sender: NodeId, message: Promise, payload: memoryview) -> None:
+        on_promise(self, sender, message, payload)
+        self.prefix = Slot(0)
+
+    return Candidate, "on_promise", ignorant
+
+
+def adopt_the_lowest() -> tuple[object, str, Callable[..., Any]]:
+    def wrong(self: Candidate, message: Promise, values: memoryview) -> None:
+        at = 0
+        for slot, ballot, length in message.entries:
+            value = bytes(values[at : at + length])
+            at += length
+            best = self.best.get(slot)
+            if best is None or ballot < best[0]:
+                self.best[slot] = (ballot, value)
+
+    return Candidate, "_merge", wrong
+
+
+def apply_past_a_gap() -> tuple[object, str, Callable[..., Any]]:
+    def hasty(self: Learner, ballot: Ballot, index: Slot, source: NodeId) -> None:
+        while self.prefix < index:
+            slot = Slot(self.prefix + 1)
+            vote = self.acceptor.votes.get(slot)
+            if vote is None or vote.ballot != ballot:
+                self.prefix = slot
+            else:
+                self.choose(slot, vote.value)
+
+    return Learner, "commit", hasty
+
+
+def commit_in_any_ballot() -> tuple[object, str, Callable[..., Any]]:
+    def credulous(self: Learner, ballot: Ballot, index: Slot, source: NodeId) -> None:
+        while self.prefix < index and (vote := self.acceptor.votes.get(Slot(self.prefix + 1))) is not None:
+            self.choose(Slot(self.prefix + 1), vote.value)
+        if self.prefix < index:
+            self.ask(source, index)
+
+    return Learner, "commit", credulous
+
+
+def vote_after_a_wiped_disk() -> tuple[object, str, Callable[..., Any]]:
+    def untroubled(self: Identity, reason: str) -> None:
+        self._trust()
+
+    return Identity, "_doubt", untroubled
+
+
+def propose_any_forward() -> tuple[object, str, Callable[..., Any]]:
+    forward = PeerDispatch._forward
+
+    def greedy(self: PeerDispatch, sender: NodeId, message: Forward, payload: memoryview) -> None:
+        tenure = self._group(message.group).replica.tenure
+        if tenure is not None:
+            message = Forward(message.group, tenure.ballot, message.hops)
+        forward(self, sender, message, payload)
+
+    return PeerDispatch, "_forward", greedy
+
+
+def look_at_another_group() -> tuple[object, str, Callable[..., Any]]:
+    chosen = Node.chosen
+
+    def curious(self: Node, group: GroupId, slot: Slot, value: Buffer) -> None:
+        machine = self.groups[group].machine
+        machine.producers_expired_below = max(machine.producers_expired_below, self.groups[0].machine.applied)
+        chosen(self, group, slot, value)
+
+    return Node, "chosen", curious
+
+
+def cut_a_synced_tail() -> tuple[object, str, Callable[..., Any]]:
+    records = Scan.records
+
+    def shorter(self: Scan, segments: Any) -> Iterator[LogRecord]:
+        found = list(records(self, segments))
+        yield from found[: -1 if len(found) % 3 == 0 else None]
+
+    return Scan, "records", shorter
+
+
+def take_damage_for_the_end() -> tuple[object, str, Callable[..., Any]]:
+    def nothing_later(self: Scan, *_: object) -> None:
+        return None
+
+    return Scan, "_later_batch", nothing_later
+
+
+def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
+    def at_once(self: Barriers, client: Any, groups: Any, timeout_s: float, done: Callable[[dict[Any, Any]], None]) -> None:
+        done({})
+
+    return Barriers, "confirm", at_once
+
+
+ROUGH = Options(rough=True)
+DISKS = Options(faults=("wipe", "kill", "power"))
+
+MUTANTS: dict[str, Mutant] = {
+    "vote-before-durable": Mutant("an accept is answered after it is durable", (vote_before_durable,), ("answer-not-durable",)),
+    "forget-promise": Mutant(
+        "a promise survives a restart", (forget_the_promise,), ("promise-went-back",), options=Options(faults=("kill", "power", "isolate"))
+    ),
+    "quorum-minus-one": Mutant("a quorum is a majority", (quorum_minus_one,), SAFETY),
+    "skip-noops": Mutant("gaps are filled", (skip_noops,), ("stuck", *SAFETY), seeds=20, options=ROUGH),
+    "no-command-deduplication": Mutant(
+        "a command is applied once", (forget_outcomes,), ("duplicate", *SAFETY), seeds=10, options=ROUGH
+    ),
+    "no-sequence-deduplication": Mutant(
+        "a batch of a producer is stored once and in order", (forget_sequences,), ("duplicate", "nonmonotonic-send", "send-gap")
+    ),
+    "noop-below-prefix": Mutant(
+        "nothing is proposed at or below a peer's chosen prefix", (noop_below_a_prefix,), SAFETY, seeds=10
+    ),
+    "adopt-wrong-value": Mutant(
+        "the value of the highest ballot is proposed again", (adopt_the_lowest,), SAFETY, seeds=60, options=ROUGH
+    ),
+    "apply-past-gap": Mutant("slots are applied in order", (apply_past_a_gap,), SAFETY),
+    "commit-in-any-ballot": Mutant(
+        "a commit index counts for votes of its own ballot", (commit_in_any_ballot,), SAFETY, seeds=60, options=ROUGH
+    ),
+    "vote-after-wipe": Mutant(
+        "a lost disk is no vote", (vote_after_a_wiped_disk,), ("amnesiac-vote", *SAFETY), options=DISKS
+    ),
+    "forward-in-two-ballots": Mutant(
+        "a forward is proposed in the ballot that it names", (propose_any_forward,), ("forward-out-of-ballot",), seeds=10
+    ),
+    "other-groups-state": Mutant("apply reads its own group only", (look_at_another_group,), ("diverged",)),
+    "cut-synced-tail": Mutant("what was synced is found again", (cut_a_synced_tail,), ("synced-record-lost",)),
+    "damage-is-the-end": Mutant(
+        "a damaged record is not an absent one", (take_damage_for_the_end,), ("synced-record-lost",), options=Options(faults=("bit-flip",))
+    ),
+    "stale-end": Mutant("a confirmed end is current", (answer_without_a_barrier,), ("stale-end",)),
+}

@@ -10,12 +10,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import TYPE_CHECKING
 
 from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
-from corgi.base.ports import Clock, LogRecord, Network, Wal
+from corgi.base.ports import LogRecord
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Heartbeat, PeerMessage
@@ -25,8 +25,6 @@ from corgi.sim.world import SimClock, World
 
 if TYPE_CHECKING:
     from corgi.sim.cluster import Cluster
-
-MakeNode = Callable[[NodeOptions, Clock, Random, Wal, Network], Node]
 
 TURN_DELAY_S = 0.000_02  # from the first fact to the turn that handles it
 TURN_COST_S = 0.000_05
@@ -46,6 +44,7 @@ class Computer:
     starts: int = 0
     recovering: bool = False  # as told in node.json
     doubted: int = 0
+    flipped: bool = False  # a bit of the log is wrong
     memory: DiskMemory = field(default_factory=DiskMemory)
     process: Process | None = None
 
@@ -53,7 +52,7 @@ class Computer:
 class Process:
     """One life of a node, from start to kill or stop."""
 
-    def __init__(self, cluster: Cluster, computer: Computer, options: NodeOptions, make: MakeNode) -> None:
+    def __init__(self, cluster: Cluster, computer: Computer, options: NodeOptions) -> None:
         self.cluster = cluster
         self.world: World = cluster.world
         self.computer = computer
@@ -74,7 +73,7 @@ class Process:
         self._wake_at = float("inf")
         self.wal = SimWal(self.world, computer.disk, self)
         chance = self.world.stream(f"node/{self.id}/{computer.starts}")
-        self.node = make(options, self.clock, chance, self.wal, _Port(self))
+        self.node = Node(options, self.clock, chance, self.wal, _Port(self))
         self.seen = [0] * options.groups  # chosen prefixes that the ledger has checked
 
     def start(self) -> bool:
@@ -86,8 +85,11 @@ class Process:
             for record in records:
                 self.node.recover(record)
             self.node.start()
-        except Exception:  # noqa: BLE001 - whatever a node raises is a finding
-            self._failed()
+        except Exception as error:  # noqa: BLE001 - whatever a node raises is a finding
+            if self.computer.flipped and isinstance(error, CorgiError) and error.code == "log-damaged":
+                self.cluster.damage_found(self)
+            else:
+                self._failed()
             return False
         self._due()
         return True
@@ -136,6 +138,8 @@ class Process:
                 if call == "peer_message":
                     sender, message, payload = arguments
                     note(name, (sender, message.TYPE, message, len(payload)))  # type: ignore[attr-defined, arg-type]
+                elif call == "client_request":
+                    note(name, (arguments[0].listener.name, arguments[1], arguments[2]))  # type: ignore[attr-defined]
                 elif call != "heartbeat":
                     note(name, call if isinstance(call, str) else "callback")
                 if isinstance(call, str):

@@ -7,38 +7,46 @@ from corgi.base.ids import TopicId
 from corgi.base.limits import PRODUCER_WINDOW
 from corgi.base.records import encode_batch
 from corgi.sim.clients import REFUSED, TRANSIENT, Client, Scene, failure
-from corgi.sim.history import FAILED, OK, UNKNOWN, Partition, Send, Violation
+from corgi.sim.history import FAILED, OK, UNKNOWN, Partition, Send
 from corgi.sim.world import WALL_AT_ZERO_MS
 from corgi.wire.messages import InitProducer, InitProducerReply, Produce, ProduceReply, WireMessage
 
 ACKS_NONE, ACKS_LEADER, ACKS_QUORUM = 0, 1, 2
 RETRY_S = 0.03
+BURST_GAP_S = 0.000_3
 
 
 class Lane:
     """One partition of an idempotent producer: batches without an acknowledgement, in order."""
 
-    __slots__ = ("asked", "behind", "partition", "sequence", "topic", "unsettled")
+    __slots__ = ("asked", "behind", "made", "partition", "sequence", "topic", "unsettled")
 
     def __init__(self, partition: Partition, topic: TopicId) -> None:
         self.partition = partition
         self.topic = topic
         self.sequence = 0
-        self.unsettled: list[tuple[Send, bytes]] = []
+        self.made = 0  # batches
+        self.unsettled: list[tuple[Send, bytes, int]] = []  # with its number among those made
         self.asked = 0  # requests with a batch of this lane that have no answer yet
         self.behind = False  # something failed: send everything again, when no request is under way
+
+    @property
+    def full(self) -> bool:
+        """Another batch would push the first unsettled one out of what the state machine remembers."""
+        return bool(self.unsettled) and self.made - self.unsettled[0][2] >= PRODUCER_WINDOW
 
 
 class IdempotentProducer(Client):
     """Keeps up to five batches per partition in flight and sends them again, in order, wherever it gets a connection."""
 
-    def __init__(self, scene: Scene, name: str, interval: float, lanes_max: int) -> None:
+    def __init__(self, scene: Scene, name: str, interval: float, lanes_max: int, burst: int) -> None:
+        """``interval`` (s) between bursts of ``burst`` requests, over ``lanes_max`` partitions at most."""
         super().__init__(scene, name)
         self.interval = interval
+        self.burst = burst
         self.lanes_max = lanes_max
         self.lanes: dict[Partition, Lane] = {}
         self.identity: tuple[int, int] | None = None
-        self.violations: list[Violation] = []
         self._made = 0
 
     def start(self) -> None:
@@ -49,7 +57,7 @@ class IdempotentProducer(Client):
         return not any(lane.unsettled for lane in self.lanes.values())
 
     def describe(self) -> str:
-        open_sends = [str(send) for lane in self.lanes.values() for send, _ in lane.unsettled]
+        open_sends = [str(send) for lane in self.lanes.values() for send, _, _ in lane.unsettled]
         return f"{super().describe()}: {open_sends}"
 
     # ---- making batches
@@ -59,13 +67,16 @@ class IdempotentProducer(Client):
             return
         self.world.after(self.interval * (0.5 + self.chance.random()), self._tick)
         self._choose_lanes()
-        if self.identity is None or not self.lanes:
-            return
+        if self.identity is not None and self.lanes:
+            for number in range(self.burst):
+                self.world.after(number * BURST_GAP_S, self._produce)
+
+    def _produce(self) -> None:
         lanes = list(self.lanes.values())
         chosen = self.chance.sample(lanes, min(len(lanes), self.chance.choice((1, 1, 2, 3))))
         fresh: list[tuple[Lane, Send, bytes]] = []
         for lane in chosen:
-            if len(lane.unsettled) < PRODUCER_WINDOW:
+            if not lane.full:
                 send, batch = self._make(lane)
                 fresh.append((lane, send, batch))
         self._send([entry for entry in fresh if not entry[0].behind])
@@ -90,7 +101,8 @@ class IdempotentProducer(Client):
         )
         send = Send(self.name, lane.partition, lane.sequence, values, self.world.now, ordered=True)
         lane.sequence += len(values)
-        lane.unsettled.append((send, batch))
+        lane.unsettled.append((send, batch, lane.made))
+        lane.made += 1
         self.scene.history.sends.append(send)
         return send, batch
 
@@ -142,7 +154,7 @@ class IdempotentProducer(Client):
             return
         if error != -1 and error not in TRANSIENT:
             text = f"{send} was refused with {errors.BY_NUMBER[error].code}"
-            self.violations.append(Violation("unjustified-refusal", text, self.world.now))
+            self.scene.violate("unjustified-refusal", text)
 
     def _catch_up(self) -> None:
         if any(lane.behind and not lane.asked for lane in self.lanes.values()):
@@ -154,7 +166,7 @@ class IdempotentProducer(Client):
         for lane in self.lanes.values():
             if lane.behind and not lane.asked:
                 lane.behind = False
-                for send, batch in list(lane.unsettled):
+                for send, batch, _ in list(lane.unsettled):
                     self._send([(lane, send, batch)])
 
     # ---- connection

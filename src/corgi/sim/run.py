@@ -12,7 +12,6 @@ from corgi.sim.clients import Scene
 from corgi.sim.faults import Faults
 from corgi.sim.history import History, Violation
 from corgi.sim.network import NetworkOptions
-from corgi.sim.process import MakeNode
 from corgi.sim.readers import Drainer
 from corgi.sim.sessions import Front
 from corgi.sim.workload import Workload
@@ -29,11 +28,12 @@ WINDOW_LINES = 60  # of the transcript, in a failure's report
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run. ``faults`` None draws the kinds from the seed; ``make`` builds a node (mutants give their own)."""
+    """How to run. ``faults`` None draws the kinds from the seed, ``nodes`` None their number, ``rough`` None the links:
+    True are lossy datagrams and a busy workload."""
 
     faults: tuple[str, ...] | None = None
     nodes: int | None = None
-    make: MakeNode | None = None
+    rough: bool | None = None
     minimum: bool = True  # a run with too few operations is a failure of the simulator
 
 
@@ -94,8 +94,8 @@ class _Run:
         self.cluster = Cluster(self.world, self._shape())
         self.front = Front(self.cluster)
         self.history = History()
-        self.scene = Scene(self.world, self.front, self.cluster.members, self.history)
-        self.workload = Workload(self.scene)
+        self.scene = Scene(self.world, self.front, self.cluster.members, self.history, self.cluster.ledger.violate)
+        self.workload = Workload(self.scene, busy=options.rough)
         self.faults = Faults(self.cluster, self.front, only=options.faults)
         self.violations = self.cluster.ledger.violations
 
@@ -103,9 +103,10 @@ class _Run:
         """The cluster that the seed asks for."""
         chance = self.world.stream("shape")
         network = NetworkOptions()
-        if chance.random() < 0.25:
-            rough = chance.choice((0.002, 0.01, 0.05))
-            network = NetworkOptions(datagrams=True, drop=rough, duplicate=rough, spike_chance=0.02)
+        drawn = chance.random() < 0.25
+        if drawn if self.options.rough is None else self.options.rough:
+            loss = chance.choice((0.002, 0.01, 0.05))
+            network = NetworkOptions(datagrams=True, drop=loss, duplicate=loss, spike_chance=0.02)
         elif chance.random() < 0.3:
             network = NetworkOptions(delay_mean=chance.choice((0.001, 0.004)), spike_chance=0.01)
         shape = ClusterOptions(
@@ -119,8 +120,6 @@ class _Run:
         )
         if self.options.nodes is not None:
             shape = replace(shape, nodes=self.options.nodes)
-        if self.options.make is not None:
-            shape = replace(shape, make=self.options.make)
         return shape
 
     def run(self) -> Result:
@@ -128,10 +127,10 @@ class _Run:
         self.workload.start(HEAL_AT_S)
         self.faults.start(at=1.0)
         if not (self._until(HEAL_AT_S) or self._heal() or self._finish() or self._drain()):
+            self.cluster.compare_states()
             self.cluster.finish()
             self.violations.extend(check_history(self.history))
             self._check_size()
-        self.violations.extend(self.workload.violations())
         return self._result()
 
     def _broken(self) -> bool:

@@ -26,6 +26,8 @@ DRAINED_BELOW = 256 * 1024  # when a full buffer has fallen to this, the node is
 class Listener(Protocol):
     """What a client does with what comes to it."""
 
+    name: str
+
     def answered(self, session: SimSession, correlation: int, reply: WireMessage, payload: bytes) -> None: ...
 
     def pushed(self, session: SimSession, message: WireMessage, payload: bytes) -> None: ...

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from corgi.base import errors
-from corgi.base.ids import NodeId
 from corgi.sim.clients import TRANSIENT, Client, Scene, Topic, failure
-from corgi.sim.history import Violation
 from corgi.sim.producers import IdempotentProducer, PlainProducer
 from corgi.sim.readers import EndAsker, Poller, Subscriber
 from corgi.wire.messages import (
@@ -27,7 +25,6 @@ class Administrator(Client):
     def __init__(self, scene: Scene, name: str) -> None:
         super().__init__(scene, name)
         self.todo: list[Topic] = []
-        self.violations: list[Violation] = []
 
     def start(self) -> None:
         super().start()
@@ -61,7 +58,7 @@ class Administrator(Client):
                 return
             if reply.error not in TRANSIENT:
                 text = f"making {topic.name} was refused with {errors.BY_NUMBER[reply.error].code}: {reply.message}"
-                self.violations.append(Violation("unjustified-refusal", text, self.world.now))
+                self.scene.violate("unjustified-refusal", text)
         if failure(reply) != -1:
             self.world.after(RETRY_S, self._next)
 
@@ -78,7 +75,7 @@ class Administrator(Client):
         self.scene.history.other_operations += 1
         if partitions != topic.partitions:
             text = f"{topic.name} has {partitions} partitions, {topic.partitions} were asked for"
-            self.violations.append(Violation("wrong-topic", text, self.world.now))
+            self.scene.violate("wrong-topic", text)
         topic.id = number  # type: ignore[assignment]
         self.todo.pop(0)
         self._next()
@@ -97,14 +94,17 @@ class Administrator(Client):
 class Workload:
     """All clients of a run."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, *, busy: bool | None = None) -> None:
+        """``busy`` asks for bursts of requests, so that several slots are in flight; None leaves it to the seed."""
         self.scene = scene
         self.world = scene.world
         self.chance = chance = scene.world.stream("workload")
         self.administrator = Administrator(scene, "admin")
-        interval = chance.choice((0.08, 0.15, 0.25))
+        interval, burst = chance.choice(((0.15, 1), (0.3, 1), (0.4, 4)))
+        if busy:
+            interval, burst = 0.25, 4
         self.idempotent = [
-            IdempotentProducer(scene, f"p{number}", interval, chance.choice((1, 3, 5)))
+            IdempotentProducer(scene, f"p{number}", interval, chance.choice((1, 3, 5)), burst)
             for number in range(chance.choice((2, 3)))
         ]
         self.plain = [PlainProducer(scene, f"q{number}", 0.3) for number in range(chance.choice((0, 1, 2)))]
@@ -143,13 +143,3 @@ class Workload:
 
     def unfinished(self) -> list[str]:
         return [client.describe() for client in self.clients if not client.idle()]
-
-    def violations(self) -> list[Violation]:
-        found = [*self.administrator.violations]
-        for producer in self.idempotent:
-            found.extend(producer.violations)
-        return found
-
-
-def nodes_of(scene: Scene) -> tuple[NodeId, ...]:
-    return scene.nodes
