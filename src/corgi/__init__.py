@@ -1,33 +1,14 @@
 """Corgi: a distributed message broker, Paxos-replicated and always writable.
 
 This is the public face of the Python SDK; everything a program needs is imported from here, and loaded when it is
-first used, so that importing the package alone costs next to nothing.
+first used, so that importing the package alone costs next to nothing. ``__init__.pyi`` tells type checkers.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from corgi.base.errors import CorgiError
-    from corgi.client import sync
-    from corgi.client.codecs import Codec
-    from corgi.client.corgi import Corgi, connect
-    from corgi.client.messages import (
-        Message,
-        NodeDescription,
-        PartitionDescription,
-        Receipt,
-        TopicDescription,
-    )
-    from corgi.client.receipts import Outcomes, PendingReceipt
-    from corgi.client.subscription import Subscription
-    from corgi.client.sync import connect as connect_sync
-    from corgi.client.typed import Topic
-    from corgi.testing.embedded import embedded
 
 _WHERE = {
     "Codec": "corgi.client.codecs",

@@ -1,0 +1,41 @@
+"""What type checkers see of ``corgi``; at run time each name is imported when it is first used."""
+
+from corgi.base.errors import CorgiError as CorgiError
+from corgi.client import sync as sync
+from corgi.client.codecs import Codec as Codec
+from corgi.client.corgi import Corgi as Corgi
+from corgi.client.corgi import connect as connect
+from corgi.client.messages import (
+    Message,
+    NodeDescription,
+    PartitionDescription,
+    Receipt,
+    TopicDescription,
+)
+from corgi.client.receipts import Outcomes as Outcomes
+from corgi.client.receipts import PendingReceipt as PendingReceipt
+from corgi.client.subscription import Subscription as Subscription
+from corgi.client.sync import connect as connect_sync
+from corgi.client.typed import Topic as Topic
+from corgi.testing.embedded import embedded as embedded
+
+__version__: str
+__all__ = [
+    "Codec",
+    "Corgi",
+    "CorgiError",
+    "Message",
+    "NodeDescription",
+    "Outcomes",
+    "PartitionDescription",
+    "PendingReceipt",
+    "Receipt",
+    "Subscription",
+    "Topic",
+    "TopicDescription",
+    "__version__",
+    "connect",
+    "connect_sync",
+    "embedded",
+    "sync",
+]
