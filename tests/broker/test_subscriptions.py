@@ -182,7 +182,7 @@ def test_a_client_whose_draining_nobody_told_is_found_in_time() -> None:
 
 
 def test_a_long_backlog_is_pushed_in_bounded_turns_and_does_not_delay_the_tail(monkeypatch) -> None:
-    monkeypatch.setattr(turns, "BACKLOG_TURN_BATCHES", 8)
+    monkeypatch.setattr(turns, "BACKLOG_TURN_BATCHES", 16)
     monkeypatch.setattr(session, "QUANTUM_BATCHES", 4)
     node = OneNode(groups=1)
     topic = node.create("t", 2)

@@ -35,6 +35,7 @@ COMMAND_HEADER_BYTES = COMMAND_HEADER.size  # 32
 DATA_HEADER = struct.Struct(">HHI")
 APPEND_ENTRY = struct.Struct(">III")
 ITEM_HEADER = struct.Struct(">BBHI")
+_ONE_APPEND = struct.Struct(">HHIIII")  # DATA header and a table of one entry
 FORMAT_VERSION = 1
 
 
@@ -109,6 +110,11 @@ def encode_data(
     parts.extend([pack(topic, partition, len(batch)) for topic, partition, batch in appends])
     parts.extend([batch for _, _, batch in appends])
     return b"".join(parts)
+
+
+def encode_append(topic: TopicId, partition: int, batch: Buffer) -> bytes:
+    """The body of a DATA command with one batch and nothing else: what most requests become."""
+    return b"".join((_ONE_APPEND.pack(0, 0, 1, topic, partition, len(batch)), batch))
 
 
 def encode_value(timestamp_ms: int, commands: Sequence[Buffer]) -> bytes:

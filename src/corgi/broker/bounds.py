@@ -37,5 +37,7 @@ def check_count(name: str, count: int, most: int) -> None:
 
 def timeout_s(timeout_ms: int) -> float:
     """The time to keep, in seconds. Raises CorgiError "invalid-argument" for 0 and less."""
-    check_range("timeout_ms", timeout_ms, 1, TIMEOUT_MS_MAX)
-    return min(timeout_ms / 1000, TIMEOUT_S_MAX)
+    if not 0 < timeout_ms <= TIMEOUT_MS_MAX:
+        check_range("timeout_ms", timeout_ms, 1, TIMEOUT_MS_MAX)
+    seconds = timeout_ms / 1000
+    return seconds if seconds < TIMEOUT_S_MAX else TIMEOUT_S_MAX

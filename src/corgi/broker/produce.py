@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from corgi.base.batch import HEADER_BYTES, BatchHeader, check_batch, parse_header
-from corgi.base.command import CommandKind, encode_data
+from corgi.base.command import CommandKind, encode_append, encode_data
 from corgi.base.errors import BY_NUMBER, OK, OVERLOADED, CorgiError
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession
@@ -46,6 +46,7 @@ NO_TIME = -1
 
 _Result = tuple[int, Offset, int]
 _STORED: _Result = (OK, NO_OFFSET, NO_TIME)
+_FIRST = [0]
 _Append = tuple[TopicId, int, memoryview]
 
 
@@ -61,10 +62,9 @@ class Pausable(Protocol):
 class ProduceCounters:
     """Sums since the start. ``silent_dropped``: batches with acks 0 that were refused and nobody heard of it."""
 
-    __slots__ = ("batches", "bytes", "refused", "requests", "silent_dropped")
+    __slots__ = ("batches", "bytes", "refused", "silent_dropped")
 
     def __init__(self) -> None:
-        self.requests = 0
         self.batches = 0
         self.bytes = 0
         self.refused = 0
@@ -147,28 +147,20 @@ class Produces:
 
     def received(self, client: ClientSession, correlation: int, message: Produce, payload: memoryview) -> None:
         """Raises CorgiError "invalid-argument" when the request as a whole makes no sense."""
-        batches = message.batches
-        if not 0 <= message.acks <= ACKS_QUORUM:
-            check_range("acks", message.acks, 0, ACKS_QUORUM)
-        patience_s = timeout_s(message.timeout_ms)
-        if not 1 <= len(batches) <= REQUEST_BATCHES_MAX:
-            check_count("batches", len(batches), REQUEST_BATCHES_MAX)
-        size = 0
-        for _, _, length in batches:
-            if length <= 0:
-                raise CorgiError("invalid-argument", f"a batch of {length} bytes in a Produce")
-            size += length
-        if size != len(payload):
-            raise CorgiError("invalid-argument", f"batches of {size} bytes are named, {len(payload)} bytes are there")
+        patience_s = _check(message, payload)
+        size = len(payload)
         counters = self.counters
-        counters.requests += 1
-        counters.batches += len(batches)
+        counters.batches += len(message.batches)
         counters.bytes += size
         request = _Request(self, client, correlation, message, size)
         if self._no_room(request):
             self._refuse_all(request, payload)
             return
-        self._submit(request, payload, patience_s)
+        self.bytes_in_flight += size
+        if len(message.batches) == 1:
+            self._submit_one(request, payload, patience_s)
+        else:
+            self._submit(request, payload, patience_s)
 
     def client_closed(self, client: ClientSession) -> None:
         self.gaps.client_closed(client)
@@ -220,24 +212,23 @@ class Produces:
         """Check each batch and give those that hold to their groups."""
         commands = self._split(request, payload)
         request.waiting = len(commands) + 1
-        self.bytes_in_flight += request.size
-        submit = self._node.submit
-        if request.message.acks == ACKS_LEADER:
-            for group, places, appends in commands:
-                part = _Part(request, places)
-                submit(
-                    group,
-                    CommandKind.DATA,
-                    encode_data(appends),
-                    part.applied,
-                    timeout_s=patience_s,
-                    leader_ack=part.on_leader_disk,
-                )
-        else:
-            for group, places, appends in commands:
-                part = _Part(request, places)
-                submit(group, CommandKind.DATA, encode_data(appends), part.applied, timeout_s=patience_s)
+        for group, places, appends in commands:
+            self._give(_Part(request, places), group, encode_data(appends), patience_s)
         self.part_done(request)  # a request of which nothing was worth submitting is answered here
+
+    def _submit_one(self, request: _Request, batch: memoryview, patience_s: float) -> None:
+        """As ``_submit`` for a request of one batch, which most are."""
+        request.waiting = 1
+        topic, partition, _ = request.message.batches[0]
+        group = self._admit(request, 0, topic, partition, batch)
+        if group is None:
+            self.part_done(request)
+        else:
+            self._give(_Part(request, _FIRST), group, encode_append(topic, partition, batch), patience_s)
+
+    def _give(self, part: _Part, group: GroupId, body: bytes, patience_s: float) -> None:
+        leader_ack = part.on_leader_disk if part.request.message.acks == ACKS_LEADER else None
+        self._node.submit(group, CommandKind.DATA, body, part.applied, timeout_s=patience_s, leader_ack=leader_ack)
 
     def _split(self, request: _Request, payload: memoryview) -> list[tuple[GroupId, list[int], list[_Append]]]:
         """(group, places, batches) per command, in the order of the request within each group."""
@@ -317,3 +308,20 @@ class Produces:
             del self._silent[client]
         if left <= SILENT_BYTES_LOW < held and isinstance(client, Pausable):
             client.resume()
+
+
+def _check(message: Produce, payload: memoryview) -> float:
+    """The time to wait, in seconds. Raises CorgiError "invalid-argument" when the request makes no sense as a whole."""
+    if not 0 <= message.acks <= ACKS_QUORUM:
+        check_range("acks", message.acks, 0, ACKS_QUORUM)
+    batches = message.batches
+    if not 1 <= len(batches) <= REQUEST_BATCHES_MAX:
+        check_count("batches", len(batches), REQUEST_BATCHES_MAX)
+    size = 0
+    for _, _, length in batches:
+        if length <= 0:
+            raise CorgiError("invalid-argument", f"a batch of {length} bytes in a Produce")
+        size += length
+    if size != len(payload):
+        raise CorgiError("invalid-argument", f"batches of {size} bytes are named, {len(payload)} bytes are there")
+    return timeout_s(message.timeout_ms)

@@ -15,9 +15,10 @@ from corgi.base.limits import (
 QUANTUM_BYTES = 256 * KIB  # of one subscription before the next one has its turn
 QUANTUM_BATCHES = 64
 TAIL_TURN_BYTES = 4 * MIB  # pushed at the tail in one loop turn, over all clients: with the next, 5 ms at most
-TAIL_TURN_BATCHES = 768
+TAIL_TURN_BATCHES = 512
 BACKLOG_TURN_BYTES = 2 * MIB  # served to those behind in one loop turn
-BACKLOG_TURN_BATCHES = 384
+BACKLOG_TURN_BATCHES = 320
+FRAME_BATCHES = 4  # a pushed frame costs as much as so many batches
 CLIENT_BUFFER_HIGH = 512 * KIB  # nothing more is read for a client that has so much unsent, until it drained
 PARKED_CHECK_S = 0.050  # a blocked client is looked at again even if nobody told that it drained
 COLD_BYTES_MAX = 8 * MIB  # values on their way from the disk or waiting to be served; further readers queue

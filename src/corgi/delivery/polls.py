@@ -15,7 +15,7 @@ from corgi.base.command import Buffer
 from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession
-from corgi.delivery.limits import POLL_BATCHES_MAX, POLLS_MAX
+from corgi.delivery.limits import FRAME_BATCHES, POLL_BATCHES_MAX, POLLS_MAX
 from corgi.delivery.ports import AppliedLog
 from corgi.delivery.reads import gather
 from corgi.delivery.turns import Schedule, Turn
@@ -163,7 +163,7 @@ class Poll:
                 if got.error is not None and not lengths:
                     part.error = got.error.kind.number
             answers.append(part.answer(lengths))
-        turn.spend(POLL_BATCHES_MAX - batches_left + 1, self.bytes_max - bytes_left)
+        turn.spend(POLL_BATCHES_MAX - batches_left + FRAME_BATCHES, self.bytes_max - bytes_left)
         if pending and not buffers and not any(part.error for part in self.parts):
             return False
         self._polls.finish(self)

@@ -21,14 +21,15 @@ from corgi.delivery.values import Values, Waiter
 class Gathered(NamedTuple):
     """``lengths`` of whole batches, whose bytes joined are ``buffers``; ``next_offset`` comes after them.
 
-    ``pending``: more is there and waits for a value from the disk. ``error``: why the batch at ``next_offset`` cannot
-    be read.
+    ``next_index``: where that batch is or will be, a hint for the next time. ``pending``: more is there and waits for a
+    value from the disk. ``error``: why the batch at ``next_offset`` cannot be read.
     """
 
     lengths: list[int]
     buffers: list[Buffer]
     size: int
     next_offset: Offset
+    next_index: int
     pending: bool = False
     error: CorgiError | None = None
 
@@ -43,15 +44,21 @@ def gather(
     values: Values,
     waiter: Waiter,
     urgent: bool,
+    hint: int = -1,
 ) -> Gathered:
     """Batches from the one that contains ``offset`` on, up to about ``bytes_max`` bytes and ``batches_max`` batches."""
     lengths: list[int] = []
     buffers: list[Buffer] = []
     size = 0
-    i = log.find(offset)
-    last = min(log.count, i + batches_max)
-    while i < last:
+    count = log.count
+    if 0 <= hint < count and (entry := log.entry(hint)).base_offset == offset:
+        i = hint
+    elif (i := log.find(offset)) < count:
         entry = log.entry(i)
+    else:
+        return Gathered(lengths, buffers, size, offset, i)
+    last = i + batches_max if i + batches_max < count else count
+    while i < last:
         if lengths and size + entry.length > bytes_max:
             break
         slot = entry.slot
@@ -59,9 +66,9 @@ def gather(
         if value is None:
             if not urgent:
                 values.ahead(group, _slots_after(log, i, slot))
-            return Gathered(lengths, buffers, size, offset, pending=True)
+            return Gathered(lengths, buffers, size, offset, i, pending=True)
         if isinstance(value, CorgiError):
-            return Gathered(lengths, buffers, size, offset, error=value)
+            return Gathered(lengths, buffers, size, offset, i, error=value)
         view = memoryview(value)
         run_buffers, run_batches, run_bytes = len(buffers), len(lengths), size
         while True:
@@ -80,7 +87,7 @@ def gather(
         run_batches, run_bytes = len(lengths) - run_batches, size - run_bytes
         if run_bytes < run_batches * JOIN_BATCH_BYTES or run_bytes * JOIN_PINNED_RATIO < len(value):
             buffers[run_buffers:] = [b"".join(buffers[run_buffers:])]
-    return Gathered(lengths, buffers, size, offset)
+    return Gathered(lengths, buffers, size, offset, i)
 
 
 def _slots_after(log: AppliedLog, i: int, slot: Slot) -> Iterator[Slot]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC
 from corgi.base.ids import GroupId, Offset
 from corgi.base.ports import ClientSession, Message
-from corgi.delivery.limits import CREDIT_MAX, QUANTUM_BATCHES, QUANTUM_BYTES
+from corgi.delivery.limits import CREDIT_MAX, FRAME_BATCHES, QUANTUM_BATCHES, QUANTUM_BYTES
 from corgi.delivery.ports import AppliedLog
 from corgi.delivery.reads import gather
 from corgi.delivery.turns import Turn
@@ -74,6 +74,7 @@ class DeliverySession:
 
     __slots__ = (
         "_around",
+        "_index",
         "batches",
         "bytes",
         "client",
@@ -113,6 +114,7 @@ class DeliverySession:
         self.bytes = 0
         self.switches = 0
         self._around = around
+        self._index = -1  # where the batch at ``offset`` probably is
 
     @property
     def urgent(self) -> bool:
@@ -172,7 +174,9 @@ class DeliverySession:
             values=self._around.values,
             waiter=self,
             urgent=self.tail,
+            hint=self._index,
         )
+        self._index = got.next_index
         if got.lengths:
             self._push(got.lengths, got.size, got.next_offset, turn)
             self.client.push(self._around.make_deliver(self.subscription, log.end, tuple(got.lengths)), got.buffers)
@@ -196,7 +200,7 @@ class DeliverySession:
         counters.bytes += size
         if self.credit <= 0:
             counters.out_of_credit += 1
-        turn.spend(batches, size)
+        turn.spend(batches + FRAME_BATCHES, size)
 
     def _note_position(self, held_up: bool) -> None:
         """At the end is at the tail; whoever is held up (no credit, slow client, cold value) before it falls behind."""
