@@ -13,25 +13,39 @@ from corgi.log.tail import TailCache
 
 
 class Values:
-    """Where the bytes of chosen slots are. Values not yet placed on disk are held here until they are."""
+    """Where the bytes of chosen slots are. Values not yet placed on disk are held here until they are.
+
+    A slot may be written more than once before it is chosen, with different values, and the chosen one may be the last
+    to reach the disk or be known chosen before it does; so a place counts only for the value that lies there.
+    """
 
     def __init__(self, groups: int, wal: Wal, tail_bytes_max: int) -> None:
         self.tables = [SlotTable() for _ in range(groups)]
         self.tail = TailCache(tail_bytes_max)
         self._wal = wal
-        self._unplaced: dict[tuple[GroupId, Slot], Buffer] = {}
+        self._chosen = [Slot(0)] * groups
+        self._placed: dict[tuple[GroupId, Slot], Buffer] = {}  # on disk, not yet chosen: the value written last
+        self._unplaced: dict[tuple[GroupId, Slot], Buffer] = {}  # chosen, not yet on disk
 
     def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
         self.tail.put(group, slot, value)
-        if self.tables[group].position(slot) < 0:
+        self._chosen[group] = slot
+        placed = self._placed.pop((group, slot), None)
+        if placed is not value and placed != value:
             self._unplaced[group, slot] = value
 
     def placed(self, record: LogRecord) -> None:
         """A record with a value is on disk (or was found there by the scan)."""
-        if record.kind in (RecordKind.ACCEPT, RecordKind.LEARNED):
-            self.tables[record.group].put(record.slot, record.position, len(record.payload))
-            if self._unplaced:
-                self._unplaced.pop((record.group, record.slot), None)
+        if record.kind not in (RecordKind.ACCEPT, RecordKind.LEARNED):
+            return
+        key = (record.group, record.slot)
+        if record.slot > self._chosen[record.group]:
+            self._placed[key] = record.payload
+        elif key in self._unplaced and self._unplaced[key] == record.payload:
+            del self._unplaced[key]
+        else:
+            return
+        self.tables[record.group].put(record.slot, record.position, len(record.payload))
 
     def in_memory(self, group: GroupId, slot: Slot) -> Buffer | None:
         value = self.tail.get(group, slot)

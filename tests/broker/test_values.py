@@ -1,0 +1,97 @@
+"""Chosen values are read from the place where the chosen bytes lie, in whatever order the disk and the quorum speak."""
+
+from collections.abc import Callable
+
+import pytest
+
+from corgi.base.command import encode_value
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Ballot, GroupId, Position, Slot
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.broker.values import Values
+
+G = GroupId(0)
+S = Slot(1)
+REJECTED = encode_value(1, [])
+CHOSEN = encode_value(2, [])
+
+
+class Disk:
+    """Holds records by position and answers reads at once."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[int, bytes] = {}
+
+    def append(self, record: LogRecord) -> None:
+        raise AssertionError
+
+    def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        done(self.bytes[position][:length])
+
+    def unsynced_age(self) -> float:
+        return 0.0
+
+
+class Story:
+    """A slot's records and its choice, told step by step; nothing stays in the tail."""
+
+    def __init__(self) -> None:
+        self.disk = Disk()
+        self.values = Values(1, self.disk, tail_bytes_max=0)
+        self._position = 100
+
+    def placed(self, value: bytes, kind: RecordKind = RecordKind.ACCEPT) -> None:
+        record = LogRecord(kind, G, Ballot(1), S, Slot(0), value)
+        self._position += 100
+        record.position = Position(self._position)
+        self.disk.bytes[self._position] = value
+        self.values.placed(record)
+
+    def chosen(self, value: bytes) -> None:
+        self.values.chosen(G, S, value)
+
+    def read(self) -> bytes:
+        found: list[bytes | CorgiError] = []
+        value = self.values.read(G, S, found.append)
+        assert value is None or not found
+        result = found[0] if value is None else bytes(value)
+        assert isinstance(result, bytes)
+        return result
+
+
+STEPS: dict[str, Callable[[Story], None]] = {
+    "a vote for another value is on disk": lambda s: s.placed(REJECTED),
+    "the value is on disk": lambda s: s.placed(CHOSEN),
+    "it was learned": lambda s: s.placed(CHOSEN, RecordKind.LEARNED),
+    "the slot is chosen": lambda s: s.chosen(CHOSEN),
+}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["the value is on disk", "the slot is chosen"],
+        ["the slot is chosen", "the value is on disk"],
+        ["a vote for another value is on disk", "the value is on disk", "the slot is chosen"],
+        ["a vote for another value is on disk", "the slot is chosen"],
+        ["a vote for another value is on disk", "the slot is chosen", "it was learned"],
+        ["the slot is chosen", "a vote for another value is on disk"],
+        ["the slot is chosen", "a vote for another value is on disk", "it was learned"],
+        ["the slot is chosen", "it was learned", "a vote for another value is on disk"],
+    ],
+    ids=", ".join,
+)
+def test_the_chosen_value_is_read(steps: list[str]) -> None:
+    story = Story()
+    for step in steps:
+        STEPS[step](story)
+        if "the slot is chosen" in steps[: steps.index(step) + 1]:
+            assert story.read() == CHOSEN, step
+
+
+def test_a_value_on_disk_is_not_kept_in_memory() -> None:
+    story = Story()
+    story.chosen(CHOSEN)
+    assert story.values.in_memory(G, S) == CHOSEN
+    story.placed(CHOSEN)
+    assert story.values.in_memory(G, S) is None
