@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from corgi.base import errors
 from corgi.base.batch import parse_header
+from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId, TopicId
 from corgi.base.records import iter_batch
 from corgi.sim.history import History, Partition
@@ -124,12 +125,18 @@ class Client:
         pending = self._pending.pop(correlation, None)
         self.world.note(self.name, (session.node, correlation, reply, len(payload)))
         if pending is not None:
-            pending[1](reply, payload)
+            try:
+                pending[1](reply, payload)
+            except CorgiError as error:
+                self.scene.violate("corrupt-read", f"{self.name} got from node {session.node}: {error}")
 
     def pushed(self, session: SimSession, message: WireMessage, payload: bytes) -> None:
         if session is self.session:
             self.world.note(self.name, (session.node, message.TYPE, message, len(payload)))
-            self.push(message, payload)
+            try:
+                self.push(message, payload)
+            except CorgiError as error:
+                self.scene.violate("corrupt-read", f"{self.name} got from node {session.node}: {error}")
 
     def disconnected(self, session: SimSession) -> None:
         if session is not self.session:
@@ -177,14 +184,17 @@ def failure(reply: WireMessage | None) -> int | None:
 
 
 def values_of(payload: bytes, lengths: tuple[int, ...], at: int, position: int) -> list[tuple[int, bytes]]:
-    """(offset, value) of the batches cut from ``payload``; of the batch that ``position`` lies in, only from there on."""
+    """(offset, value) of the batches cut from ``payload``; of the batch that ``position`` lies in, only from there on.
+
+    Raises CorgiError "corrupt-batch".
+    """
     out: list[tuple[int, bytes]] = []
     for index, length in enumerate(lengths):
         batch = payload[at : at + length]
         at += length
+        records = [(record.offset, record.value or b"") for record in iter_batch(batch)]
         header = parse_header(batch)
-        inside = index == 0 and header.base_offset < position <= header.base_offset + header.last_offset_delta
-        for record in iter_batch(batch):
-            if not inside or record.offset >= position:
-                out.append((record.offset, record.value or b""))
+        if index == 0 and header.base_offset < position <= header.base_offset + header.last_offset_delta:
+            records = [entry for entry in records if entry[0] >= position]
+        out.extend(records)
     return out
