@@ -76,6 +76,7 @@ class Proposals:
         self.bytes_held = 0
         self._count = count
         self._counter = 0
+        self._settled = 1  # every counter below it has its outcome
         self._unsettled: dict[int, Pending] = {}  # by counter, ascending
         self._queue: deque[Pending] = deque()
         self._soonest = float("inf")
@@ -103,7 +104,11 @@ class Proposals:
 
     def settled_mark(self) -> int:
         """Every counter below this one has its outcome or was given up."""
-        return next(iter(self._unsettled), self._counter)
+        unsettled, settled = self._unsettled, self._settled
+        while settled < self._counter and settled not in unsettled:
+            settled += 1
+        self._settled = settled
+        return settled
 
     def _next(self) -> int:
         self._counter += 1
@@ -111,8 +116,7 @@ class Proposals:
 
     def _add(self, pending: Pending, body: Buffer) -> None:
         counter = pending.counter
-        settled = next(iter(self._unsettled), counter)
-        pending.encoded = encode_command(pending.kind, self.origin, counter, settled, body)
+        pending.encoded = encode_command(pending.kind, self.origin, counter, self.settled_mark(), body)
         self._unsettled[counter] = pending
         self._queue.append(pending)
         self.bytes_held += len(pending.encoded)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, NodeId, Slot
+from corgi.base.limits import RETRANSMIT_S
 from corgi.paxos.messages import Promise
 from corgi.paxos.quorum import Members
 
@@ -129,6 +130,19 @@ class Tenure:
         self.next_slot = Slot(slot + 1)
         self.flights[slot] = Flight(value, now, on_own_disk)
         return slot
+
+    def overdue(self, now: float) -> list[tuple[Slot, Flight]]:
+        """Slots in flight for too long; their clocks start anew."""
+        found = [(slot, flight) for slot, flight in self.flights.items() if now - flight.sent_at >= RETRANSMIT_S]
+        for _, flight in found:
+            flight.sent_at = now
+        return found
+
+    def learned_to(self, prefix: Slot) -> bool:
+        """Slots up to ``prefix`` are known chosen from elsewhere; False: even slots that this leader has not used."""
+        for slot in [slot for slot in self.flights if slot <= prefix]:
+            del self.flights[slot]
+        return self.next_slot > prefix
 
     def vote(self, node: NodeId, slot: Slot) -> bool:
         """Count a durable vote in this ballot; True when it made the slot chosen."""

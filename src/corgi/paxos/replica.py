@@ -12,28 +12,18 @@ loses the leader a moment later, it answers the Prepare that it declined.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from corgi.base.command import Buffer, check_value
 from corgi.base.errors import InvariantError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node, ballot_round, make_ballot
-from corgi.base.limits import RANK_DELAY_S, RETRANSMIT_S
+from corgi.base.limits import RANK_DELAY_S
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.paxos.acceptor import Acceptor
 from corgi.paxos.host import Host
-from corgi.paxos.leader import Candidate, Tenure
+from corgi.paxos.leader import Candidate, Flight, Tenure
 from corgi.paxos.learner import Learner
-from corgi.paxos.messages import (
-    Accept,
-    Accepted,
-    Commit,
-    Handover,
-    LeaderLives,
-    Learned,
-    Prepare,
-    Promise,
-    Refuse,
-)
+from corgi.paxos.messages import Accept, Accepted, Commit, Handover, LeaderLives, Learned, Prepare, Promise, Refuse
 from corgi.paxos.quorum import Members
 from corgi.paxos.takeover import Takeover
 
@@ -198,14 +188,12 @@ class Replica:
     def on_refuse(self, sender: NodeId, message: Refuse) -> None:
         """Somebody promised higher. A leader falls back to Prepare (rule 5); a candidate backs off and tries again."""
         self._saw(message.promised)
-        if message.promised <= message.ballot:
-            return
         self.host.count("refusals")
         if self.tenure is not None and self.tenure.ballot == message.ballot:
             self._step_down("refused")
             # A refuser that holds its own ballot was cut off and came back: nobody else is about to lead.
             forced = ballot_node(message.promised) == sender
-            self._plan_takeover(0.0 if forced else 2 * RANK_DELAY_S, forced=forced)
+            self._takeover_in(0.0 if forced else 2 * RANK_DELAY_S, forced=forced)
         elif self.candidate is not None and self.candidate.ballot == message.ballot:
             self.candidate = None
             self.takeover.back_off()
@@ -337,15 +325,9 @@ class Replica:
 
     def on_learned(self, sender: NodeId, message: Learned, payload: memoryview) -> None:
         self.learner.on_learned(sender, message, payload)
-        if self.tenure is not None:
-            self._forget_learned_flights(self.tenure)
-        self._try_to_lead()
-
-    def _forget_learned_flights(self, tenure: Tenure) -> None:
-        for slot in [s for s in tenure.flights if s <= self.prefix]:
-            del tenure.flights[slot]
-        if tenure.next_slot <= self.prefix:
+        if self.tenure is not None and not self.tenure.learned_to(self.prefix):
             self._step_down("slots were chosen past this leader")
+        self._try_to_lead()
 
     # -- who leads ------------------------------------------------------------------------------------------------
 
@@ -372,8 +354,7 @@ class Replica:
         tenure = self.tenure
         if tenure is not None:
             for slot, flight in tenure.flights.items():
-                if not flight.mask & self.members.bit[peer]:
-                    self.host.send(peer, Accept(self.group, tenure.ballot, slot, self.prefix), flight.value)
+                self._resend(tenure, slot, flight, (peer,))
             self.host.send(peer, Commit(self.group, tenure.ballot, self.prefix))
 
     def peer_lost(self, peer: NodeId) -> None:
@@ -387,7 +368,7 @@ class Replica:
     def want_leader(self) -> None:
         """There is a command and nobody to give it to: take over when this node's turn has come."""
         if self.tenure is None and self.candidate is None and self.route() == 0:
-            self._plan_takeover(self.takeover.rank(self.leader) * RANK_DELAY_S)
+            self._takeover_in(self.takeover.rank(self.leader) * RANK_DELAY_S)
 
     def leader_denies(self, sender: NodeId, ballot: Ballot) -> None:
         """The node believed to lead in ``ballot`` says that it does not."""
@@ -448,15 +429,14 @@ class Replica:
     def _tick_tenure(self, tenure: Tenure, now: float) -> None:
         if tenure.handing_to and now > tenure.handing_until:
             tenure.handing_to = NodeId(0)  # it did not take over: go on
-        for slot, flight in tenure.flights.items():
-            if now - flight.sent_at < RETRANSMIT_S:
-                break
-            flight.sent_at = now
+        for slot, flight in tenure.overdue(now):
             self.host.count("retransmits")
-            message = Accept(self.group, tenure.ballot, slot, self.prefix)
-            for peer in self.others:
-                if not flight.mask & self.members.bit[peer] and self.host.linked(peer):
-                    self.host.send(peer, message, flight.value)
+            self._resend(tenure, slot, flight, [peer for peer in self.others if self.host.linked(peer)])
+
+    def _resend(self, tenure: Tenure, slot: Slot, flight: Flight, peers: Sequence[NodeId]) -> None:
+        for peer in peers:
+            if not flight.mask & self.members.bit[peer]:
+                self.host.send(peer, Accept(self.group, tenure.ballot, slot, self.prefix), flight.value)
 
     def _follow(self, ballot: Ballot) -> None:
         """``ballot`` is at least the promise: its node leads."""
@@ -497,9 +477,9 @@ class Replica:
             if self._declined is None:
                 return
         if self.candidate is None and self.takeover.at is None:
-            self._plan_takeover(self.takeover.rank(self.leader) * IDLE_TAKEOVER_S)
+            self._takeover_in(self.takeover.rank(self.leader) * IDLE_TAKEOVER_S)
 
-    def _plan_takeover(self, delay: float, *, forced: bool = False) -> None:
+    def _takeover_in(self, delay: float, *, forced: bool = False) -> None:
         if self.takeover.plan(delay, forced=forced):
             self._takeover()
 
