@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
 from corgi.base.errors import CorgiError
 from corgi.server.address import LOOPBACK, NATIVE_PORT, parse_address
 
+if TYPE_CHECKING:
+    from corgi.client.corgi import Connecting
+
+T = TypeVar("T")
+CONNECT_S = 5.0
 CLUSTER_VARIABLE = "CORGI_CLUSTER"
 CLUSTERS_VARIABLE = "CORGI_CLUSTERS"
 DEFAULT_CLUSTER = f"{LOOPBACK}:{NATIVE_PORT}"
@@ -60,3 +66,20 @@ def _named(name: str) -> str:
         hint = f"known names are {', '.join(sorted(known))}" if known else f"give HOST:PORT, or name it in {path}"
         raise CorgiError("invalid-argument", f"there is no cluster named {name!r}", hint=hint)
     return ",".join(str(parse_address(part, what=f"{name} in {path}")) for part in addresses.split(","))
+
+
+def connected(cluster: str | None, **options: Any) -> Connecting:
+    """A connection to the cluster that was meant: ``async with connected(cluster) as mq``."""
+    from corgi.client.corgi import connect
+
+    return connect(addresses_of(cluster), connect_timeout=CONNECT_S, **options)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine to its end, on the fast event loop."""
+    import asyncio
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

@@ -107,9 +107,7 @@ def _show(result: Result, output: str, *, trace: bool) -> None:
         document: dict[str, Any] = {
             "seed": result.seed,
             "ok": result.ok,
-            "violations": [
-                {"name": v.name, "detail": v.detail, "time_s": round(v.time, 6)} for v in result.violations
-            ],
+            "violations": [{"name": v.name, "detail": v.detail, "time_s": round(v.time, 6)} for v in result.violations],
             "trace_hash": result.trace_hash,
             "virtual_s": round(result.seconds, 3),
             "operations": result.operations,

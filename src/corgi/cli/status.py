@@ -1,0 +1,157 @@
+"""``corgi status``: one look at a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from corgi.cli.common import ClusterOption, connected, run
+from corgi.cli.exits import Exit
+from corgi.cli.output import OutputOption, print_json, print_table
+from corgi.cli.words import printable, say
+
+if TYPE_CHECKING:
+    from corgi.client.corgi import Corgi
+    from corgi.client.messages import NodeDescription
+    from corgi.wire.messages import StatusReply
+
+LINKS_S = 1.0  # for reaching the nodes that were not named
+POLL_S = 0.02
+LAG_MAX = 1000  # slots; a node further behind is worth a word
+
+
+def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> int:
+    """Show nodes, groups, leaders and lag in one look.
+
+    Exit code 0: all is well. 3: something is not, and it is named. 5: no node answers.
+
+    Example: corgi status --cluster 10.0.0.1:7450
+
+    JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node", "address", "label", "reachable", "voting",
+    "software", "uptime_s", "leads", "lag", "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
+    "counters": {}}], "groups": [{"group", "leader", "chosen", "open_slots", "pending", "leadership_changes",
+    "applied": {node: slot}}]}
+    """
+
+    async def work() -> dict[str, Any]:
+        async with connected(cluster) as mq:
+            nodes = await _nodes(mq)
+            return survey(mq.cluster, nodes, await mq.status())
+
+    document = run(work())
+    if output == "json":
+        print_json(document)
+    else:
+        _show(document)
+    return Exit.OK if document["healthy"] else Exit.UNHEALTHY
+
+
+def survey(cluster: str, nodes: Sequence[NodeDescription], replies: list[StatusReply]) -> dict[str, Any]:
+    """Put together what each node says of itself; and what is wrong."""
+    by_node: dict[int, StatusReply] = {reply.node: reply for reply in replies}
+    groups = _groups(replies)
+    told = [_node(node, by_node.get(node.node), groups) for node in nodes]
+    problems = _problems(told, groups)
+    return {"cluster": cluster, "healthy": not problems, "problems": problems, "nodes": told, "groups": groups}
+
+
+async def _nodes(mq: Corgi) -> Sequence[NodeDescription]:
+    """All nodes, after giving the links a moment to come up."""
+    deadline = time.monotonic() + LINKS_S
+    while True:
+        nodes = await mq.topics.nodes()
+        if all(node.connected for node in nodes) or time.monotonic() > deadline:
+            return nodes
+        await asyncio.sleep(POLL_S)
+
+
+def _groups(replies: list[StatusReply]) -> list[dict[str, Any]]:
+    """Per group: of what the nodes say, the leader of the highest term is believed."""
+    groups: list[dict[str, Any]] = []
+    for number in sorted({status.group for reply in replies for status in reply.groups}):
+        views = {reply.node: status for reply in replies for status in reply.groups if status.group == number}
+        newest = max(views.values(), key=lambda view: view.term)
+        led = views.get(newest.leader, newest)
+        groups.append(
+            {
+                "group": number,
+                "leader": newest.leader,
+                "chosen": max(view.prefix for view in views.values()),
+                "open_slots": led.open_slots,
+                "pending": led.pending,
+                "leadership_changes": max(view.leadership_changes for view in views.values()),
+                "applied": {str(node): view.applied for node, view in views.items()},
+            }
+        )
+    return groups
+
+
+def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    me = str(node.node)
+    return {
+        "node": node.node,
+        "address": f"{node.host}:{node.port}",
+        "label": node.label,
+        "reachable": reply is not None,
+        "voting": reply is not None and reply.voting,
+        "software": reply.software if reply else "",
+        "uptime_s": round(reply.uptime_s, 1) if reply else 0.0,
+        "leads": [group["group"] for group in groups if group["leader"] == node.node],
+        "lag": max((group["chosen"] - group["applied"].get(me, 0) for group in groups), default=0) if reply else None,
+        "peers": [
+            {"node": peer, "connected": up, "silent_s": round(silent_s, 3), "clock_offset_ms": round(offset_ms, 1)}
+            for peer, up, silent_s, offset_ms in (reply.peers if reply else ())
+        ],
+        "counters": reply.counters if reply else {},
+    }
+
+
+def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list[str]:
+    problems: list[str] = []
+    for node in nodes:
+        name = f"node {node['node']}"
+        if not node["reachable"]:
+            problems.append(f"{name} at {node['address']} does not answer")
+            continue
+        if not node["voting"]:
+            problems.append(f"{name} does not vote: it recovers, or its disk is full")
+        if node["lag"] > LAG_MAX:
+            problems.append(f"{name} is {node['lag']} slots behind in a group")
+        lost = [str(peer["node"]) for peer in node["peers"] if not peer["connected"]]
+        gone = {str(other["node"]) for other in nodes if not other["reachable"]}
+        problems.extend(f"{name} has no link to node {peer}" for peer in lost if peer not in gone)
+    reachable = {node["node"] for node in nodes if node["reachable"]}
+    leaderless = [str(group["group"]) for group in groups if group["leader"] not in reachable]
+    if leaderless:
+        problems.append(f"no leader is known for group {', '.join(leaderless)}")
+    return problems
+
+
+def _show(document: dict[str, Any]) -> None:
+    rows = []
+    for node in document["nodes"]:
+        state = "unreachable" if not node["reachable"] else "up" if node["voting"] else "not voting"
+        leads = ",".join(map(str, node["leads"])) or "-"
+        lag = "-" if node["lag"] is None else node["lag"]
+        rows.append((node["node"], node["address"], node["label"], state, _lasted(node["uptime_s"]), leads, lag))
+    print_table((">node", "address", "label", "state", ">up for", "leads groups", ">lag"), rows)
+    print()
+    groups = [
+        (g["group"], g["leader"] or "?", g["chosen"], g["open_slots"], g["pending"], g["leadership_changes"])
+        for g in document["groups"]
+    ]
+    print_table((">group", ">leader", ">chosen", ">open", ">pending", ">changes of leader"), groups)
+    for problem in document["problems"]:
+        say(f"problem: {printable(problem)}")
+    if document["healthy"]:
+        say(f"cluster {document['cluster']} is well")
+
+
+def _lasted(seconds: float) -> str:
+    """12 s, 5 min, 3 h, 9 d."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
