@@ -78,6 +78,8 @@ def test_bad_grants_are_not_answered() -> None:
     client.ask(m.Credit(((2**63, 2**63), (-1, -1))))
     node.turns()
     assert not client.replies
+    with pytest.raises(AssertionError, match="failed"):
+        client.ask(m.Credit(((1, 1),) * 20_000))
 
 
 def test_a_fault_of_our_own_is_no_answer_but_goes_up(monkeypatch: pytest.MonkeyPatch) -> None:

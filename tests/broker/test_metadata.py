@@ -152,6 +152,10 @@ def test_status_tells_groups_peers_and_counters() -> None:
     assert [(g.group, g.role, g.pending) for g in reply.groups] == [(0, "leader", 0), (1, "follower", 2)]
     assert reply.counters["takeovers"] == 3
     assert reply.counters["client_requests_status"] == 1
+    assert reply.counters["fetches_waiting"] == 0
+    node.wait(1.0)
+    assert node.counters["client_requests_status"] == 1, "metrics read the node's counters"
+    assert "fetches_waiting" not in node.counters
     node.groups[0].replica.role = "recovering"
     assert not node.client().call(m.Status()).voting
 

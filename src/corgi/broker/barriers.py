@@ -18,7 +18,7 @@ from corgi.state.outcomes import Outcome
 if TYPE_CHECKING:
     from corgi.broker.node import Node
 
-BARRIERS_PER_CLIENT = 64  # questions of one connection that wait for the log
+BARRIERS_PER_CLIENT = 1024  # questions of one connection that wait for the log
 
 Confirmed = Callable[[dict[GroupId, int]], None]  # error number per group that could not be confirmed
 

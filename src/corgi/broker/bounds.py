@@ -9,7 +9,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.limits import BATCH_BYTES_MAX, COMMAND_BYTES_MAX, MIB
 
 REQUEST_BATCHES_MAX = 512  # batches of one Produce: checking and splitting them takes about 5 ms
-REQUEST_PARTITIONS_MAX = 1_000  # partitions in one Fetch or ListOffsets, grants in one Credit
+REQUEST_PARTITIONS_MAX = 1_000  # partitions in one Fetch or ListOffsets, names in one Metadata
 TIMEOUT_MS_MAX = 2**31 - 1  # told by a client
 TIMEOUT_S_MAX = 600.0  # kept for a client: nothing waits longer, whatever was asked for
 INT64_MAX = 2**63 - 1

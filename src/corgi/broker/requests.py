@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Handler = Callable[[ClientSession, int, Message, memoryview], None]
 
 NEXT_MILLISECOND_S = 0.001
+COUNT_INTERVAL_S = 0.25  # how late the node's counters may tell of requests; no wake-up of its own
 
 
 class Requests:
@@ -44,6 +45,7 @@ class Requests:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._started = node.clock.now()
+        self._counted_next = self._started
         self.administration = Administration(node)
         self.places = Places(node)
         self.barriers = Barriers(node)
@@ -128,6 +130,9 @@ class Requests:
         self.polls.advance(now)
         self.schedule.advance(now)
         self.administration.advance(now)
+        if now >= self._counted_next:
+            self._counted_next = now + COUNT_INTERVAL_S
+            self._node.counters.update(self.sums())
         if self._id_waiters:
             waiters, self._id_waiters = self._id_waiters, []
             for client, correlation in waiters:
@@ -151,7 +156,11 @@ class Requests:
     # -- counters -----------------------------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, float]:
-        """Sums since the start and gauges of now, for status and metrics.
+        """Sums since the start and how things stand now."""
+        return {**self.sums(), **self.gauges()}
+
+    def sums(self) -> dict[str, float]:
+        """What only grows; also among the node's own counters, a moment late.
 
         ``client_requests`` against ``delivered_batches`` tells whether consumers are pushed to or ask.
         """
@@ -163,26 +172,32 @@ class Requests:
             "produced_bytes": produced.bytes,
             "produce_refused_batches": produced.refused,
             "produce_silent_dropped_batches": produced.silent_dropped,
-            "produce_bytes_in_flight": self.produces.bytes_in_flight,
             "delivered_batches": pushes.batches,
             "delivered_bytes": pushes.bytes,
             "delivered_frames": pushes.frames,
-            "delivery_subscriptions": pushes.subscriptions,
-            "delivery_at_tail": pushes.at_tail,
-            "delivery_catching_up": pushes.subscriptions - pushes.at_tail,
             "delivery_to_tail": pushes.to_tail,
             "delivery_to_catching_up": pushes.to_catching_up,
             "delivery_out_of_credit": pushes.out_of_credit,
-            "delivery_clients_parked": self.schedule.clients_parked,
             "delivery_parkings": self.schedule.parkings,
-            "fetches_waiting": len(self.polls),
             "cold_reads": self.values.cold_reads,
             "cold_cache_hits": self.values.cold_hits,
-            "cold_bytes_held": self.values.bytes_held,
         }
         for kind, count in self._counts.items():
             found[f"client_requests_{kind.__name__.lower()}"] = count
         return found
+
+    def gauges(self) -> dict[str, float]:
+        """How things stand."""
+        pushes = self.pushes.statistics()
+        return {
+            "produce_bytes_in_flight": self.produces.bytes_in_flight,
+            "delivery_subscriptions": pushes.subscriptions,
+            "delivery_at_tail": pushes.at_tail,
+            "delivery_catching_up": pushes.subscriptions - pushes.at_tail,
+            "delivery_clients_parked": self.schedule.clients_parked,
+            "fetches_waiting": len(self.polls),
+            "cold_bytes_held": self.values.bytes_held,
+        }
 
     # -- the parts ----------------------------------------------------------------------------------------------------
 

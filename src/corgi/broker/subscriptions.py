@@ -12,9 +12,9 @@ from corgi.base.errors import BY_NUMBER, NOT_LEADER, OFFSET_OUT_OF_RANGE, OK, Co
 from corgi.base.ids import GroupId, Offset
 from corgi.base.ports import ClientSession
 from corgi.broker.barriers import Barrier, Barriers
-from corgi.broker.bounds import INT64_MAX, REQUEST_PARTITIONS_MAX, UINT32_MAX, check_count, check_range
+from corgi.broker.bounds import INT64_MAX, UINT32_MAX, check_range
 from corgi.broker.places import Places
-from corgi.delivery.limits import CREDIT_MAX
+from corgi.delivery.limits import CREDIT_MAX, SUBSCRIPTIONS_MAX
 from corgi.delivery.pushes import Pushes
 from corgi.state.index import PartitionLog
 from corgi.wire.messages import Credit, Subscribe, SubscribeReply, Unsubscribe, UnsubscribeReply
@@ -71,8 +71,10 @@ class Subscriptions:
             self._confirm(client, correlation, message, group, log)
 
     def credit(self, client: ClientSession, message: Credit) -> None:
-        """Never answered; a grant that makes no sense ends its subscription."""
-        check_count("grants", len(message.grants), REQUEST_PARTITIONS_MAX)
+        """Never answered; a grant that makes no sense ends its subscription, more than there can be the connection."""
+        if len(message.grants) > SUBSCRIPTIONS_MAX:
+            client.fail(CorgiError("invalid-argument", f"a Credit has at most {SUBSCRIPTIONS_MAX} grants"))
+            return
         for number, credit in message.grants:
             starting = self._starting.get(client, {}).get(number)
             if starting is not None:
