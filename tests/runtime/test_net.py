@@ -20,6 +20,7 @@ from corgi.base.limits import (
     MIB,
 )
 from corgi.base.ports import ClientSession
+from corgi.broker.produce import Pausable
 from corgi.paxos.messages import PeerHello
 from corgi.runtime import net
 from corgi.runtime.connection import FRAMES_PER_TURN, FrameConnection
@@ -231,6 +232,23 @@ async def test_requests_are_counted_too(port: Port) -> None:
         session.reply(correlation, m.Pong())
     for _ in range(CLIENT_PENDING_REQUESTS + 3 * FRAMES_PER_TURN):
         assert (await probe.take()).message == m.Pong()
+    await probe.close()
+    await other.close()
+
+
+async def test_the_broker_may_ask_for_a_pause(port: Port) -> None:
+    probe, other = await Probe.connect(port.port), await Probe.connect(port.port)
+    port.facts.answer = pong
+    await probe.ask(m.Ping())
+    session = port.facts.requests[0][0]
+    assert isinstance(session, Pausable)
+    session.pause()
+    probe.request(m.Ping())
+    for _ in range(5):
+        await other.ask(m.Ping())
+    assert sum(request[0] is session for request in port.facts.requests) == 1
+    session.resume()
+    assert (await probe.take()).message == m.Pong()
     await probe.close()
     await other.close()
 

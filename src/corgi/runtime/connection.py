@@ -32,6 +32,7 @@ class Hold(IntFlag):
     FAIRNESS = 1  # its frames wait for the next turn
     PENDING = 2  # too many of its requests are unanswered
     OUTPUT = 4  # it does not read what it is sent
+    ASKED = 8  # the broker has asked for a pause
 
 
 class Owner(Protocol):

@@ -120,6 +120,13 @@ class ClientPort:
     def buffered(self) -> int:
         return self._connection.buffered()
 
+    def pause(self) -> None:
+        """Take no more requests until ``resume``; for requests that nobody answers, and so nobody counts."""
+        self._connection.hold(Hold.ASKED)
+
+    def resume(self) -> None:
+        self._connection.release(Hold.ASKED)
+
     def fail(self, error: CorgiError) -> None:
         if self.closed:
             return
