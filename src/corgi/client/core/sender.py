@@ -19,20 +19,10 @@ producer
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from functools import partial
 
-from corgi.base.errors import (
-    BY_CODE,
-    BY_NUMBER,
-    NO_QUORUM,
-    OUT_OF_ORDER_SEQUENCE,
-    PRODUCER_FENCED,
-    TIMEOUT,
-    CorgiError,
-    error_from_number,
-)
+from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.batch import (
@@ -45,33 +35,16 @@ from corgi.client.core.batch import (
     Sending,
 )
 from corgi.client.core.hedge import ResponseTimes
+from corgi.client.core.landing import OUTCOME_UNKNOWN, Landing, SenderCounters
 from corgi.client.core.links import Answer, Chance, Clock, Link
 from corgi.client.core.options import ACKS, QUORUM, ClientOptions
 from corgi.client.core.routing import NO_NODE, Routing, TopicRoute
 from corgi.wire.messages import Produce, ProduceReply
 
-OUTCOME_UNKNOWN = BY_CODE["outcome-unknown"].number
-UNSURE = frozenset((TIMEOUT, NO_QUORUM, OUTCOME_UNKNOWN))  # the batch may be stored, or be stored later
-SEQUENCE_TROUBLE = frozenset((OUT_OF_ORDER_SEQUENCE, PRODUCER_FENCED))
-REFUSALS_MAX = 3  # of the first flying batch's sequence, before its identity is taken for forgotten
+LOOK_S = 0.025  # between looks at requests that are late
 SCAN_S = 0.25  # how exactly deadlines of batches are kept
 REQUEST_BATCHES = 256  # in one request; a node takes 512
 NODE_TIMEOUT_MS = 5_000  # how long a node tries before it answers; we ask again as long as the batch may live
-
-
-class SenderCounters:
-    """Sums since the client was made."""
-
-    __slots__ = ("batches", "bytes", "hedges", "lost", "refused", "requests", "resent")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.batches = 0
-        self.bytes = 0
-        self.resent = 0
-        self.lost = 0
-        self.refused = 0
-        self.hedges = 0
 
 
 class Sender:
@@ -92,17 +65,15 @@ class Sender:
         self._routing = routing
         self._clock = clock
         self._chance = chance
-        self._landed = landed
+        self._landing = Landing(routing, self.counters, landed, self.offer)
         self._need_identity = need_identity
         self._queues: dict[tuple[int, int, int], PartitionQueue] = {}
         self._groups: dict[tuple[int, int], GroupQueue] = {}
         self._dirty: dict[GroupQueue, None] = {}
-        self._active: dict[PartitionQueue, None] = {}  # those that hold batches
         self._out: dict[Sending, None] = {}  # oldest first
-        self._retries: list[tuple[float, int, PartitionQueue]] = []  # heap
-        self._retry_count = 0
         self._times = ResponseTimes(options.hedge_s)
         self._scan_at = 0.0
+        self._looked_at = 0.0
 
     # What the publishing side does
 
@@ -120,15 +91,15 @@ class Sender:
 
     def offer(self, queue: PartitionQueue) -> None:
         """The queue has something to send; it leaves at the next flush if its group's window allows."""
-        if not self._active:
+        if not self._landing.active:
             self._scan_at = self._clock.now() + SCAN_S
-        self._active[queue] = None
+        self._landing.active[queue] = None
         queue.group.ready[queue] = None
         self._dirty[queue.group] = None
 
     def unfinished(self) -> list[OutgoingBatch]:
         """Every batch whose publisher does not know the outcome."""
-        return [batch for queue in self._active for batch in queue.unfinished() if not batch.done]
+        return [batch for queue in self._landing.active for batch in queue.unfinished() if not batch.done]
 
     # Facts
 
@@ -144,41 +115,35 @@ class Sender:
 
     def advance(self, now: float) -> None:
         """Do what is due: retries, hedges, deadlines of batches."""
-        while self._retries and self._retries[0][0] <= now:
-            queue = heapq.heappop(self._retries)[2]
-            if queue.waiting:
-                self.offer(queue)
-        while self._out:
-            oldest = next(iter(self._out))
-            if now - oldest.sent_at < self._times.patience_s:
-                break
-            self._hedge(oldest.node, now)
-        if self._active and now >= self._scan_at:
+        self._landing.advance(now)
+        if self._out and next(iter(self._out)).sent_at + self._times.patience_s <= now:
+            self._look_at_the_late(now)
+        if self._landing.active and now >= self._scan_at:
             self._scan_at = now + SCAN_S
-            for queue in list(self._active):
-                self._expire(queue, now)
+            for queue in list(self._landing.active):
+                self._landing.expire(queue, now)
 
     def next_deadline(self) -> float | None:
         deadlines: list[float] = []
-        if self._active:
+        retry = self._landing.next_deadline()
+        if retry is not None:
+            deadlines.append(retry)
+        if self._landing.active:
             deadlines.append(self._scan_at)
-        if self._retries:
-            deadlines.append(self._retries[0][0])
         if self._out:
-            deadlines.append(next(iter(self._out)).sent_at + self._times.patience_s)
+            deadlines.append(max(next(iter(self._out)).sent_at + self._times.patience_s, self._looked_at + LOOK_S))
         return min(deadlines, default=None)
 
     def close(self) -> None:
         """Give every batch an outcome and forget it."""
-        for queue in list(self._active):
+        for queue in list(self._landing.active):
             for batch in queue.unfinished():
                 if batch.attempt:
                     error = CorgiError("outcome-unknown", "the client was closed before the answer came")
                 else:
                     error = CorgiError("closed", "the client was closed before this was sent")
-                self._end(batch, error)
-        self._active.clear()
-        self._retries.clear()
+                self._landing.end(batch, error)
+        self._landing.active.clear()
         self._out.clear()
 
     # Out
@@ -288,8 +253,8 @@ class Sender:
         if group.acks == ACKS["none"]:
             link.tell(produce, payload)
             for batch in batches:
-                self._succeed(batch, UNKNOWN_OFFSET, -1)
-                self._settle(batch.queue, now)
+                self._landing.succeed(batch, UNKNOWN_OFFSET, -1)
+                self._landing.settle(batch.queue, now)
             return
         sending = Sending(group, node, batches, now)
         self._out[sending] = None
@@ -322,115 +287,42 @@ class Sender:
             if batch.gone:
                 continue
             if number == 0:
-                self._succeed(batch, base_offset, timestamp_ms)
+                self._landing.succeed(batch, base_offset, timestamp_ms)
             elif attempt == batch.attempt:
-                self._failed(batch, number, message)
+                self._landing.failed(batch, number, message)
         for queue in {batch.queue: None for batch in sending.batches}:
-            self._settle(queue, now)
-
-    def _succeed(self, batch: OutgoingBatch, base_offset: int, timestamp_ms: int) -> None:
-        batch.queue.backoff.reset()
-        self._remove(batch)
-        if not batch.done:
-            batch.succeed(base_offset, timestamp_ms)
-
-    def _failed(self, batch: OutgoingBatch, number: int, message: str) -> None:
-        """The latest sending of a batch was lost or refused."""
-        queue = batch.queue
-        batch.live = False
-        error = error_from_number(number, message)
-        queue.last_error = error
-        if number in UNSURE:
-            self.counters.lost += 1
-            batch.unknown = True
-            queue.refused |= number != OUTCOME_UNKNOWN
-            if not queue.safe:
-                self._end(batch, CorgiError("outcome-unknown", message))
-                return
-            queue.stale = True
-            return
-        self.counters.refused += 1
-        queue.refused = True
-        if number in SEQUENCE_TROUBLE and queue.safe:
-            self._sequence_trouble(batch, error)
-        elif BY_NUMBER.get(number, error.kind).retryable:
-            queue.stale = True
-        else:
-            self._refuse_for_good(batch, error)
-
-    def _sequence_trouble(self, batch: OutgoingBatch, error: CorgiError) -> None:
-        """A gap before this batch: usually its predecessor was lost and comes again, or the cluster forgot us."""
-        queue = batch.queue
-        queue.stale = True
-        if queue.flying[0] is not batch:
-            return
-        batch.refusals += 1
-        if batch.refusals < REFUSALS_MAX:
-            return
-        if batch.unknown:
-            self._refuse_for_good(batch, error)
-        else:
-            queue.renew = True
-
-    def _refuse_for_good(self, batch: OutgoingBatch, error: CorgiError) -> None:
-        queue = batch.queue
-        if queue.safe:
-            queue.renew = True
-            queue.doubtful |= batch.unknown
-        self._end(batch, error)
-
-    def _settle(self, queue: PartitionQueue, now: float) -> None:
-        """After answers: plan the queue's next step once every sending of it is answered."""
-        if (queue.stale or queue.renew) and not queue.settled:
-            return
-        if queue.doubtful:
-            queue.doubtful = False
-            for batch in [batch for batch in queue.flying if batch.unknown]:
-                self._end(batch, CorgiError("outcome-unknown", "a batch before it was refused"))
-        queue.stale = queue.stale and bool(queue.flying)
-        if queue.refused:
-            queue.refused = False
-            queue.retry_at = now + queue.backoff.next()
-            self._retry_count += 1
-            heapq.heappush(self._retries, (queue.retry_at, self._retry_count, queue))
-        elif queue.stale:
-            queue.retry_at = 0.0  # lost with its link: another one gets it at once
-        if not queue:
-            self._active.pop(queue, None)
-        elif queue.waiting:
-            self.offer(queue)
-
-    def _remove(self, batch: OutgoingBatch) -> None:
-        queue = batch.queue
-        batch.gone = True
-        batch.live = False
-        if batch in queue.flying:
-            queue.flying.remove(batch)
-        elif batch is queue.filling:
-            queue.filling = None
-        else:
-            queue.sealed.remove(batch)
-        self._landed(batch)
-
-    def _end(self, batch: OutgoingBatch, error: CorgiError) -> None:
-        self._remove(batch)
-        if not batch.done:
-            batch.fail(error)
+            self._landing.settle(queue, now)
 
     # Time
 
-    def _hedge(self, node: NodeId, now: float) -> None:
-        """The node answers nothing for unusually long: what it holds of safe queues goes to another one too."""
-        self._times.lost_patience()
-        self._routing.suspected.add(node)
-        self.counters.hedges += 1
-        touched: dict[PartitionQueue, None] = {}
-        for sending in [sending for sending in self._out if sending.node == node]:
-            del self._out[sending]
+    def _look_at_the_late(self, now: float) -> None:
+        """Ask another node too where one says nothing at all for unusually long, or is no longer the one to ask."""
+        self._looked_at = now
+        patience_s = self._times.patience_s
+        late: dict[Sending, None] = {}
+        silent: set[NodeId] = set()
+        for sending in self._out:
+            if now - sending.sent_at < patience_s:
+                break
             if sending.group.acks != QUORUM:
-                sending.sent_at = now  # not safe to ask twice: go on waiting
-                self._out[sending] = None
-                continue
+                continue  # not safe to ask twice
+            link = self._routing.links.get(sending.node)
+            if link is not None and now - max(sending.sent_at, link.heard_at()) >= patience_s:
+                silent.add(sending.node)
+            elif self._routing.preferred(sending.group.group) != sending.node:
+                late[sending] = None
+        late |= {sending: None for sending in self._out if sending.node in silent and sending.group.acks == QUORUM}
+        if late:
+            self._times.lost_patience()
+            self._routing.suspected |= silent
+            self._hedge(list(late), now)
+
+    def _hedge(self, late: list[Sending], now: float) -> None:
+        """What these requests carry goes to another node too; whichever answers first is right."""
+        self.counters.hedges += len(late)
+        touched: dict[PartitionQueue, None] = {}
+        for sending in late:
+            del self._out[sending]
             sending.abandoned = True
             sending.group.requests -= 1
             self._dirty[sending.group] = None
@@ -441,28 +333,4 @@ class Sender:
                     batch.queue.stale = True
                     touched[batch.queue] = None
         for queue in touched:
-            self._settle(queue, now)
-
-    def _expire(self, queue: PartitionQueue, now: float) -> None:
-        """Tell publishers whose time is up; what has flown goes on flying (see 4 above)."""
-        for batch in queue.unfinished():
-            if batch.done or batch.deadline > now:
-                continue
-            error = self._time_is_up(queue, batch)
-            if batch.attempt and queue.safe:
-                batch.fail(error)
-            else:
-                self._end(batch, error)
-        if not queue:
-            self._active.pop(queue, None)
-
-    def _time_is_up(self, queue: PartitionQueue, batch: OutgoingBatch) -> CorgiError:
-        told = queue.last_error
-        if told is not None and told.kind.number == OUTCOME_UNKNOWN:
-            told = None
-        fate = "it may be stored or not" if batch.attempt else "it was never sent"
-        if told is None and not self._routing.links:
-            return CorgiError("unreachable", f"no node can be reached; the time for publishing is up: {fate}")
-        if told is None:
-            return CorgiError("timeout", f"no definite answer in time; {fate}")
-        return CorgiError(told.code, f"{told.message} (the time for publishing is up: {fate})", hint=told.hint)
+            self._landing.settle(queue, now)
