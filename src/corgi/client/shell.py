@@ -36,6 +36,7 @@ class Shell:
         self._dials: set[asyncio.Task[None]] = set()
         self._scratch = Scratch()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0  # the timer's; uvloop's handle of a time that has passed cannot tell it
         self._turn_due = False
         self._closed = asyncio.Event()
         self.core = Client(
@@ -140,13 +141,14 @@ class Shell:
         if deadline is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._due_at <= deadline:
                 return
             self._timer.cancel()
+        self._due_at = deadline
         self._timer = self.loop.call_at(deadline, self._due)
 
     def _due(self) -> None:
-        lateness = 0.0 if self._timer is None else self.loop.time() - self._timer.when()
+        lateness = 0.0 if self._timer is None else self.loop.time() - self._due_at
         self._timer = None
         if lateness > LATE_S:
             # The loop was busy elsewhere: what arrived meanwhile is read first, before silence is held against anybody.
