@@ -18,6 +18,7 @@ from corgi.base.ids import Ballot, Position, Slot
 from corgi.base.limits import COMMAND_BYTES_MAX, MIB, SEGMENT_BYTES
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.log.record import (
+    ALIGNMENT,
     BATCH_HEADER_BYTES,
     DATA_FROM,
     FLAG_SEALS,
@@ -113,7 +114,7 @@ class Journal:
     def record_bytes_max(self) -> int:
         """Largest payload that a record may have."""
         room = self._segment_bytes - self._segment_bytes // STATES_SHARE - DATA_FROM
-        return room - 2 * BATCH_HEADER_BYTES - RECORD_HEADER_BYTES - 8
+        return room - 3 * BATCH_HEADER_BYTES - RECORD_HEADER_BYTES - ALIGNMENT  # headers: states, record, seal
 
     @property
     def pending(self) -> int:
@@ -237,14 +238,17 @@ class Journal:
         return self._give_out(layout, seals)
 
     def _fill(self, layout: _Layout, queue: deque[LogRecord]) -> bool:
-        """Move records from ``queue`` until the batch is full; True if that is because the segment is."""
+        """Move records from ``queue`` until the batch is full; True if that is because the segment is.
+
+        All that is the journal's own goes into one batch, so that the largest record always fits behind it.
+        """
         room = self._room()
         own = queue is self._own
         while queue:
             size = _size(queue[0])
             if layout.size + size > room:
                 return True
-            if layout.full(size, self._batch_bytes_max):
+            if not own and layout.full(size, self._batch_bytes_max):
                 break
             layout.add(queue.popleft(), size, own)
             if not own:

@@ -20,6 +20,7 @@ from corgi.log.record import DATA_FROM, LogIdentity, encode_segment_header
 SUFFIX = ".wal"
 UNFINISHED = ".new"
 FIRST_FILL_BYTES = 2 * MIB  # zeroed when a segment is made, so that its first writes are quick
+VECTOR_MAX = 1024  # buffers that the kernel takes in one write
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ZEROS = bytes(MIB)
 
@@ -78,21 +79,24 @@ def make_segment(folder: Path, identity: LogIdentity, number: int, segment_bytes
 
 def write_fully(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     """Write all of ``buffers`` at ``offset``, going on after a short write. Raises OSError."""
-    wanted = sum(map(len, buffers))
-    written = os.pwritev(fd, buffers, offset)
-    while written < wanted:
-        skip = written
-        rest: list[Buffer] = []
-        for buffer in buffers:
-            if skip < len(buffer):
-                rest.append(memoryview(buffer)[skip:])
-                skip = 0
-            else:
-                skip -= len(buffer)
-        more = os.pwritev(fd, rest, offset + written)
-        if more <= 0:
+    for begin in range(0, len(buffers), VECTOR_MAX):
+        vector = buffers[begin : begin + VECTOR_MAX]
+        wanted = sum(map(len, vector))
+        written = os.pwritev(fd, vector, offset)
+        offset += written
+        if written < wanted:
+            _write_rest(fd, b"".join(vector)[written:], offset)
+            offset += wanted - written
+
+
+def _write_rest(fd: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        if written <= 0:
             raise OSError(errno.EIO, "the disk takes no more bytes")
-        written += more
+        rest = rest[written:]
+        offset += written
 
 
 def write_zeros(fd: int, start: int, end: int) -> None:
