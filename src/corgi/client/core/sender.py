@@ -202,6 +202,8 @@ class Sender:
         while room > 0 and len(queue.flying) < self._options.batches_in_flight:
             batch = self._next_batch(queue)
             if batch is None:
+                if queue.renew and not queue.flying and self._renew(queue):
+                    continue
                 break
             queue.flying.append(batch)
             taken.append(batch)
