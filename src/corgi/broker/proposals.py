@@ -123,6 +123,14 @@ class Proposals:
         if pending.deadline < self._soonest:
             self._soonest = pending.deadline
 
+    def renew(self, origin: Origin) -> list[Pending]:
+        """Count on under another origin; returns what was under way under the old one: its outcome stays unknown."""
+        self.origin = origin
+        given_up = list(self._unsettled.values())
+        for pending in given_up:
+            self._drop(pending)
+        return given_up
+
     def take(self, bytes_max: int, commands_max: int, ballot: Ballot, now: float) -> list[Pending]:
         """The next commands for the leader of ``ballot``: at least one if any is queued."""
         taken: list[Pending] = []
