@@ -213,7 +213,6 @@ class Cluster:
         computer.recovering = True
         computer.flipped = False
         computer.doubted += 1
-        self.ledger.forget_unheard(node, computer.memory)
         self.count("wiped_disks")
 
     def flip(self, node: NodeId) -> bool:
