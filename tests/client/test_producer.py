@@ -8,8 +8,10 @@ import pytest
 from tests.client.model import ModelCluster
 
 from corgi.base.batch import parse_header
-from corgi.base.errors import CorgiError
+from corgi.base.errors import BY_CODE, CorgiError
+from corgi.base.ids import Offset
 from corgi.client.core.options import ACKS, ClientOptions
+from corgi.wire.messages import ProduceReply
 
 
 def numbered(count: int) -> list[bytes]:
@@ -100,12 +102,14 @@ def test_a_gap_left_by_the_dead_node_is_closed_by_resending() -> None:
     third.reply(cluster.apply(third))
     cluster.settle()
     assert cluster.values() == []
+    cluster.publish(b"3")
+    cluster.settle()
     assert cluster.produces == []  # nothing is sent while a sending is unanswered
     cluster.refuse(first, "unsettled")
     cluster.settle()
     cluster.pass_time(1.0)
     cluster.serve()
-    assert cluster.values() == numbered(3)
+    assert cluster.values() == numbered(4)
     assert [outcome_of(handle) for handle in handles] == [0, 1, 2]
 
 
@@ -165,6 +169,22 @@ def test_a_silent_node_is_not_waited_for() -> None:
     cluster.settle()
     assert cluster.values() == [b"a"]
     assert cluster.client.producer.buffered == 0
+
+
+def test_a_late_refusal_from_a_node_given_up_decides_nothing() -> None:
+    cluster = ModelCluster()
+    handle = cluster.publish(b"a")
+    cluster.settle()
+    (stuck,) = cluster.produces
+    cluster.clock.time += 0.3
+    cluster.client.advance()
+    cluster.settle()
+    cluster.refuse(stuck, "not-leader")
+    cluster.settle()
+    cluster.pass_time(0.1)
+    assert len(cluster.produces) == 2  # it was not sent a third time
+    cluster.serve()
+    assert outcome_of(handle) == 0
 
 
 def test_a_slow_node_that_is_heard_is_waited_for() -> None:
@@ -255,11 +275,13 @@ def test_a_refusal_after_an_unknown_outcome_leaves_what_may_depend_on_it_unknown
     cluster.settle()
     (again,) = cluster.produces
     cluster.produces.clear()
-    cluster.refuse(again, "record-too-large")
+    too_large, gap = BY_CODE["record-too-large"].number, BY_CODE["out-of-order-sequence"].number
+    again.reply(ProduceReply(((too_large, Offset(-1), -1), (gap, Offset(-1), -1))))
     cluster.settle()
     for handle in handles:
-        with pytest.raises(CorgiError):
+        with pytest.raises(CorgiError) as caught:
             outcome_of(handle)
+        assert caught.value.code == "outcome-unknown"
     later = cluster.publish(b"later")
     cluster.pass_time(1.0)
     cluster.serve()

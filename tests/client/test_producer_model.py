@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.client.model import ModelCluster, Request
 
+from corgi.base.errors import BY_CODE
 from corgi.client.core.options import ClientOptions
+from corgi.wire.messages import ProduceReply
 
 REFUSALS = ("not-leader", "overloaded", "partition-not-open", "recovering", "unsettled", "timeout", "no-quorum")
+TOO_LARGE = BY_CODE["record-too-large"].number
 PARTITIONS = 2
 
 
@@ -64,6 +67,16 @@ class ProducerMachine(RuleBasedStateMachine):
             self.cluster.refuse(request, code)
             self.cluster.settle()
 
+    @rule(data=st.data(), first_only=st.booleans())
+    def refuse_for_good(self, data: st.DataObject, first_only: bool) -> None:
+        request = self.pick(data)
+        if request is not None:
+            answer = [(TOO_LARGE, -1, -1)] * len(request.message.batches)
+            if first_only:
+                answer[1:] = self.cluster.apply(request, skip=1).results
+            request.reply(ProduceReply(tuple(answer)))
+            self.cluster.settle()
+
     @rule(data=st.data())
     def a_delayed_request_is_carried_out(self, data: st.DataObject) -> None:
         if self.zombies:
@@ -96,19 +109,25 @@ class ProducerMachine(RuleBasedStateMachine):
         self.cluster.settle()
 
     @invariant()
-    def the_log_is_a_prefix_of_what_was_published(self) -> None:
+    def the_log_holds_each_record_once_and_in_order(self) -> None:
         for partition, published in enumerate(self.published):
-            stored = self.cluster.values(partition)
-            assert stored == [value for value, _ in published[: len(stored)]]
+            numbers = {value: number for number, (value, _) in enumerate(published)}
+            places = [numbers[value] for value in self.cluster.values(partition)]
+            assert places == sorted(set(places))
 
     @invariant()
     def a_receipt_tells_the_truth(self) -> None:
         for partition, published in enumerate(self.published):
             stored = self.cluster.values(partition)
             for value, (outcome, index) in published:
-                if outcome.done:
-                    assert outcome.error is None
+                if not outcome.done:
+                    continue
+                if outcome.error is None:
                     assert stored[outcome.base_offset + index] == value
+                elif outcome.error.code == "record-too-large":
+                    assert value not in stored
+                else:
+                    assert outcome.error.code == "outcome-unknown"
 
     def teardown(self) -> None:
         for node in (1, 2, 3):
@@ -122,8 +141,9 @@ class ProducerMachine(RuleBasedStateMachine):
             self.cluster.serve()
             self.cluster.pass_time(1.0)
         for partition, published in enumerate(self.published):
-            assert self.cluster.values(partition) == [value for value, _ in published]
             assert all(outcome.done for _, (outcome, _) in published)
+            stored = self.cluster.values(partition)
+            assert all(value in stored for value, (outcome, _) in published if outcome.error is None)
         assert self.cluster.client.producer.buffered == 0
 
     def pick(self, data: st.DataObject) -> Request | None:

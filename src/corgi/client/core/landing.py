@@ -109,6 +109,8 @@ class Landing:
         if queue.safe:
             queue.renew = True
             queue.doubtful |= batch.unknown
+        if batch.unknown:
+            error = CorgiError("outcome-unknown", f"refused, but an earlier sending may be stored: {error.message}")
         self.end(batch, error)
 
     def settle(self, queue: PartitionQueue, now: float) -> None:
