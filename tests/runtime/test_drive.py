@@ -264,6 +264,16 @@ async def test_a_graceful_stop_has_an_end(tmp_path: Path) -> None:
     await driver.wait()
 
 
+async def test_a_second_stop_does_not_wait(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path)
+    await driver.start()
+    fake(driver).on_stop = lambda: None
+    stopping = asyncio.create_task(driver.stop(timeout_s=3600))
+    await until(lambda: "stop" in fake(driver).calls)
+    await driver.stop()
+    await stopping
+
+
 async def test_a_port_in_use_leaves_nothing_behind(driver: Driver, tmp_path: Path) -> None:
     second = driver_of(tmp_path / "second", host=HOST, port=driver.port)
     with pytest.raises(CorgiError, match="port-in-use"):

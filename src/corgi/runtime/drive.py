@@ -151,7 +151,10 @@ class Driver:
             raise self.failure
 
     async def stop(self, timeout_s: float = STOP_S) -> None:
-        """Hand leaderships over, answer what can be answered, close everything. At most ``timeout_s`` and a moment."""
+        """Hand leaderships over, answer what can be answered, close everything. At most ``timeout_s`` and a moment.
+
+        Called again meanwhile, it closes at once.
+        """
         if self.listener is None:
             return
         if self._started and self.failure is None and self._stopped is None:
@@ -274,6 +277,8 @@ class Driver:
         listener, self.listener = self.listener, None
         if listener is None:
             return
+        if self._stopped is not None:
+            self._stopped.set()
         await listener.close()
         await self.peers.close()
         if self._timer is not None:
