@@ -14,7 +14,7 @@ from net_world import CLUSTER, HOST, FakeNode, Probe, options, until
 from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, TopicId
 from corgi.base.limits import KIB
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import ClientSession, LogRecord, RecordKind
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Heartbeat
 from corgi.runtime.disk import DiskOptions
@@ -89,6 +89,35 @@ async def test_records_come_back_synced_and_after_a_restart(tmp_path: Path) -> N
     assert slots == [1, 2]
     assert fake(again).calls[0] == "start"
     await again.stop()
+
+
+async def test_a_turn_writes_sockets_first_and_the_log_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = fake(driver)
+    waiting: list[int] = []
+    flush = driver.disk.flush
+
+    def look() -> None:
+        waiting.append(node.requests[-1][0].buffered())
+        flush()
+
+    def take(session: ClientSession, correlation: int, *_: object) -> None:
+        session.reply(correlation, m.Pong())
+        node.wal.append(record(1))
+        node.on_flush = once
+
+    def once() -> None:
+        node.wal.append(record(2))
+        node.on_flush = lambda: None
+
+    node.answer = take
+    probe = await Probe.connect(driver.port)
+    monkeypatch.setattr(driver.disk, "flush", look)
+    before = driver.disk.statistics().writes
+    await probe.ask(m.Ping())
+    await until(lambda: len(node.synced) == 2)
+    assert waiting[0] == 0
+    assert driver.disk.statistics().writes == before + 1
+    await probe.close()
 
 
 async def test_an_error_that_a_request_meets_is_its_answer(driver: Driver) -> None:

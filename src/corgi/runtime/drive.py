@@ -1,8 +1,8 @@
 """Runs a node in an event loop: joins it with its log, its links, its port and its timer.
 
 Facts come in through this object, each at once handed to the node; at the end of the loop's turn the node is flushed
-once, then the log, then every socket. A fault of the node itself or of its disk stops it: from then on nothing is
-handed over or sent any more.
+once, then every socket is written, then the log. A fault of the node itself or of its disk stops it: from then on
+nothing is handed over or sent any more.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Driver:
             return self.port
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        self._turn = Turn(self._loop, self._work)
+        self._turn = Turn(self._loop, self._work, self._finish)
         scratch = Scratch()
         options = self._options
         self.peers = Peers(self, self._turn, scratch, options)
@@ -296,6 +296,7 @@ class Driver:
         """Hand a fact of the outside world to the node; raises the CorgiError with which the node rejects it."""
         if self.failure is not None or not self._started:
             return
+        self._turn.wake()  # first, so that the turn comes before whatever this causes: the log then writes once
         try:
             tell(*arguments, **named)
         except InvariantError as error:
@@ -304,8 +305,6 @@ class Driver:
             raise
         except Exception as error:  # noqa: BLE001 - a fault of our own, whatever it is, ends the node
             self._fail(_fault(error))
-        finally:
-            self._turn.wake()
 
     def _own(self, call: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """As ``_fact`` for what nobody outside can be blamed for: any error ends the node."""
@@ -325,11 +324,15 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - as in _fact
             self._fail(_fault(error))
         else:
-            self.disk.flush()
             if self.node.unflushed:
                 self._turn.wake()
             if self.node.stopped and self._stopped is not None:
                 self._stopped.set()
+
+    def _finish(self) -> None:
+        """The end of a turn: what was appended goes to the disk, and the timer is set."""
+        if self._started and self.failure is None:
+            self.disk.flush()
             self._arm()
 
     def _arm(self) -> None:

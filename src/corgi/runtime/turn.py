@@ -1,4 +1,5 @@
-"""One pass per turn of the event loop: facts come in, then the work they caused is done once, then sockets are written.
+"""One pass per turn of the event loop: facts come in, then the work they caused is done once, then sockets are written,
+then the disk: the other nodes shall begin with what they are sent while this one is busy writing.
 
 A fact calls ``wake``; the pass runs when the loop has handed out everything that had arrived. A connection with output
 calls ``will_write`` and is flushed at the end of the pass, with one system call for all that it has to say.
@@ -20,11 +21,18 @@ class Writer(Protocol):
 class Turn:
     """Joins the connections of one loop with the work between reading and writing. ``number`` counts the passes."""
 
-    __slots__ = ("_awake", "_dirty", "_work", "loop", "number")
+    __slots__ = ("_awake", "_dirty", "_finish", "_work", "loop", "number")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Callable[[], None],
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``work`` is called before the sockets are written, ``finish`` after."""
         self.loop = loop
         self._work = work
+        self._finish = finish
         self._awake = False
         self._dirty: list[Writer] = []
         self.number = 0
@@ -49,3 +57,4 @@ class Turn:
         dirty, self._dirty = self._dirty, []
         for writer in dirty:
             writer.flush()
+        self._finish()
