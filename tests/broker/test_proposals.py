@@ -145,6 +145,32 @@ def test_an_own_gap_goes_out_again_behind_its_predecessor(harness: Harness) -> N
     assert harness.done["second"].appends[0].base_offset == 41
 
 
+def test_an_own_gap_in_the_new_ballot_follows_its_predecessor_at_once(harness: Harness) -> None:
+    """No newer leader comes that would ask for it again: its predecessor was asked for when this one began."""
+    harness.data("first", (0, 7, 0))
+    harness.take()
+    harness.data("second", (0, 7, 1))
+    harness.take(NEW)
+    harness.proposals.new_leader(NEW)
+    harness.proposals.settle(outcome(2, (errors.OUT_OF_ORDER_SEQUENCE, -1)))
+    assert counters(harness.take(NEW)) == [1, 3]
+    harness.proposals.settle(outcome(1, (0, 40)))
+    harness.proposals.settle(outcome(3, (0, 41)))
+    assert harness.done["second"].appends[0].base_offset == 41
+
+
+def test_an_own_gap_follows_a_predecessor_that_was_given_again_already(harness: Harness) -> None:
+    harness.data("first", (0, 7, 0))
+    harness.take()
+    harness.data("second", (0, 7, 1))
+    harness.take(NEW)
+    harness.proposals.new_leader(NEW)
+    assert counters(harness.take(NEW)) == [1]
+    harness.data("third", (0, 7, 2))
+    harness.proposals.settle(outcome(2, (errors.OUT_OF_ORDER_SEQUENCE, -1)))
+    assert counters(harness.take(NEW)) == [4, 3], "in the old order"
+
+
 def test_only_the_refused_appends_of_a_command_go_out_again(harness: Harness) -> None:
     harness.data("first", (0, 7, 0))
     harness.data("second", (1, 8, 5), (0, 7, 1), (2, 9, 0))

@@ -16,7 +16,7 @@ are submitted again in their old order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from corgi.base import errors
 from corgi.base.batch import HEADER_BYTES, parse_header
@@ -41,7 +41,7 @@ class Pending:
 
     __slots__ = (
         "attempts", "ballot", "counter", "deadline", "done", "encoded", "given_at", "kind", "leader_ack", "order",
-        "partial", "settled",
+        "partial", "settled", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class Pending:
         self.leader_ack = leader_ack
         self.ballot = Ballot(0)
         self.given_at = 0.0
+        self.turn = 0  # counts what was given to leaders: who was given last goes behind
         self.attempts = 0
         self.settled = False
         self.partial: tuple[Outcome, tuple[int, ...]] | None = None  # first outcome, and which appends are tried again
@@ -80,6 +81,7 @@ class Proposals:
         self._unsettled: dict[int, Pending] = {}  # by counter, ascending
         self._queue: deque[Pending] = deque()
         self._soonest = float("inf")
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._unsettled)
@@ -147,6 +149,8 @@ class Proposals:
             queue.popleft()
             pending.ballot = ballot
             pending.given_at = now
+            self._turn += 1
+            pending.turn = self._turn
             taken.append(pending)
         return taken
 
@@ -174,10 +178,15 @@ class Proposals:
             return ()
         mine = _producers(pending.encoded)
         earlier: set[tuple[int, int, int]] = set()
+        for other in self._earlier(pending):
+            earlier.update(_producers(other.encoded))
+        return tuple(i for i in refused if mine[i] in earlier)
+
+    def _earlier(self, pending: Pending) -> Iterator[Pending]:
+        """The unsettled commands with data that were submitted before this one."""
         for other in self._unsettled.values():
             if other.order < pending.order and other.kind is CommandKind.DATA:
-                earlier.update(_producers(other.encoded))
-        return tuple(i for i in refused if mine[i] in earlier)
+                yield other
 
     def _keep_gaps(self, pending: Pending, outcome: Outcome, gaps: Sequence[int]) -> None:
         """Keep the refused appends in doubt, under a new id, in the old place: they go out with their predecessor."""
@@ -187,11 +196,15 @@ class Proposals:
         self._drop(pending)
         again = Pending(pending.kind, self._next(), b"", pending.done, pending.deadline, None)
         self._add(again, body)
-        self._queue.remove(again)
         again.order = pending.order
         again.attempts = pending.attempts + 1
-        again.ballot = pending.ballot
-        again.given_at = pending.given_at
+        if all(other.ballot == 0 or other.turn > pending.turn for other in self._earlier(pending)):
+            # Those before it have gone out again meanwhile, or are about to: it may follow.
+            self._queue = deque(sorted(self._queue, key=lambda queued: queued.order))
+        else:
+            self._queue.remove(again)
+            again.ballot = pending.ballot
+            again.given_at = pending.given_at
         again.partial = (_merged(pending, outcome), tuple(gaps) if pending.partial is None else _compose(pending, gaps))
 
     def new_leader(self, ballot: Ballot) -> None:
