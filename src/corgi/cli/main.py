@@ -60,18 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(words)
         sys.stdout.flush()
-    except CorgiError as error:
-        complain(error)
-        return _traced(exit_of(error))
     except BrokenPipeError:
         _let_go_of_stdout()
         return Exit.OK
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
-        say(f"error: {type(error).__name__}: {printable(str(error))}")
-        say("hint: this is a fault of corgi; run it again with CORGI_TRACEBACK=1 and report what it shows")
-        return _traced(Exit.FAILURE)
+        return _traced(_told(_first(error)))
     return code
 
 
@@ -122,6 +117,22 @@ def _print_help(stream: TextIO) -> int:
     commands = "\n".join(f"  {name:<11} {summary}" for name, (_, summary) in COMMANDS.items())
     stream.write(_ABOUT.format(commands=commands) + "\n")
     return Exit.OK if stream is sys.stdout else Exit.USAGE
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself; of a group of them the first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _told(error: Exception) -> Exit:
+    if isinstance(error, CorgiError):
+        complain(error)
+        return exit_of(error)
+    say(f"error: {type(error).__name__}: {printable(str(error))}")
+    say("hint: this is a fault of corgi; run it again with CORGI_TRACEBACK=1 and report what it shows")
+    return Exit.FAILURE
 
 
 def _traced(code: Exit) -> Exit:

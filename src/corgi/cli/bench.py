@@ -1,0 +1,261 @@
+"""``corgi bench``: what this machine reaches, measured through the public SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from corgi.base.errors import CorgiError
+from corgi.cli.common import addresses_of, run
+from corgi.cli.exits import Exit
+from corgi.cli.output import OutputOption, print_json, print_table
+from corgi.cli.words import say
+
+if TYPE_CHECKING:
+    from corgi.bench.target import Target
+
+REPEAT_MAX = 1_000
+
+app = App(
+    name="bench",
+    help="""Measure throughput, latency and failover.
+
+Each measurement starts three node processes of its own on this machine, in a temporary folder, unless --cluster names
+a cluster. Every figure is of records that a majority has on disk. With --repeat N the medians are shown, and JSON has
+every run.
+
+Examples:
+
+corgi bench throughput --size 100 --records 500000
+
+corgi bench publish
+
+corgi bench echo --rate 2000 --repeat 3
+
+corgi bench failover --suspicion-ms 10000 --repeat 5
+""",
+    help_format="plaintext",
+)
+
+Repeat = Annotated[int, Parameter(help="How often; the medians are shown.")]
+Cluster = Annotated[
+    str | None,
+    Parameter(name=("--cluster", "-c"), show_default=False, help="HOST:PORT,… instead of a cluster of its own."),
+]
+Folder = Annotated[
+    Path | None, Parameter(name="--dir", show_default=False, help="Where its own cluster writes; by default temporary.")
+]
+Partitions = Annotated[int, Parameter(help="Of the topic.")]
+Size = Annotated[int, Parameter(help="Bytes of each value; random, so it does not compress.")]
+
+
+@app.command
+def throughput(
+    *,
+    size: Size = 1024,
+    records: int = 100_000,
+    via: Literal["publish_many", "publish_nowait", "publish"] = "publish_many",
+    tasks: int = 1,
+    partitions: Partitions = 8,
+    repeat: Repeat = 1,
+    cluster: Cluster = None,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """Records per second from one process, each acknowledged by a majority.
+
+    Values exist before the clock starts; encoding and every acknowledgement lie inside.
+
+    Examples:
+
+    corgi bench throughput --via publish_nowait
+
+    corgi bench throughput --via publish --tasks 1000 --records 50000
+
+    JSON: {"bench", "options", "target", "runs": [{"records_per_s", "mb_per_s", "seconds", "acknowledgement":
+    {"samples", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms"}}], "median": {as a run}}
+
+    Parameters
+    ----------
+    records
+        How many.
+    via
+        The call of the SDK: publish_many, publish_nowait, or publish, which is awaited.
+    tasks
+        With --via publish: how many at a time.
+    """
+    from corgi.bench.throughput import ThroughputOptions
+    from corgi.bench.throughput import throughput as measure
+
+    options = ThroughputOptions(size=size, records=records, via=via, tasks=tasks, partitions=partitions)
+    options.check()
+    shown = {"size": size, "records": records, "via": via, "tasks": tasks, "partitions": partitions}
+    return _report("throughput", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
+
+
+@app.command
+def publish(
+    *,
+    size: Size = 1024,
+    records: int = 3_000,
+    partitions: Partitions = 8,
+    repeat: Repeat = 1,
+    cluster: Cluster = None,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """How long one awaited publish takes, with nothing else under way.
+
+    Example: corgi bench publish --repeat 5
+
+    JSON: as throughput; a run is {"records_per_s", "latency": {…}}
+
+    Parameters
+    ----------
+    records
+        How many, one after the other.
+    """
+    from corgi.bench.publish import PublishOptions, publish_latency
+
+    options = PublishOptions(size=size, records=records, partitions=partitions)
+    options.check()
+    shown = {"size": size, "records": records, "partitions": partitions}
+    return _report("publish", shown, lambda target: publish_latency(target, options), repeat, cluster, dir, output)
+
+
+@app.command
+def echo(
+    *,
+    rate: float = 2_000.0,
+    records: int = 20_000,
+    size: Size = 100,
+    partitions: Partitions = 8,
+    repeat: Repeat = 1,
+    cluster: Cluster = None,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """How long a message takes to a consumer in another process, from the time at which it was due.
+
+    Example: corgi bench echo --rate 0 --records 3000      (one under way at a time)
+
+    JSON: as throughput; a run is {"published_per_s", "latency": {…}, "lost", "duplicated"}
+
+    Parameters
+    ----------
+    rate
+        Messages per second; 0: the next one leaves when the last has come.
+    records
+        How many; the first tenth is not timed.
+    """
+    from corgi.bench.echo import EchoOptions
+    from corgi.bench.echo import echo as measure
+
+    options = EchoOptions(rate=rate, records=records, size=size, partitions=partitions)
+    options.check()
+    shown = {"rate": rate, "records": records, "size": size, "partitions": partitions}
+    return _report("echo", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
+
+
+@app.command
+def failover(
+    *,
+    rate: float = 50.0,
+    partitions: Partitions = 8,
+    suspicion_ms: int = 150,
+    before: float = 2.0,
+    after: float = 2.0,
+    size: Size = 100,
+    repeat: Repeat = 1,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """How long writing pauses when a node that leads is killed (-9); then everything is read back and compared.
+
+    The gap of a partition is the longest time that a publish to it waited for its acknowledgement, from its scheduled
+    time; the maximum over the partitions is told. The terms are times since the kill: a peer saw the connection
+    closed, Prepare was sent, a majority promised, the new leader's first accept was durable, the client had its
+    acknowledgement; each of the slowest group. The killed node is started again.
+
+    Example: corgi bench failover --suspicion-ms 10000 --repeat 5
+
+    JSON: as throughput; a run is {"gap_ms", "gap_before_ms", "terms_ms": {"connection_closed", "prepare", "promises",
+    "first_accept", "client_acknowledged"}, "victim", "groups_led", "slowest_partition", "publishes", "errors", "lost",
+    "duplicated", "reordered", "strange"}
+
+    Exit code 1 if anything was lost, doubled or out of order.
+
+    Parameters
+    ----------
+    rate
+        Publishes per second to each partition; with fewer than 50 a gap is measured coarsely.
+    suspicion_ms
+        Silence after which a node is suspected; a kill is noticed without it.
+    before
+        Seconds of load before the kill.
+    after
+        Seconds of load after it.
+    """
+    from corgi.bench.failover import FailoverOptions
+    from corgi.bench.failover import failover as measure
+
+    options = FailoverOptions(rate=rate, partitions=partitions, size=size, before_s=before, after_s=after)
+    options.check()
+    shown = {"rate": rate, "partitions": partitions, "suspicion_ms": suspicion_ms, "before_s": before, "after_s": after}
+    work = lambda target: measure(target, options)  # noqa: E731 - as in the other commands
+    return _report("failover", shown, work, repeat, None, dir, output, suspicion_ms=suspicion_ms)
+
+
+def _report(
+    name: str,
+    options: dict[str, Any],
+    measure: Callable[[Target], Coroutine[Any, Any, dict[str, Any]]],
+    repeat: int,
+    cluster: str | None,
+    folder: Path | None,
+    output: str,
+    *,
+    suspicion_ms: int = 150,
+) -> int:
+    """Run the measurement as often as wanted on one cluster, and show it."""
+    from corgi.bench.target import TargetOptions, median_of, target
+
+    if not 1 <= repeat <= REPEAT_MAX:
+        raise CorgiError("invalid-argument", f"--repeat {repeat}: expected 1 to {REPEAT_MAX}")
+    where = TargetOptions(addresses_of(cluster) if cluster else "", folder, suspicion_ms=suspicion_ms)
+    runs: list[dict[str, Any]] = []
+    with target(where) as cluster_under_test:
+        described = cluster_under_test.describe()
+        if described.get("file_system") in ("tmpfs", "ramfs"):
+            say("warning: the nodes write to memory, so no figure includes a disk; choose a folder with --dir")
+        for number in range(repeat):
+            runs.append(run(measure(cluster_under_test)))
+            if repeat > 1:
+                say(f"run {number + 1} of {repeat} is done")
+    median = median_of(runs)
+    if output == "json":
+        document = {"bench": name, "options": options, "target": described, "runs": runs, "median": median}
+        print_json(document)
+    else:
+        print_table(("figure", ">value"), list(_flat(median)), title=f"{name} {_words(options)}")
+    spoiled = [key for run_ in runs for key in ("lost", "duplicated", "reordered", "strange") if run_.get(key)]
+    if spoiled:
+        raise CorgiError("invariant-failed", f"records were {', '.join(sorted(set(spoiled)))}")
+    return Exit.OK
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key} ")
+        else:
+            rows.append((f"{prefix}{key}", f"{value:,}" if isinstance(value, int | float) else value))
+    return rows
+
+
+def _words(options: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in options.items())
