@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -179,7 +180,7 @@ class DiskLog:
         if self._failure is not None or self._closed:
             return
         if not journal.pending:
-            self._pending_since = self._loop.time()
+            self._pending_since = time.monotonic()
         journal.append(record)
         self._schedule()
 
@@ -188,15 +189,15 @@ class DiskLog:
         journal = self._journal
         if journal is None or journal.outstanding is not None or self._failure is not None or self._closed:
             return
-        now = self._loop.time()
         try:
-            batch = journal.take(now, close=self._closing is not None)
+            batch = journal.take(self._loop.time(), close=self._closing is not None)
         except CorgiError as error:
             self._fail(error)
             return
         if batch is None:
             self._rest(journal)
             return
+        now = time.monotonic()
         self._written_since = self._pending_since or now
         self._pending_since = now if journal.pending else 0.0
         self._write(batch)
@@ -211,8 +212,8 @@ class DiskLog:
         if journal is None:
             return 0.0
         if journal.outstanding is not None:
-            return self._loop.time() - self._written_since
-        return self._loop.time() - self._pending_since if journal.pending else 0.0
+            return time.monotonic() - self._written_since
+        return time.monotonic() - self._pending_since if journal.pending else 0.0
 
     def statistics(self) -> DiskStatistics:
         journal = self._journal
@@ -238,6 +239,11 @@ class DiskLog:
             full=self._full,
             failed=self._failure is not None,
         )
+
+    def abort(self) -> None:
+        """Write and release nothing more, as if the process had been killed. ``close`` ends the threads."""
+        self._failure = self._failure or CorgiError("closed", "the log was given up")
+        self._finish_closing()
 
     async def close(self) -> None:
         """Write what waits and a closing batch, unless the log is broken or the disk full; end the threads."""
@@ -274,8 +280,7 @@ class DiskLog:
     def _rest(self, journal: Journal) -> None:
         """Nothing can be written now: come back for the closing batch, or be done with closing."""
         if self._closing is not None:
-            if not self._closing.done():
-                self._closing.set_result(None)
+            self._finish_closing()
             return
         at = journal.close_at()
         if at is not None and self._timer is None:
@@ -297,7 +302,7 @@ class DiskLog:
         except OSError as error:
             self._fail(_disk_failed(error))
             return
-        self._written_at = self._loop.time()
+        self._written_at = time.monotonic()
         self._writes += 1
         self._syncer.write(fd, batch.buffers, batch.offset, lambda error, at: self._synced(batch, error, at))
 
@@ -309,7 +314,7 @@ class DiskLog:
             self._fail(_disk_failed(error))
             return
         assert self._journal is not None
-        now = self._loop.time()
+        now = time.monotonic()  # a loop's clock may be too coarse
         self._sync_times.append(now - self._written_at)
         if at is not None:
             self._release_times.append(max(0.0, now - at))
@@ -324,9 +329,12 @@ class DiskLog:
 
     def _fail(self, error: CorgiError) -> None:
         self._failure = error
+        self._finish_closing()
+        self._on_failed(error)
+
+    def _finish_closing(self) -> None:
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
-        self._on_failed(error)
 
     def _descriptor(self, segment: int) -> int:
         if segment != self._fd_segment:
