@@ -21,11 +21,11 @@ REPEAT_MAX = 1_000
 
 app = App(
     name="bench",
-    help="""Measure throughput, latency and failover.
-
-Each measurement starts three node processes of its own on this machine, in a temporary folder, unless --cluster names
-a cluster. Every figure is of records that a majority has on disk. With --repeat N the medians are shown, and JSON has
-every run.
+    help="Measure throughput, latency and failover.",
+    help_epilogue="""Each measurement starts three node processes of its own on this machine, in a
+temporary folder, unless --cluster names a cluster. Every figure is of records
+that a majority has on disk. With --repeat N the medians are shown, and JSON
+has every run.
 
 Examples:
 
@@ -35,8 +35,7 @@ corgi bench publish
 
 corgi bench echo --rate 2000 --repeat 3
 
-corgi bench failover --suspicion-ms 10000 --repeat 5
-""",
+corgi bench failover --suspicion-ms 10000 --repeat 5""",
     help_format="plaintext",
 )
 
@@ -52,7 +51,7 @@ Partitions = Annotated[int, Parameter(help="Of the topic.")]
 Size = Annotated[int, Parameter(help="Bytes of each value; random, so it does not compress.")]
 
 
-@app.command
+@app.command(help_epilogue="")
 def throughput(
     *,
     size: Size = 1024,
@@ -67,7 +66,8 @@ def throughput(
 ) -> int:
     """Records per second from one process, each acknowledged by a majority.
 
-    Values exist before the clock starts; encoding and every acknowledgement lie inside.
+    Values exist before the clock starts; encoding and every acknowledgement
+    lie inside.
 
     Examples:
 
@@ -75,15 +75,17 @@ def throughput(
 
     corgi bench throughput --via publish --tasks 1000 --records 50000
 
-    JSON: {"bench", "options", "target", "runs": [{"records_per_s", "mb_per_s", "seconds", "acknowledgement":
-    {"samples", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms"}}], "median": {as a run}}
+    JSON: {"bench", "options", "target", "runs": [{"records_per_s", "mb_per_s",
+    "seconds", "acknowledgement": {"samples", "mean_ms", "p50_ms", "p90_ms",
+    "p99_ms", "p999_ms", "max_ms"}}], "median": {as a run}}
 
     Parameters
     ----------
     records
         How many.
     via
-        The call of the SDK: publish_many, publish_nowait, or publish, which is awaited.
+        The call of the SDK: publish_many, publish_nowait, or publish, which is
+        awaited.
     tasks
         With --via publish: how many at a time.
     """
@@ -96,7 +98,7 @@ def throughput(
     return _report("throughput", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
 
 
-@app.command
+@app.command(help_epilogue="")
 def publish(
     *,
     size: Size = 1024,
@@ -126,7 +128,7 @@ def publish(
     return _report("publish", shown, lambda target: publish_latency(target, options), repeat, cluster, dir, output)
 
 
-@app.command
+@app.command(help_epilogue="")
 def echo(
     *,
     rate: float = 2_000.0,
@@ -138,11 +140,14 @@ def echo(
     dir: Folder = None,
     output: OutputOption = "table",
 ) -> int:
-    """How long a message takes to a consumer in another process, from the time at which it was due.
+    """How long a message takes to a consumer in another process, from the time
+    at which it was due.
 
-    Example: corgi bench echo --rate 0 --records 3000      (one under way at a time)
+    Example: corgi bench echo --rate 0 --records 3000      (one under way at a
+    time)
 
-    JSON: as throughput; a run is {"published_per_s", "latency": {…}, "lost", "duplicated"}
+    JSON: as throughput; a run is {"published_per_s", "latency": {…}, "lost",
+    "duplicated"}
 
     Parameters
     ----------
@@ -160,7 +165,7 @@ def echo(
     return _report("echo", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
 
 
-@app.command
+@app.command(help_epilogue="")
 def failover(
     *,
     rate: float = 50.0,
@@ -173,25 +178,30 @@ def failover(
     dir: Folder = None,
     output: OutputOption = "table",
 ) -> int:
-    """How long writing pauses when a node that leads is killed (-9); then everything is read back and compared.
+    """How long writing pauses when a node that leads is killed (-9); then
+    everything is read back and compared.
 
-    The gap of a partition is the longest time that a publish to it waited for its acknowledgement, from its scheduled
-    time; the maximum over the partitions is told. The terms are times since the kill: a peer saw the connection
-    closed, Prepare was sent, a majority promised, the new leader's first accept was durable, the client had its
-    acknowledgement; each of the slowest group. The killed node is started again.
+    The gap of a partition is the longest time that a publish to it waited for
+    its acknowledgement, from its scheduled time; the maximum over the
+    partitions is told. The terms are times since the kill: a peer saw the
+    connection closed, Prepare was sent, a majority promised, the new leader's
+    first accept was durable, the client had its acknowledgement; each of the
+    slowest group. The killed node is started again.
 
     Example: corgi bench failover --suspicion-ms 10000 --repeat 5
 
-    JSON: as throughput; a run is {"gap_ms", "gap_before_ms", "terms_ms": {"connection_closed", "prepare", "promises",
-    "first_accept", "client_acknowledged"}, "victim", "groups_led", "slowest_partition", "publishes", "errors", "lost",
-    "duplicated", "reordered", "strange"}
+    JSON: as throughput; a run is {"gap_ms", "gap_before_ms", "terms_ms":
+    {"connection_closed", "prepare", "promises", "first_accept",
+    "client_acknowledged"}, "victim", "groups_led", "slowest_partition",
+    "publishes", "errors", "lost", "duplicated", "reordered", "strange"}
 
     Exit code 1 if anything was lost, doubled or out of order.
 
     Parameters
     ----------
     rate
-        Publishes per second to each partition; with fewer than 50 a gap is measured coarsely.
+        Publishes per second to each partition; with fewer than 50 a gap is
+        measured coarsely.
     suspicion_ms
         Silence after which a node is suspected; a kill is noticed without it.
     before

@@ -35,7 +35,8 @@ def dev(
 ) -> int:
     """Run a local cluster in the foreground; Ctrl-C stops it.
 
-    Each node is a process of its own on the loopback. Kill one and watch: nothing is restarted by itself.
+    Each node is a process of its own on the loopback. Kill one and watch:
+    nothing is restarted by itself.
 
     Examples:
 
@@ -45,8 +46,8 @@ def dev(
 
     corgi dev --dir ./cluster      (kept, and continued the next time)
 
-    JSON, one line when the cluster serves: {"native": "host:port,…", "cluster", "nodes": [{"id", "pid", "native",
-    "dir", "log"}]}
+    JSON, one line when the cluster serves: {"native": "host:port,…",
+    "cluster", "nodes": [{"id", "pid", "native", "dir", "log"}]}
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ def dev(
     dir
         Folder for the data; by default a temporary one, removed at the end.
     port
-        Port of the first node, the others follow; 0: free ones. By default 7450, or free ones where it is taken.
+        Port of the first node, the others follow; 0: free ones. By default
+        7450, or free ones where it is taken.
     groups
         Paxos groups.
     suspicion_ms

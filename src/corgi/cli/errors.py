@@ -13,7 +13,8 @@ def errors(code: str = "", /, *, output: OutputOption = "table") -> None:
 
     Example: corgi errors no-quorum
 
-    JSON: {"code", "number", "retryable", "meaning", "hint"}, or a list of them.
+    JSON: {"code", "number", "retryable", "meaning", "hint"}, or a list of
+    them.
 
     Parameters
     ----------

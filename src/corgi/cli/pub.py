@@ -43,17 +43,21 @@ def pub(
     cluster: ClusterOption = None,
     output: OutputOption = "table",
 ) -> int:
-    """Publish each line of a file, or of stdin, as a message. Empty lines are left out.
+    """Publish each line of a file, or of stdin, as a message. Empty lines are
+    left out.
 
-    It ends when every message is acknowledged: durable on a majority of the nodes.
+    It ends when every message is acknowledged: durable on a majority of the
+    nodes.
 
     Examples:
 
     echo hello | corgi pub greetings
 
-    corgi pub flights flights.csv.gz --key-column tailnum      (CSV with a header; the whole line is the value)
+    corgi pub flights flights.csv.gz --key-column tailnum      (CSV with a
+    header; the whole line is the value)
 
-    corgi pub users --separator :      (the key stands before the first ":", the value behind it)
+    corgi pub users --separator :      (the key stands before the first ":",
+    the value behind it)
 
     tail -F app.log | corgi pub logs --key web-1
 
@@ -68,15 +72,18 @@ def pub(
     key
         The key of all messages. Messages of one key stay in order.
     key_column
-        The column that holds the key: its name in the first line, or its number from 1.
+        The column that holds the key: its name in the first line, or its
+        number from 1.
     separator
-        What ends a column; by default a comma. Without --key-column: what ends the key.
+        What ends a column; by default a comma. Without --key-column: what ends
+        the key.
     partition
         Where all messages go, whatever their key.
     header
         NAME=VALUE, for all messages; may be given several times.
     acks
-        quorum: on the disks of a majority. leader: on one disk. none: not waited for.
+        quorum: on the disks of a majority. leader: on one disk. none: not
+        waited for.
     compression
         Of the batches.
     """

@@ -43,28 +43,34 @@ def server(
 ) -> int:
     """Run one node of a cluster until SIGTERM or Ctrl-C.
 
-    A stopping node hands its leaderships over first; a second signal stops it at once. The log goes to stderr.
+    A stopping node hands its leaderships over first; a second signal stops it
+    at once. The log goes to stderr.
 
     Examples:
 
     corgi server --example-config > node-1.toml
 
-    corgi server --config node-1.toml --bootstrap       (the first time, on each node)
+    corgi server --config node-1.toml --bootstrap       (the first time, on
+    each node)
 
     corgi server --config node-1.toml                   (from then on)
 
-    corgi server --config node-1.toml --rejoin          (its disk was lost; the other nodes run)
+    corgi server --config node-1.toml --rejoin          (its disk was lost; the
+    other nodes run)
 
-    JSON, one line when the node listens: {"node", "pid", "native", "cluster", "dir"}
+    JSON, one line when the node listens: {"node", "pid", "native", "cluster",
+    "dir"}
 
     Parameters
     ----------
     config
         TOML file; see docs/configuration.md.
     bootstrap
-        Make the node of a new cluster in an empty folder. All nodes of it need the same cluster id.
+        Make the node of a new cluster in an empty folder. All nodes of it need
+        the same cluster id.
     rejoin
-        Make a node in an empty folder that takes the place of one whose disk was lost.
+        Make a node in an empty folder that takes the place of one whose disk
+        was lost.
     example_config
         Print a configuration with every key explained, and exit.
     check_config

@@ -31,17 +31,20 @@ def sim(
 ) -> int:
     """Run simulated clusters and check what their clients saw.
 
-    Each seed is a world of its own: nodes, links, disks, clocks, faults and clients, in virtual time. The same seed
-    does the same every time. A failure prints its seed and what happened around it.
+    Each seed is a world of its own: nodes, links, disks, clocks, faults and
+    clients, in virtual time. The same seed does the same every time. A failure
+    prints its seed and what happened around it.
 
     Examples:
 
     corgi sim --seeds 200
 
-    corgi sim --seeds 1 --seed 4711 --trace       (repeat one, and see everything)
+    corgi sim --seeds 1 --seed 4711 --trace       (repeat one, and see
+    everything)
 
-    JSON, one line a seed: {"seed", "ok", "violations": [{"name", "detail", "time_s"}], "trace_hash", "virtual_s",
-    "operations", "faults"}; at the end {"seeds", "failed": [seed], "virtual_s", "coverage": {name: count}}
+    JSON, one line a seed: {"seed", "ok", "violations": [{"name", "detail",
+    "time_s"}], "trace_hash", "virtual_s", "operations", "faults"}; at the end
+    {"seeds", "failed": [seed], "virtual_s", "coverage": {name: count}}
 
     Parameters
     ----------

@@ -25,14 +25,16 @@ LAG_MAX = 1000  # slots; a node further behind is worth a word
 def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> int:
     """Show nodes, groups, leaders and lag in one look.
 
-    Exit code 0: all is well. 3: something is not, and it is named. 5: no node answers.
+    Exit code 0: all is well. 3: something is not, and it is named. 5: no node
+    answers.
 
     Example: corgi status --cluster 10.0.0.1:7450
 
-    JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node", "address", "label", "reachable", "voting",
-    "software", "uptime_s", "leads", "lag", "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
-    "counters": {}}], "groups": [{"group", "leader", "chosen", "open_slots", "pending", "leadership_changes",
-    "applied": {node: slot}}]}
+    JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node",
+    "address", "label", "reachable", "voting", "software", "uptime_s", "leads",
+    "lag", "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
+    "counters": {}}], "groups": [{"group", "leader", "chosen", "open_slots",
+    "pending", "leadership_changes", "applied": {node: slot}}]}
     """
 
     async def work() -> dict[str, Any]:

@@ -37,7 +37,8 @@ def sub(
 ) -> int:
     """Print the messages of a topic as they arrive; Ctrl-C ends it.
 
-    Messages of one partition come in order. The nodes push them; a node that is lost is replaced by another.
+    Messages of one partition come in order. The nodes push them; a node that
+    is lost is replaced by another.
 
     Examples:
 
@@ -45,19 +46,23 @@ def sub(
 
     corgi sub flights --start earliest --count 10
 
-    corgi sub flights --start 10m --format "%T %p/%o %k"      (what came in the last ten minutes)
+    corgi sub flights --start 10m --format "%T %p/%o %k"      (what came in the
+    last ten minutes)
 
-    corgi sub flights --start 2026-01-31T12:00:00Z --until-end -o json | jq .value
+    corgi sub flights --start 2026-01-31T12:00:00Z --until-end -o json | jq
+    .value
 
-    JSON, one line a message: {"topic", "partition", "offset", "timestamp_ms", "key", "value", "headers": [{"name",
-    "value"}]}; bytes that are no text come as "key_base64" and "value_base64".
+    JSON, one line a message: {"topic", "partition", "offset", "timestamp_ms",
+    "key", "value", "headers": [{"name", "value"}]}; bytes that are no text
+    come as "key_base64" and "value_base64".
 
     Parameters
     ----------
     topic
         What to read.
     start
-        latest, earliest, an offset, a time with its zone (2026-01-31T12:00:00Z), or how long ago (30s, 10m, 2h, 7d).
+        latest, earliest, an offset, a time with its zone
+        (2026-01-31T12:00:00Z), or how long ago (30s, 10m, 2h, 7d).
     count
         End after so many messages.
     until_end

@@ -18,20 +18,18 @@ if TYPE_CHECKING:
 
 app = App(
     name="topic",
-    help="""Create, list, describe, alter and delete topics.
-
-Examples:
+    help="Create, list, describe, alter and delete topics.",
+    help_epilogue="""Examples:
 
 corgi topic create flights --partitions 8
 
-corgi topic describe flights
-""",
+corgi topic describe flights""",
     help_format="plaintext",
 )
 Settings = Annotated[tuple[str, ...], Parameter(name="--config", negative=())]
 
 
-@app.command
+@app.command(help_epilogue="")
 def create(
     name: str,
     /,
@@ -49,9 +47,11 @@ def create(
 
     corgi topic create flights --partitions 8
 
-    corgi topic create invoices --partitions 8 --config max_batch_bytes=4194304 --colocate-with orders
+    corgi topic create invoices --partitions 8 --config max_batch_bytes=4194304
+    --colocate-with orders
 
-    JSON: {"name", "id", "partitions": [{"partition", "group", "leader", "replicas"}], "config": {}}
+    JSON: {"name", "id", "partitions": [{"partition", "group", "leader",
+    "replicas"}], "config": {}}
 
     Parameters
     ----------
@@ -62,7 +62,8 @@ def create(
     config
         KEY=VALUE; may be given several times.
     colocate_with
-        A topic of as many partitions, whose partitions are to share Paxos groups with these.
+        A topic of as many partitions, whose partitions are to share Paxos
+        groups with these.
     if_not_exists
         Succeed also if the topic exists already.
     """
@@ -85,7 +86,7 @@ def create(
     return Exit.OK
 
 
-@app.command(name="list")
+@app.command(name="list", help_epilogue="")
 def list_(
     *,
     system: Annotated[bool, Parameter(negative=())] = False,
@@ -121,13 +122,14 @@ def list_(
     return Exit.OK
 
 
-@app.command
+@app.command(help_epilogue="")
 def describe(name: str, /, *, cluster: ClusterOption = None, output: OutputOption = "table") -> int:
     """Show a topic's partitions: who leads them, and what they hold.
 
     Example: corgi topic describe flights
 
-    JSON: as `corgi topic create`, and in each partition "start" and "end", the offsets it holds.
+    JSON: as `corgi topic create`, and in each partition "start" and "end", the
+    offsets it holds.
 
     Parameters
     ----------
@@ -153,7 +155,7 @@ def describe(name: str, /, *, cluster: ClusterOption = None, output: OutputOptio
     return Exit.OK
 
 
-@app.command
+@app.command(help_epilogue="")
 def alter(
     name: str,
     /,
@@ -169,7 +171,8 @@ def alter(
 
     corgi topic alter flights --partitions 16
 
-    corgi topic alter flights --config max_batch_bytes=        (back to the default)
+    corgi topic alter flights --config max_batch_bytes=        (back to the
+    default)
 
     JSON: as `corgi topic create`.
 
@@ -197,7 +200,7 @@ def alter(
     return Exit.OK
 
 
-@app.command
+@app.command(help_epilogue="")
 def delete(
     name: str,
     /,
