@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from corgi.base.ids import Ballot, GroupId, NodeId, ballot_node
-from corgi.base.limits import CLOCK_SKEW_MS_MAX
+from corgi.base.limits import CLOCK_SKEW_MS_MAX, HEARTBEAT_S
 from corgi.base.ports import Clock
 from corgi.paxos.messages import Heartbeat, Lead
 
@@ -129,8 +129,12 @@ class Detector:
         latest = sorted((view.acknowledged_at for view in self.peers.values()), reverse=True)
         return self.clock.now() - latest[needed - 1]
 
-    def leader_age_ms(self, group: GroupId, ballot: Ballot, *, self_leads: bool) -> int:
-        """How long ago the leader of ``ballot`` had a quorum, as far as this node knows; -1: not alive from here."""
+    def leader_age_ms(self, group: GroupId, ballot: Ballot, *, self_leads: bool, heard_at: float = float("inf")) -> int:
+        """How long ago the leader of ``ballot`` had a quorum, as far as this node knows; -1: not alive from here.
+
+        ``heard_at`` is when it first spoke as such on its present link: heartbeats since then that tell of a lower
+        ballot are those of a node that has restarted and does not lead any more.
+        """
         leader = ballot_node(ballot)
         if leader == self.me:
             return int(min(self.quorum_age_s(), 1e6) * 1000) if self_leads else -1
@@ -140,7 +144,7 @@ class Detector:
         lead = view.leads.get(group)
         since_beat = self.clock.now() - view.beat_at
         if lead is None or lead.ballot < ballot:
-            return 0  # it won after its last heartbeat
+            return 0 if view.beat_at < heard_at + 2 * HEARTBEAT_S else -1  # it won after its last heartbeat
         if lead.ballot > ballot or lead.quorum_age_ms < 0:
             return -1
         age_ms = lead.quorum_age_ms + int(since_beat * 1000)

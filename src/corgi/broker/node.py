@@ -215,9 +215,7 @@ class Node:
                 group.id,
                 group.replica.ballot,
                 group.replica.prefix,
-                detector.leader_age_ms(group.id, group.replica.ballot, self_leads=group.replica.tenure is not None)
-                if group.replica.ballot
-                else -1,
+                self._leader_age_ms(group) if group.replica.ballot else -1,
             )
             for group in self.groups
         )
@@ -453,10 +451,13 @@ class Node:
         return self.detector.linked(peer)
 
     def leader_lives(self, group: GroupId, ballot: Ballot) -> bool:
-        if ballot == 0:
-            return False
-        leads = self.groups[group].replica.tenure is not None
-        return self.detector.fresh(self.detector.leader_age_ms(group, ballot, self_leads=leads))
+        return ballot != 0 and self.detector.fresh(self._leader_age_ms(self.groups[group]))
+
+    def _leader_age_ms(self, group: Group) -> int:
+        replica = group.replica
+        return self.detector.leader_age_ms(
+            group.id, replica.ballot, self_leads=replica.tenure is not None, heard_at=replica.leader_heard_at
+        )
 
     def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
         return self.detector.relays(peer, group, ballot)

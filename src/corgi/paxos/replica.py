@@ -48,6 +48,7 @@ class Replica:
         self.leader = NodeId(0)
         self.ballot = Ballot(0)
         self._confirmed = False  # the leader was heard as such since its link last came up
+        self._confirmed_at = 0.0
         self.relay = NodeId(0)  # a peer that hears the leader when this node does not
         self.leadership_changes = 0
         self.highest_seen = Ballot(0)
@@ -85,6 +86,11 @@ class Replica:
         if not self.acceptor.voting:
             return "recovering"
         return "follower" if self.candidate is None else "candidate"
+
+    @property
+    def leader_heard_at(self) -> float:
+        """When the leader first spoke as such on its present link (monotonic seconds); -infinity: not yet."""
+        return self._confirmed_at if self._confirmed else float("-inf")
 
     def route(self) -> NodeId:
         """Where a command goes now: this node, the leader, a relay, or 0 if there is nobody."""
@@ -450,6 +456,7 @@ class Replica:
         if ballot >= self.ballot:
             self._set_leader(ballot_node(ballot), ballot)
             self._confirmed = True
+            self._confirmed_at = self.host.now()
 
     def _set_leader(self, leader: NodeId, ballot: Ballot) -> None:
         if leader != self.leader or ballot != self.ballot:
