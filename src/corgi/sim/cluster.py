@@ -51,6 +51,7 @@ class Cluster:
         self.members = tuple(NodeId(number) for number in range(1, options.nodes + 1))
         self.coverage: Counter[str] = Counter()
         self.on_exit: list[Callable[[Process], None]] = []
+        self.on_turn: Callable[[Process], None] | None = None  # a trap of the faults
         self._chance = world.stream("cluster")
         self.computers = {node: self._computer(node) for node in self.members}
 

@@ -15,7 +15,7 @@ from corgi.sim.process import Process
 from corgi.sim.sessions import Front
 
 KINDS = (
-    "kill", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut", "slow-link",
+    "kill", "kill-in-flight", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut", "slow-link",
     "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip", "old-disk",
 )  # fmt: skip
 RARE = frozenset({"power-all", "wipe", "bit-flip", "old-disk", "stop", "clock-jump"})
@@ -43,6 +43,7 @@ class Faults:
         self._image: tuple[NodeId, Image, tuple[int, ...]] | None = None
         self._inject: dict[str, Callable[[], bool]] = {
             "kill": self._kill,
+            "kill-in-flight": self._kill_in_flight,
             "power": self._power,
             "power-all": self._power_all,
             "pause": self._pause,
@@ -71,6 +72,7 @@ class Faults:
     def heal(self) -> None:
         """End every fault and start every node."""
         self.healed = True
+        self.cluster.on_turn = None
         self.world.note("faults", "heal")
         self.cluster.network.slow.clear()
         self.cluster.network.unblock_all()
@@ -134,6 +136,22 @@ class Faults:
         self.cluster.kill(node)
         self._later(self._lasting(), self.cluster.start, node)
         return True
+
+    def _kill_in_flight(self) -> bool:
+        """Kill the next leader that has several slots under way: what it leaves behind may have gaps."""
+
+        def look(process: Process) -> None:
+            flights = (len(group.replica.tenure.flights) for group in process.node.groups if group.replica.tenure)
+            if max(flights, default=0) > 1:
+                self.cluster.on_turn = None
+                self._later(self.chance.random() * 0.001, self._kill_again, process.id)
+
+        self.cluster.on_turn = look
+        return True
+
+    def _kill_again(self, node: NodeId) -> None:
+        self.cluster.kill(node)
+        self._later(self._lasting(), self.cluster.start, node)
 
     def _power(self) -> bool:
         """Often in the middle of a write, when there is something to tear."""

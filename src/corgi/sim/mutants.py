@@ -216,7 +216,7 @@ def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
     return Barriers, "confirm", at_once
 
 
-ROUGH = Options(rough=True)
+ROUGH = Options(rough=True, faults=("kill-in-flight", "isolate", "split", "slow-link"))
 DISKS = Options(faults=("wipe", "kill", "power"))
 
 MUTANTS: dict[str, Mutant] = {

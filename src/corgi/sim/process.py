@@ -74,6 +74,7 @@ class Process:
         self.wal = SimWal(self.world, computer.disk, self)
         chance = self.world.stream(f"node/{self.id}/{computer.starts}")
         self.node = Node(options, self.clock, chance, self.wal, _Port(self))
+        self.node.identity.recovered = self._recovered
         self.seen = [0] * options.groups  # chosen prefixes that the ledger has checked
 
     def start(self) -> bool:
@@ -93,6 +94,10 @@ class Process:
             return False
         self._due()
         return True
+
+    def _recovered(self) -> None:
+        """As the data folder does: the disk is no longer in doubt."""
+        self.computer.recovering = False
 
     # ---- facts
 
@@ -159,6 +164,8 @@ class Process:
         self._free_at = self.world.now + TURN_COST_S + FACT_COST_S * len(inbox)
         self.cluster.ledger.turn_ended(self)
         self.wal.turn_ended()
+        if self.cluster.on_turn is not None:
+            self.cluster.on_turn(self)
         if node.stopped:
             self.cluster.exited(self)
             return
