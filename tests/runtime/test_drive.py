@@ -199,8 +199,6 @@ async def test_time_is_told_at_the_deadline(driver: Driver) -> None:
         driver._turn.wake()
         await until(lambda: "advance" in node.calls, 0)
         assert node.clock.now() >= due - 0.001
-        assert node.lags == []
-    assert driver.statistics().late_timers == 0
 
 
 async def test_an_earlier_deadline_moves_the_timer_and_a_later_one_does_not(driver: Driver) -> None:
