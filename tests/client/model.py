@@ -1,6 +1,6 @@
-"""A cluster for tests of the client's core: links whose every request the test processes, answers, delays or loses.
+"""A cluster for tests of the client core: links whose every request the test processes, answers, delays or loses.
 
-The log follows the rules that the brokers promise an idempotent producer (KIP-98): the next sequence is appended, one of
+The log follows the rules that brokers promise an idempotent producer (KIP-98): the next sequence is appended, one of
 the last five batches is recognised, everything else is refused and leaves no trace.
 """
 

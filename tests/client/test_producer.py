@@ -288,6 +288,29 @@ def test_a_refusal_after_an_unknown_outcome_leaves_what_may_depend_on_it_unknown
     assert outcome_of(later) == 0
 
 
+def test_what_may_be_stored_lands_under_its_old_identity_before_the_others_get_a_new_one() -> None:
+    cluster = ModelCluster()
+    handles = one_flight_each(cluster, numbered(1))
+    (stored,) = cluster.produces
+    cluster.produces.clear()
+    cluster.apply(stored)
+    cluster.cut(1)  # unknown, though stored
+    handles += one_flight_each(cluster, [b"1", b"2"])
+    first, second, third = cluster.produces
+    cluster.produces.clear()
+    cluster.refuse(second, "record-too-large")
+    cluster.refuse(first, "not-leader")
+    third.reply(cluster.apply(third))
+    cluster.settle()
+    cluster.pass_time(1.0)
+    cluster.serve()
+    cluster.pass_time(1.0)
+    cluster.serve()
+    assert cluster.values() == [b"0", b"2"]
+    assert outcome_of(handles[0]) == 0
+    assert outcome_of(handles[2]) == 1
+
+
 def test_a_forgotten_producer_gets_a_new_identity_without_anybody_noticing() -> None:
     cluster = ModelCluster()
     cluster.publish(b"0")
@@ -330,9 +353,10 @@ def test_without_acknowledgement_the_outcome_is_known_when_it_is_sent() -> None:
 
 def test_what_is_buffered_is_bounded_and_room_is_told() -> None:
     cluster = ModelCluster(options=ClientOptions(buffer_bytes=4_096, batch_bytes=1_024))
+    while not cluster.client.producer.full:
+        cluster.publish(b"x" * 100)
     with pytest.raises(CorgiError) as caught:
-        for _ in range(100):
-            cluster.publish(b"x" * 100)
+        cluster.publish(b"x")
     assert caught.value.code == "overloaded"
     assert "ready" in caught.value.hint
     room: list[bool] = []

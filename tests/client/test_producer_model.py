@@ -154,4 +154,4 @@ class ProducerMachine(RuleBasedStateMachine):
 
 
 TestProducer = ProducerMachine.TestCase
-TestProducer.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestProducer.settings = settings(stateful_step_count=40)

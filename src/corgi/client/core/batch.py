@@ -85,9 +85,21 @@ class Outcome:
 class OutgoingBatch(Outcome):
     """Records of one partition. It may stay in flight after its publisher was told of a time-out."""
 
-    __slots__ = ("attempt", "builder", "bytes", "deadline", "encoded", "gone", "live", "queue",
-    "record_count",
-                 "refusals", "sequence", "unknown")  # fmt: skip
+    __slots__ = (
+        "attempt",
+        "builder",
+        "bytes",
+        "deadline",
+        "encoded",
+        "gone",
+        "held",
+        "live",
+        "queue",
+        "record_count",
+        "refusals",
+        "sequence",
+        "unknown",
+    )
 
     def __init__(self, queue: PartitionQueue, builder: BatchBuilder, deadline: float) -> None:
         super().__init__(queue.topic_name, queue.partition)
@@ -101,6 +113,7 @@ class OutgoingBatch(Outcome):
         self.live = False  # the latest sending has not been answered
         self.unknown = False  # some sending ended without telling whether the batch was stored
         self.refusals = 0
+        self.held = False  # its sequence number is spent: it waits for a new identity
         self.gone = False  # out of its queue, for good
         self.record_count = 0  # told when encoded
 
@@ -163,7 +176,7 @@ class PartitionQueue:
         self.stale = False  # some flying batch must be sent again
         self.retry_at = 0.0
         self.refused = False  # ... after a pause, because a node said so
-        self.renew = acks == QUORUM  # an identity is needed; what flies gets it when all is answered
+        self.renew = acks == QUORUM  # an identity is needed; the held batches get it when those before have landed
         self.last_error: CorgiError | None = None
         self.doubtful = False  # a batch was refused for good that an earlier sending may have stored
 

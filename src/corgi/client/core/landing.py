@@ -102,16 +102,22 @@ class Landing:
         if batch.unknown:
             self._refuse_for_good(batch, error)
         else:
-            queue.renew = True
+            self._hold_from(queue, 0)
 
     def _refuse_for_good(self, batch: OutgoingBatch, error: CorgiError) -> None:
         queue = batch.queue
         if queue.safe:
-            queue.renew = True
+            self._hold_from(queue, queue.flying.index(batch) + 1)
             queue.doubtful |= batch.unknown
         if batch.unknown:
             error = CorgiError("outcome-unknown", f"refused, but an earlier sending may be stored: {error.message}")
         self.end(batch, error)
+
+    def _hold_from(self, queue: PartitionQueue, place: int) -> None:
+        """The batches from ``place`` on cannot have been stored under their sequence numbers, and never will be."""
+        queue.renew = True
+        for batch in queue.flying[place:]:
+            batch.held = True
 
     def settle(self, queue: PartitionQueue, now: float) -> None:
         """After answers: plan the queue's next step once every sending of it is answered."""
@@ -119,7 +125,7 @@ class Landing:
             return
         if queue.doubtful:
             queue.doubtful = False
-            for batch in [batch for batch in queue.flying if batch.unknown]:
+            for batch in [batch for batch in queue.flying if batch.held and batch.unknown]:
                 self.end(batch, CorgiError("outcome-unknown", "a batch before it was refused"))
         queue.stale = queue.stale and bool(queue.flying)
         if queue.refused:

@@ -2,19 +2,16 @@
 
 How order is kept and nothing is stored twice:
 
-1. A batch gets its sequence number when it first flies, and keeps it through every retry. 2. All flying
-batches of a queue go through one node, whose connection keeps their order. When the preferred node
+1. A batch gets its sequence number when it first flies, and keeps it through every retry.
+2. All flying batches of a queue go through one node, whose connection keeps their order. When the preferred node
    changes, the queue lets what flies land before it sends through the other one.
-3. When a flying batch is lost or refused for the moment, nothing new is sent; once every sending of the
-queue is
+3. When a flying batch is lost or refused for the moment, nothing new is sent; once every sending of the queue is
    answered or lost, all of its batches fly again in order. The state machine recognises those it has.
-4. A batch whose outcome stays unknown past its deadline is reported as such to its publisher, and goes on
-flying:
+4. A batch whose outcome stays unknown past its deadline is reported as such to its publisher, and goes on flying:
    to drop it would leave a gap that its successors could not cross, to renumber them could store them twice.
-5. A batch refused for good leaves such a gap. Its successors cannot have been stored, so they take a new
-producer
-   identity and fly again, unless the refused one had a sending of unknown outcome: then theirs are unknown
-   too.
+5. A batch refused for good leaves such a gap. Its predecessors land first. Its successors cannot have been stored, so
+   they then take a new producer identity and fly again; but if the refused one had a sending of unknown outcome, those
+   of theirs that had one too are reported as unknown.
 """
 
 from __future__ import annotations
@@ -190,20 +187,22 @@ class Sender:
         """What this queue sends now; nothing while it has to wait for an answer."""
         taken: list[OutgoingBatch] = []
         if queue.stale or queue.renew:
-            if not queue.settled or (queue.renew and not self._renew(queue)):
+            if not queue.settled:
                 return taken
+            taken += [batch for batch in queue.flying if not batch.held]
+            if queue.renew and not taken:
+                if not self._renew(queue):
+                    return taken
+                taken += queue.flying
             queue.stale = False
-            taken += queue.flying
             self.counters.resent += len(taken)
         elif queue.flying and queue.via != node:
             return taken
         queue.via = node
         room -= sum([len(batch.encoded) for batch in taken])
-        while room > 0 and len(queue.flying) < self._options.batches_in_flight:
+        while not queue.renew and room > 0 and len(queue.flying) < self._options.batches_in_flight:
             batch = self._next_batch(queue)
             if batch is None:
-                if queue.renew and not queue.flying and self._renew(queue):
-                    continue
                 break
             queue.flying.append(batch)
             taken.append(batch)
@@ -221,7 +220,8 @@ class Sender:
         count = batch.builder.count
         if queue.safe and queue.next_sequence + count > SEQUENCE_MAX:
             queue.renew = True
-            return None
+            if queue.flying or not self._renew(queue):
+                return None
         if queue.sealed:
             queue.sealed.popleft()
         else:
@@ -241,6 +241,7 @@ class Sender:
         queue.renew = False
         queue.next_sequence = 0
         for batch in queue.flying:
+            batch.held = False
             batch.encode(identity, queue.next_sequence)
             queue.next_sequence += batch.record_count
         return True
