@@ -26,7 +26,8 @@ TOPIC = "flights"
 PARTITIONS = 8
 KILL_AT, RESTART_AT = 0.5, 0.75  # shares of the publishing time
 WARM_S = 0.5  # before that a gap says more about starting than about running
-DRAIN_S = 60.0
+DRAIN_S = 60.0  # for what is still under way when publishing should be over
+UNJUDGED = Verdict(0, 0, 0, 0)
 
 Flight = tuple[bytes, bytes]  # aircraft, and the line of the file, of which no two are the same
 
@@ -40,7 +41,7 @@ class Plan:
     kill: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Journey:
     """Everything that happened; times are monotonic seconds."""
 
@@ -61,31 +62,26 @@ class Journey:
     acknowledgement: Histogram = field(default_factory=Histogram)
     delivery: Histogram = field(default_factory=Histogram)
     errors: Counter[str] = field(default_factory=Counter)
+    verdict: Verdict = UNJUDGED
+    complaints: list[str] = field(default_factory=list)
 
     @property
-    def verdict(self) -> Verdict:
-        """Of the consumer that was there all the time."""
-        return audit(self.flights, self.seen)
+    def fine(self) -> bool:
+        return not self.complaints
 
-    @property
-    def complaints(self) -> list[str]:
-        """Everything that is not as it should be, in words."""
+    def judge(self) -> None:
+        """Compare everything with everything; what is not as it should be goes to ``complaints``, in words."""
         found = [f"publishing failed {count} times with {code}" for code, count in self.errors.items()]
+        self.verdict = audit(self.flights, self.seen)  # the consumer that was there all the time
         if not self.verdict.clean:
             found.append(f"the consumer saw something else than was published: {self.verdict}")
         again = audit(self.flights, self.reread)
         if not again.clean:
             found.append(f"reading it all again found something else: {again}")
-        moved = sum(
-            (receipt.partition, receipt.offset) != self.places.get(line) for line, receipt in self.receipts.items()
-        )
+        moved = sum((told.partition, told.offset) != self.places.get(line) for line, told in self.receipts.items())
         if moved:
             found.append(f"{moved} records were not where their receipts said")
-        return found
-
-    @property
-    def fine(self) -> bool:
-        return not self.complaints
+        self.complaints = found
 
     def gap_ms(self, *, during: bool) -> float:
         """The longest that a publish waited for its acknowledgement, from its schedule, over all partitions.
@@ -146,14 +142,17 @@ async def travel(cluster: LocalCluster, plan: Plan, words: Console) -> Journey:
             await mq.topics.create(TOPIC, partitions=PARTITIONS)
             watch = asyncio.create_task(_watch(journey, progress))
             try:
-                async with asyncio.TaskGroup() as tasks:
+                async with asyncio.timeout(plan.seconds + DRAIN_S), asyncio.TaskGroup() as tasks:
                     tasks.create_task(_consume(reader, journey, len(flights)))
                     tasks.create_task(_publish(mq, journey, plan))
                     if plan.kill:
                         tasks.create_task(_kill(mq, journey, cluster, plan, progress))
                 await _read_again(cluster.native, journey)
+            except TimeoutError:
+                progress.console.print("  it takes too long; what has come until now is judged")
             finally:
                 watch.cancel()
+    journey.judge()
     return journey
 
 
