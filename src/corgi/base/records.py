@@ -76,8 +76,8 @@ class BatchBuilder:
 
     def append(self, key: bytes | None, value: bytes | None, headers: Sequence[Header], timestamp: int) -> bool:
         """Add a record; False when the batch has no room for it. Raises "invalid-argument"."""
-        fields = headers if type(headers) is list else list(headers)
         try:
+            fields = headers if type(headers) is list else list(headers)
             if self._append(self.count, timestamp, key, value, fields) is None:
                 return False
         except (TypeError, ValueError, OverflowError) as error:
