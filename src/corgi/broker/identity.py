@@ -76,10 +76,10 @@ class Identity:
             self._set_voting(False)
 
     def recover(self, record: LogRecord) -> None:
-        """A NODE record of the disk scan."""
+        """A NODE record of the disk scan; of those on this node itself the last one holds."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
         if found.peer == 0:
-            self._doubted = found.recovering or (self._doubted and not self._node.options.recovering)
+            self._doubted = found.recovering
         elif NodeId(found.peer) in self._memories:
             self._memories[NodeId(found.peer)].incarnation = found.incarnation
 
