@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from corgi.base.ids import NodeId
-from corgi.base.limits import GROUPS_DEFAULT, SUSPICION_S, TAIL_BYTES_MAX, WINDOW_SLOTS
+from corgi.base.limits import GROUPS_DEFAULT, SUSPICION_S, TAIL_BYTES_MAX, VALUE_BYTES_MAX, WINDOW_SLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,4 +25,5 @@ class NodeOptions:
     labels: Mapping[NodeId, str] = field(default_factory=dict)
     window_slots: int = WINDOW_SLOTS
     tail_bytes_max: int = TAIL_BYTES_MAX
+    value_bytes_max: int = VALUE_BYTES_MAX  # where merging stops
     software: str = "corgi"
