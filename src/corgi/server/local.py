@@ -8,6 +8,7 @@ parent. Nothing is restarted by itself.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import selectors
@@ -23,12 +24,15 @@ from typing import Any, Self
 
 from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.limits import GROUPS_DEFAULT, GROUPS_MAX, NODES_MAX, SUSPICION_S
+from corgi.client.corgi import connect
 from corgi.server.address import LOOPBACK
 from corgi.server.example import new_cluster_id
 from corgi.server.ports import Reservation, reserve_free, reserve_from
 
 IDENTITY_FILE = "cluster.json"
 START_TIMEOUT_S = 30.0
+LEADERS_TIMEOUT_S = 15.0
+POLL_S = 0.02
 STOP_TIMEOUT_S = 3.0
 STOP_TIMEOUT_MS = 500  # of a node; when all stop at once there is nobody to hand over to
 _ERROR_LINE = re.compile(r"^error: (?P<message>.*) \[(?P<code>[a-z-]+)\]$", re.MULTILINE)
@@ -105,7 +109,10 @@ class LocalCluster:
         return {"native": self.native, "cluster": self.cluster_id, "nodes": nodes}
 
     def start(self) -> None:
-        """Start all nodes and return when each listens. Raises the error of the first that cannot."""
+        """Start all nodes and return when they serve: each listens, and every group has its leader.
+
+        Raises the error of the first that cannot. Blocks; not to be called in a thread that runs an event loop.
+        """
         options = self.options
         options.folder.mkdir(parents=True, exist_ok=True)
         self._settle_identity()
@@ -117,6 +124,7 @@ class LocalCluster:
             node.config.write_text(self._config_of(node), encoding="utf-8")
         try:
             self.start_nodes(self.nodes)
+            asyncio.run(_wait_until_led(self.native))
         except BaseException:
             self.stop(grace_s=0.0)
             raise
@@ -263,6 +271,21 @@ def _wait_until_ready(node: LocalNode, deadline: float) -> None:
     if not process.stdout.readline():
         process.wait()
         raise _error_of(node)
+
+
+async def _wait_until_led(native: str) -> None:
+    """Until the leader of every group says so itself."""
+    try:
+        async with asyncio.timeout(LEADERS_TIMEOUT_S), connect(native) as mq:
+            while True:
+                replies = await mq.status()
+                groups = {group.group for reply in replies for group in reply.groups}
+                led = {group.group for reply in replies for group in reply.groups if group.leader == reply.node}
+                if groups and led == groups:
+                    return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise CorgiError("timeout", "the nodes run and did not agree on leaders in time") from None
 
 
 def _error_of(node: LocalNode) -> CorgiError:
