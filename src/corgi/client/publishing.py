@@ -162,6 +162,9 @@ class Publisher:
             if all(type(item) is bytes for item in chunk):
                 await self._add_values(outcomes, topic, chunk, acks)  # type: ignore[arg-type]
                 continue
+            if all(type(item) is tuple and len(item) == 2 for item in chunk):
+                await self._add_pairs(outcomes, topic, chunk, acks)  # type: ignore[arg-type]
+                continue
             for at, item in enumerate(chunk):
                 if self._producer.full:
                     await self._room(None)
@@ -182,6 +185,23 @@ class Publisher:
             if self._producer.published - turned_at >= TURN_BYTES:
                 await asyncio.sleep(0)
                 turned_at = self._producer.published
+        await asyncio.sleep(0)
+
+    async def _add_pairs(
+        self, outcomes: Outcomes, topic: str, pairs: list[tuple[bytes | None, bytes | None]], acks: int
+    ) -> None:
+        at = 0
+        while at < len(pairs):
+            if self._producer.full:
+                await self._room(None)
+            done, places = self._producer.publish_pairs(topic, pairs, at, len(pairs), int(time() * 1000), acks)
+            outcomes.add_each(done, places)
+            at += len(done)
+            if at < len(pairs):
+                self._add_item(outcomes, topic, pairs[at], acks)
+                at += 1
+            if len(done) > TURN_ITEMS:
+                await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     # Waiting

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
+from itertools import chain
 from typing import Any, overload
 
 from corgi.base.errors import CorgiError
 from corgi.client.core.batch import Outcome
-from corgi.client.core.producer import Run
 from corgi.client.messages import Receipt
 
 
@@ -74,11 +74,13 @@ class PendingReceipt:
 class Outcomes(Sequence["Receipt | CorgiError"]):
     """The outcome of each item of ``publish_many``, in the order of the items: a Receipt or the CorgiError."""
 
-    __slots__ = ("_count", "_runs", "_starts")
+    __slots__ = ("_count", "_outcomes", "_places", "_starts")
 
     def __init__(self) -> None:
-        self._starts: list[int] = []  # number of the first item of each run
-        self._runs: list[Run] = []
+        # Runs of items that lie together in one batch: number of the run's first item, its batch, its place in there.
+        self._starts: list[int] = []
+        self._outcomes: list[Outcome] = []
+        self._places: list[int] = []
         self._count = 0
 
     @overload
@@ -98,8 +100,8 @@ class Outcomes(Sequence["Receipt | CorgiError"]):
         return self._count
 
     def __iter__(self) -> Iterator[Receipt | CorgiError]:
-        for outcome, first, count in self._runs:
-            for index in range(first, first + count):
+        for outcome, place, count in self._runs():
+            for index in range(place, place + count):
                 yield _known(outcome, index)
 
     @property
@@ -107,39 +109,50 @@ class Outcomes(Sequence["Receipt | CorgiError"]):
         """Number of the item -> why it failed."""
         return {
             start + item: outcome.error
-            for start, (outcome, _, count) in zip(self._starts, self._runs, strict=True)
+            for start, (outcome, _, count) in zip(self._starts, self._runs(), strict=True)
             if outcome.error is not None
             for item in range(count)
         }
 
     def raise_first(self) -> None:
         """Raise the error of the first item that failed, if one did."""
-        for outcome, _, _ in self._runs:
+        for outcome in self._outcomes:
             if outcome.error is not None:
                 raise outcome.error
 
-    def add(self, outcome: Outcome, first: int, count: int) -> None:
-        """For the publisher: the next items are records ``first`` and following of ``outcome``."""
-        if self._runs:
-            last, last_first, last_count = self._runs[-1]
-            if last is outcome and last_first + last_count == first:
-                self._runs[-1] = (outcome, last_first, last_count + count)
-                self._count += count
-                return
-        self._starts.append(self._count)
-        self._runs.append((outcome, first, count))
+    def add(self, outcome: Outcome, place: int, count: int) -> None:
+        """For the publisher: the next items are the records of ``outcome`` from ``place`` on."""
+        if not self._outcomes or self._outcomes[-1] is not outcome or not self._continues(place):
+            self._starts.append(self._count)
+            self._outcomes.append(outcome)
+            self._places.append(place)
         self._count += count
+
+    def add_each(self, outcomes: list[Outcome], places: list[int]) -> None:
+        """For the publisher: the next items, one by one."""
+        self._starts.extend(range(self._count, self._count + len(outcomes)))
+        self._outcomes.extend(outcomes)
+        self._places.extend(places)
+        self._count += len(outcomes)
 
     async def settle(self) -> None:
         """For the publisher: wait until every outcome is known."""
-        for outcome, _, _ in self._runs:
+        for outcome in self._outcomes:
             if not outcome.done:
                 await _future_of(outcome)
 
+    def _continues(self, place: int) -> bool:
+        return self._places[-1] + self._count - self._starts[-1] == place
+
+    def _runs(self) -> Iterator[tuple[Outcome, int, int]]:
+        """Outcome, place and number of items of each run."""
+        ends = chain(self._starts[1:], (self._count,))
+        for start, end, outcome, place in zip(self._starts, ends, self._outcomes, self._places, strict=True):
+            yield outcome, place, end - start
+
     def _item(self, index: int) -> Receipt | CorgiError:
         run = bisect_right(self._starts, index) - 1
-        outcome, first, _ = self._runs[run]
-        return _known(outcome, first + index - self._starts[run])
+        return _known(self._outcomes[run], self._places[run] + index - self._starts[run])
 
 
 def _known(outcome: Outcome, index: int) -> Receipt | CorgiError:

@@ -21,10 +21,10 @@ class ClientOptions:
 
     compression: str = "none"
     batch_bytes: int = BATCH_BYTES  # of one batch: large enough to hide the cost per batch
-    request_bytes: int = VALUE_BYTES_MAX  # of one produce request: what fits one Paxos value
+    request_bytes: int = VALUE_BYTES_MAX // 2  # of one produce request: two of them make one Paxos value
     buffer_bytes: int = BUFFER_BYTES  # published and not yet acknowledged; more is refused or waited for
     link_bytes: int = 4 * MIB  # waiting for one socket; more stays with the batches
-    requests_in_flight: int = 3  # per Paxos group: more hides round trips, fewer make larger batches
+    requests_in_flight: int = 2  # per Paxos group: more hides round trips, fewer make larger batches
     batches_in_flight: int = PRODUCER_WINDOW  # per partition: what the brokers remember
     publish_timeout_s: float = 30.0  # from publish to a definite answer, retries included
     request_timeout_s: float = 10.0  # the same for administration and metadata

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from corgi.base.batch import HEADER_BYTES
 from corgi.base.errors import CorgiError
+from corgi.base.limits import KIB
 from corgi.base.records import RECORD_OVERHEAD_MAX, BatchBuilder, Header, encode_batch
 from corgi.client.core.batch import Identity, Outcome, OutgoingBatch, PartitionQueue
 from corgi.client.core.links import Chance, Clock
@@ -21,6 +22,7 @@ from corgi.client.core.sender import Sender
 Handle = tuple[Outcome, int]
 Run = tuple[Outcome, int, int]  # outcome, index of the first record in it, how many records
 RECORD_OVERHEAD = RECORD_OVERHEAD_MAX  # counted per record, so that empty ones fill the buffer too
+TURN_BYTES = 256 * KIB  # what one call of publish_pairs takes at most, so that the caller can let others work
 _NO_HEADERS: list[Header] = []
 
 
@@ -209,6 +211,42 @@ class Producer:
         batch = self._open_batch(queue, builder)
         self._grow(batch, builder.size + count)
         return [(batch, 0, count)], start + count
+
+    def publish_pairs(
+        self,
+        topic: str,
+        pairs: Sequence[tuple[bytes | None, bytes | None]],
+        start: int,
+        stop: int,
+        timestamp: int,
+        acks: int = QUORUM,
+    ) -> tuple[list[Outcome], list[int]]:
+        """Put ``pairs[start:stop]``, each (key, value), into batches as far as nothing special happens.
+
+        Returns the handles of those done, as two lists. What is special (no key, a full batch or buffer, a large
+        record, an unknown topic) is left to ``publish``.
+        """
+        outcomes: list[Outcome] = []
+        places: list[int] = []
+        lane = self._open_lane(topic, acks)
+        if lane is None:
+            return outcomes, places
+        keyed, queues = lane.keyed, lane.queues
+        room = min(self._buffer_bytes - self.buffered, TURN_BYTES)
+        for at in range(start, stop):
+            key, value = pairs[at]
+            if type(key) is not bytes or type(value) is not bytes or room <= 0:
+                break
+            size = len(key) + len(value) + RECORD_OVERHEAD
+            batch = queues[keyed[key]].filling
+            if batch is None or size > lane.limit or not batch.builder.append(key, value, _NO_HEADERS, timestamp):
+                break
+            batch.bytes += size
+            room -= size
+            self.buffered += size
+            outcomes.append(batch)
+            places.append(batch.builder.count - 1)
+        return outcomes, places
 
     # Facts
 
