@@ -19,7 +19,7 @@ class PublishOptions:
     size: int = 1024
     records: int = 3_000
     partitions: int = 8
-    warm_up: int = 300
+    warm_up: int = 300  # records at most, before the clock starts
 
     def check(self) -> None:
         """Raises CorgiError "invalid-argument"."""
@@ -36,11 +36,12 @@ async def publish_latency(target: Target, options: PublishOptions) -> dict[str, 
         topic = fresh_topic()
         await mq.topics.create(topic, partitions=options.partitions)
         try:
-            values = make_values(options.warm_up + options.records, options.size)
-            for value in values[: options.warm_up]:
+            warm_up = min(options.warm_up, options.records)
+            values = make_values(warm_up + options.records, options.size)
+            for value in values[:warm_up]:
                 await mq.publish(topic, value)
             start = time.perf_counter()
-            for value in values[options.warm_up :]:
+            for value in values[warm_up:]:
                 began = time.perf_counter()
                 await mq.publish(topic, value)
                 latency.record(time.perf_counter() - began)

@@ -1,0 +1,150 @@
+"""Each measurement, small, on one cluster of three processes: it measures what it says, and finds what is wrong."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corgi.base.errors import CorgiError
+from corgi.bench.echo import EchoOptions, echo
+from corgi.bench.failover import FailoverOptions, Publishes, failover, terms_ms
+from corgi.bench.pace import schedule
+from corgi.bench.publish import PublishOptions, publish_latency
+from corgi.bench.target import Target, TargetOptions, file_system, median_of, target
+from corgi.bench.throughput import ThroughputOptions, Via, throughput
+from corgi.bench.values import SIZE_MIN, Stamps, make_values, read_stamp
+from corgi.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with target(TargetOptions(folder=tmp_path_factory.mktemp("cluster"), suspicion_ms=10_000)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("via", ["publish_many", "publish_nowait", "publish"])
+def test_throughput(cluster: Target, via: Via) -> None:
+    options = ThroughputOptions(size=100, records=600, via=via, tasks=20, warm_up=50)
+    told = asyncio.run(throughput(cluster, options))
+    assert told["records_per_s"] == pytest.approx(600 / told["seconds"], rel=0.05)
+    assert ("acknowledgement" in told) == (via != "publish_many")
+
+
+def test_publish_latency(cluster: Target) -> None:
+    told = asyncio.run(publish_latency(cluster, PublishOptions(records=60, warm_up=5)))
+    assert told["latency"]["samples"] == 60
+    assert 0 < told["latency"]["p50_ms"] <= told["latency"]["p99_ms"] <= told["latency"]["max_ms"]
+
+
+@pytest.mark.parametrize("rate", [0.0, 500.0])
+def test_echo(cluster: Target, rate: float) -> None:
+    told = asyncio.run(echo(cluster, EchoOptions(rate=rate, records=200)))
+    assert told["latency"]["samples"] == 180, "the first tenth is not timed"
+    assert (told["lost"], told["duplicated"]) == (0, 0)
+
+
+def test_failover(cluster: Target) -> None:
+    options = FailoverOptions(rate=20, partitions=4, before_s=0.6, after_s=0.6)
+    told = asyncio.run(failover(cluster, options))
+    assert (told["lost"], told["duplicated"], told["reordered"], told["strange"]) == (0, 0, 0, 0)
+    assert told["publishes"] == round(20 * 4 * 1.2)
+    assert not told["errors"]
+    assert told["gap_ms"] < 5_000, "takeover did not wait for the suspicion time of 10 s"
+    terms = told["terms_ms"]
+    assert list(terms) == ["connection_closed", "prepare", "promises", "first_accept", "client_acknowledged"]
+    assert 0 < terms["connection_closed"] <= terms["prepare"] < terms["promises"] < terms["first_accept"]
+
+
+def test_failover_spares_a_cluster_that_is_not_its_own() -> None:
+    with pytest.raises(CorgiError, match="kills a node"):
+        asyncio.run(failover(Target("127.0.0.1:1", None), FailoverOptions()))
+
+
+def test_a_measurement_as_a_command(cluster: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "publish", "--records", "20", "--repeat", "3", "--cluster", cluster.native]
+    assert main([*words, "--output", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["bench"], told["options"]["records"], len(told["runs"])) == ("publish", 20, 3)
+    runs = sorted(run["latency"]["p50_ms"] for run in told["runs"])
+    assert told["median"]["latency"]["p50_ms"] == runs[1]
+    assert main(words) == 0
+    assert "latency p99_ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("throughput", "--size", "0"), ("throughput", "--size", str(2**31)), ("throughput", "--records", "-1"),
+        ("throughput", "--records", str(2**63)), ("throughput", "--tasks", "0"), ("publish", "--records", "0"),
+        ("publish", "--partitions", "0"), ("echo", "--rate", "-1"), ("echo", "--records", "0"),
+        ("failover", "--rate", "0"), ("failover", "--before", "-1"), ("publish", "--repeat", "0"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_before_anything_starts(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words]) == 2
+    assert ": expected " in capsys.readouterr().err
+
+
+async def test_a_late_schedule_does_not_move_the_others() -> None:
+    start = time.monotonic() - 1.0
+    dues = [due async for _, due in schedule(100.0, 50, start_s=start)]
+    assert dues == [pytest.approx(start + number / 100) for number in range(50)]
+    assert time.monotonic() < start + 1.5, "what is overdue comes at once"
+
+
+def test_values_are_distinct_and_do_not_compress() -> None:
+    import zlib
+
+    values = make_values(500, 100)
+    assert len(set(values)) == 500
+    assert all(len(value) == 100 for value in values)
+    assert len(zlib.compress(b"".join(values))) > 0.9 * 500 * 100
+
+
+def test_a_stamp_is_read_back() -> None:
+    stamps = Stamps(64)
+    assert read_stamp(stamps.value(7, 12.5)) == (7, 12.5)
+    assert len({stamps.value(number, 0.0) for number in range(1000)}) == 1000
+    assert len(Stamps(SIZE_MIN).value(1, 1.0)) == SIZE_MIN
+
+
+def test_a_gap_is_the_longest_wait_of_one_partition() -> None:
+    """All partitions together never pause for 0.1 s here, yet partition 1 stood still for 0.9 s."""
+    published = Publishes(waits=[(0, t / 10, t / 10 + 0.01) for t in range(20)] + [(1, 0.55, 1.45), (1, 1.5, 1.51)])
+    assert published.gaps_s(0.5, float("inf")) == {0: pytest.approx(0.01), 1: pytest.approx(0.9)}
+    assert published.gaps_s(1.46, float("inf"))[1] == pytest.approx(0.01)
+
+
+def test_terms_are_those_of_the_slowest_group_that_the_victim_led() -> None:
+    def event(at: float, name: str, group: int) -> dict[str, object]:
+        return {"monotonic_s": at, "event": name, "group": group}
+
+    events = [
+        event(0.5, "leading", 1),  # before the kill
+        event(1.002, "peer-lost", 0), event(1.004, "peer-lost", 0),
+        event(1.005, "prepare-sent", 1), event(1.006, "prepare-sent", 2), event(1.5, "prepare-sent", 9),
+        event(1.010, "promise-quorum", 1), event(1.012, "promise-quorum", 2),
+        event(1.015, "leading", 1), event(1.018, "leading", 2),
+    ]  # fmt: skip
+    assert terms_ms(events, 1.0, {1, 2}, 1.02) == {
+        "connection_closed": 2.0, "prepare": 6.0, "promises": 12.0, "first_accept": 18.0, "client_acknowledged": 20.0,
+    }  # fmt: skip
+
+
+def test_medians_are_taken_number_by_number() -> None:
+    runs = [
+        {"a": 1, "b": {"c": 5.0}, "d": "x"},
+        {"a": 3, "b": {"c": 1.0}, "d": "y"},
+        {"a": 2, "b": {"c": 9.0}, "d": "z"},
+    ]
+    assert median_of(runs) == {"a": 2, "b": {"c": 5.0}, "d": "x"}
+
+
+def test_the_file_system_is_told() -> None:
+    assert file_system(Path("/dev/shm")) == "tmpfs"
+    assert file_system(Path("/proc/self")) == "proc"
