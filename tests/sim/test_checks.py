@@ -19,7 +19,11 @@ def good() -> History:
     stored = [(0, b"a"), (1, b"b"), (2, b"c")]
     return History(
         sends=[send(0, b"a", 0), send(1, b"b", status=UNKNOWN), send(2, b"c", 2)],
-        reads=[Read("r", P, 0, ((0, b"a"), (1, b"b")), 2.0), Read("r", P, 2, ((2, b"c"),), 3.0), Read("s", P, 1, (), 3.0)],
+        reads=[
+            Read("r", P, 0, ((0, b"a"), (1, b"b")), 2.0),
+            Read("r", P, 2, ((2, b"c"),), 3.0),
+            Read("s", P, 1, (), 3.0),
+        ],
         bounds=[Bound("e", P, 0.1, 0.2, 0), Bound("e", P, 2.0, 2.1, 3)],
         final={P: {1: list(stored), 2: list(stored), 3: list(stored)}},
     )

@@ -1,1 +1,1 @@
-"""A whole cluster in one thread, in virtual time, from a seed: the real nodes between simulated links, disks and clients."""
+"""A cluster in one thread, in virtual time, from a seed: the real nodes between simulated links, disks and clients."""

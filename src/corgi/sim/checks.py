@@ -103,10 +103,11 @@ def nonmonotonic_send(history: History) -> Iterator[Violation]:
 
 
 def send_gap(history: History) -> Iterator[Violation]:
-    """Of an idempotent producer nothing is stored behind something that is missing."""
+    """Of an idempotent producer nothing is stored behind something that is missing, unless that was given up."""
     stored = _stored(history)
     missing: dict[tuple[str, Partition], int] = {}
-    for send in sorted((s for s in history.sends if s.ordered), key=lambda s: (s.producer, s.partition, s.sequence)):
+    sends = (send for send in history.sends if send.ordered and send.status != FAILED)
+    for send in sorted(sends, key=lambda s: (s.producer, s.partition, s.sequence)):
         if send.partition not in stored:
             continue
         key = (send.producer, send.partition)

@@ -1,18 +1,16 @@
-"""What every simulated client has: a connection to some node, requests with a time limit, another node after trouble."""
+"""What every simulated client has: a connection to some node, requests with a time limit, another node on trouble."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from corgi.base import errors
 from corgi.base.batch import parse_header
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId, TopicId
+from corgi.base.ids import NodeId
 from corgi.base.records import iter_batch
-from corgi.sim.history import History, Partition
-from corgi.sim.sessions import Front, SimSession
-from corgi.sim.world import World
+from corgi.sim.scene import Scene
+from corgi.sim.sessions import SimSession
 from corgi.wire.messages import ErrorReply, WireMessage
 
 REQUEST_TIMEOUT_S = 2.0
@@ -29,38 +27,6 @@ REFUSED = frozenset(
 )
 
 Handler = Callable[[WireMessage | None, bytes], None]
-
-
-@dataclass(slots=True)
-class Topic:
-    """A topic as the clients of a run know it; ``id`` 0 until somebody was told."""
-
-    name: str
-    partitions: int
-    id: TopicId = TopicId(0)
-    colocate_with: str = ""
-
-
-@dataclass(slots=True)
-class Scene:
-    """What the clients of a run share. ``producing`` and ``reading`` end towards the end of a run; ``violate`` takes
-    the name of a broken promise and what was seen."""
-
-    world: World
-    front: Front
-    nodes: tuple[NodeId, ...]
-    history: History
-    violate: Callable[[str, str], None]
-    topics: dict[str, Topic] = field(default_factory=dict)
-    producing: bool = True
-    reading: bool = True
-
-    def ready(self) -> list[Topic]:
-        """Topics that can be used, in the order of their making."""
-        return [topic for topic in self.topics.values() if topic.id]
-
-    def partitions(self) -> list[tuple[Partition, TopicId]]:
-        return [(Partition(t.name, number), t.id) for t in self.ready() for number in range(t.partitions)]
 
 
 class Client:

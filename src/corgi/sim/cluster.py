@@ -27,9 +27,11 @@ class ClusterOptions:
     groups: int = 4
     segment_bytes: int = 256 * 1024
     tail_bytes_max: int = 64 * 1024
+    value_bytes_max: int = 16 * 1024
     window_slots: int = 8
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clock_skew: bool = True
+
 
 @dataclass(slots=True)
 class Image:
@@ -120,6 +122,7 @@ class Cluster:
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
             tail_bytes_max=self.options.tail_bytes_max,
+            value_bytes_max=self.options.value_bytes_max,
         )
         self.world.note("cluster", f"start node {node} boot {computer.boot} recovering {computer.recovering}")
         process = computer.process = Process(self, computer, options)
@@ -273,8 +276,7 @@ class Cluster:
                 continue
             for group in process.node.groups:
                 r = group.replica
-                lines.append(
-                    f"node {node} group {group.id}: {r.role} leader {r.leader} ballot {r.ballot >> 16}.{r.ballot & 0xFFFF}"
-                    f" prefix {r.prefix} open {r.open_slots}{' paused' if process.paused else ''}"
-                )
+                ballot = f"{r.ballot >> 16}.{r.ballot & 0xFFFF}"
+                state = f"{r.role} leader {r.leader} ballot {ballot} prefix {r.prefix} open {r.open_slots}"
+                lines.append(f"node {node} group {group.id}: {state}{' paused' if process.paused else ''}")
         return lines

@@ -1,4 +1,4 @@
-"""Faults, swarm fashion: each seed draws which kinds it has and how often, so that rare pairs meet undisturbed by others.
+"""Faults, swarm fashion: each seed draws which kinds it has and how often, so that rare pairs meet undisturbed.
 
 A fault has a beginning and an end of its own; at most one of those that lose a disk is under way, and never beside
 another node's absence, because with a majority gone for good no protocol keeps its promises. ``heal`` ends all.
@@ -15,8 +15,8 @@ from corgi.sim.process import Process
 from corgi.sim.sessions import Front
 
 KINDS = (
-    "kill", "kill-in-flight", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut", "slow-link",
-    "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip", "old-disk",
+    "kill", "kill-in-flight", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut",
+    "slow-link", "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip", "old-disk",
 )  # fmt: skip
 RARE = frozenset({"power-all", "wipe", "bit-flip", "old-disk", "stop", "clock-jump"})
 ON_DEMAND = frozenset({"old-disk"})  # not yet survived in every case: docs/simulation.md
@@ -105,7 +105,7 @@ class Faults:
     def _lasting(self) -> float:
         return 0.02 + self.chance.expovariate(1.0) * self.length
 
-    def _later(self, delay: float, call: Callable[..., None], *arguments: object) -> None:
+    def _later(self, delay: float, call: Callable[..., object], *arguments: object) -> None:
         def unless_healed() -> None:
             if not self.healed:
                 call(*arguments)
@@ -252,7 +252,7 @@ class Faults:
     def _slow_link(self) -> bool:
         node = self.chance.choice(self.cluster.members)
         self.cluster.network.slow[node] = self.chance.choice((0.005, 0.03, 0.12, 0.4))
-        self._later(self._lasting(), lambda: self.cluster.network.slow.pop(node, None))
+        self._later(self._lasting(), self.cluster.network.slow.pop, node, None)
         return True
 
     # ---- disks and clocks

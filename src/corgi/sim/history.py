@@ -1,4 +1,4 @@
-"""What clients did and saw in a run: every operation with its times and outcome. Checkers read it; nothing else does."""
+"""What clients did and saw in a run: every operation with its times and outcome. Checkers read it."""
 
 from __future__ import annotations
 

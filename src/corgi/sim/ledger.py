@@ -204,7 +204,9 @@ class Ledger:
                 ballots = self._forwards.get((command.origin, command.counter), ())
                 if message.ballot not in ballots:
                     what = f"command {command.counter} of node {origin_node(command.origin)}"
-                    text = f"node {process.id} proposes {what} in {_show(message.ballot)}, forwarded in {sorted(ballots)}"
+                    text = (
+                        f"node {process.id} proposes {what} in {_show(message.ballot)}, forwarded in {sorted(ballots)}"
+                    )
                     self.violate("forward-out-of-ballot", text)
 
     def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:

@@ -19,7 +19,6 @@ from corgi.broker.identity import Identity
 from corgi.broker.node import Node
 from corgi.broker.peers import PeerDispatch
 from corgi.log.recovery import Scan
-from corgi.log.writer import LogEnd
 from corgi.paxos.acceptor import Acceptor
 from corgi.paxos.leader import Candidate
 from corgi.paxos.learner import Learner
@@ -210,19 +209,25 @@ def take_damage_for_the_end() -> tuple[object, str, Callable[..., Any]]:
 
 
 def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
-    def at_once(self: Barriers, client: Any, groups: Any, timeout_s: float, done: Callable[[dict[Any, Any]], None]) -> None:
+    def at_once(
+        self: Barriers, client: Any, groups: Any, timeout_s: float, done: Callable[[dict[Any, Any]], None]
+    ) -> None:
         done({})
 
     return Barriers, "confirm", at_once
 
 
 ROUGH = Options(rough=True, faults=("kill-in-flight", "isolate", "split", "slow-link"))
+RESTARTS = Options(faults=("kill", "power", "isolate"))
 DISKS = Options(faults=("wipe", "kill", "power"))
+FLIPS = Options(faults=("bit-flip",))
 
 MUTANTS: dict[str, Mutant] = {
-    "vote-before-durable": Mutant("an accept is answered after it is durable", (vote_before_durable,), ("answer-not-durable",)),
+    "vote-before-durable": Mutant(
+        "an accept is answered after it is durable", (vote_before_durable,), ("answer-not-durable",)
+    ),
     "forget-promise": Mutant(
-        "a promise survives a restart", (forget_the_promise,), ("promise-went-back",), options=Options(faults=("kill", "power", "isolate"))
+        "a promise survives a restart", (forget_the_promise,), ("promise-went-back",), options=RESTARTS
     ),
     "quorum-minus-one": Mutant("a quorum is a majority", (quorum_minus_one,), SAFETY),
     "skip-noops": Mutant("gaps are filled", (skip_noops,), ("stuck", *SAFETY), seeds=20, options=ROUGH),
@@ -230,28 +235,35 @@ MUTANTS: dict[str, Mutant] = {
         "a command is applied once", (forget_outcomes,), ("duplicate", *SAFETY), seeds=10, options=ROUGH
     ),
     "no-sequence-deduplication": Mutant(
-        "a batch of a producer is stored once and in order", (forget_sequences,), ("duplicate", "nonmonotonic-send", "send-gap")
+        "a batch of a producer is stored once, in order",
+        (forget_sequences,),
+        ("duplicate", "nonmonotonic-send", "send-gap"),
     ),
     "noop-below-prefix": Mutant(
         "nothing is proposed at or below a peer's chosen prefix", (noop_below_a_prefix,), SAFETY, seeds=10
     ),
     "adopt-wrong-value": Mutant(
-        "the value of the highest ballot is proposed again", (adopt_the_lowest,), SAFETY, seeds=60, options=ROUGH
+        "the value of the highest ballot is proposed again", (adopt_the_lowest,), SAFETY, seeds=20, options=ROUGH
     ),
     "apply-past-gap": Mutant("slots are applied in order", (apply_past_a_gap,), SAFETY),
     "commit-in-any-ballot": Mutant(
-        "a commit index counts for votes of its own ballot", (commit_in_any_ballot,), SAFETY, seeds=60, options=ROUGH
+        "a commit index counts for votes of its own ballot", (commit_in_any_ballot,), SAFETY, options=ROUGH
     ),
     "vote-after-wipe": Mutant(
         "a lost disk is no vote", (vote_after_a_wiped_disk,), ("amnesiac-vote", *SAFETY), options=DISKS
     ),
     "forward-in-two-ballots": Mutant(
-        "a forward is proposed in the ballot that it names", (propose_any_forward,), ("forward-out-of-ballot",), seeds=10
+        "a forward is proposed in the ballot that it names",
+        (propose_any_forward,),
+        ("forward-out-of-ballot",),
+        options=ROUGH,
     ),
     "other-groups-state": Mutant("apply reads its own group only", (look_at_another_group,), ("diverged",)),
-    "cut-synced-tail": Mutant("what was synced is found again", (cut_a_synced_tail,), ("synced-record-lost",)),
-    "damage-is-the-end": Mutant(
-        "a damaged record is not an absent one", (take_damage_for_the_end,), ("synced-record-lost",), options=Options(faults=("bit-flip",))
+    "cut-synced-tail": Mutant(
+        "what was synced is found again", (cut_a_synced_tail,), ("synced-record-lost",), options=RESTARTS
     ),
-    "stale-end": Mutant("a confirmed end is current", (answer_without_a_barrier,), ("stale-end",)),
+    "damage-is-the-end": Mutant(
+        "a damaged record is not an absent one", (take_damage_for_the_end,), ("synced-record-lost",), options=FLIPS
+    ),
+    "stale-end": Mutant("a confirmed end is current", (answer_without_a_barrier,), ("stale-end",), seeds=10),
 }

@@ -46,7 +46,7 @@ class NetworkOptions:
 class End:
     """One end of a connection: who listens there, since when, and what is on its way to it."""
 
-    __slots__ = ("arrival", "held", "heard", "opened", "peer", "process")
+    __slots__ = ("arrival", "heard", "held", "opened", "peer", "process")
 
     def __init__(self, process: Process, peer: NodeId, opened: float) -> None:
         self.process = process

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
-from corgi.base.ports import LogRecord
+from corgi.base.ports import LogRecord, Message
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Heartbeat, PeerMessage
@@ -212,8 +212,10 @@ class _Port:
         self._process = process
         self._network = process.cluster.network
 
-    def send(self, peer: NodeId, message: PeerMessage, payload: Buffer = b"") -> None:
+    def send(self, peer: NodeId, message: Message, payload: Buffer = b"") -> None:
+        assert isinstance(message, PeerMessage)
         self._network.send(self._process, peer, message, payload)
 
-    def beat(self, peer: NodeId, message: Heartbeat) -> None:
+    def beat(self, peer: NodeId, message: Message) -> None:
+        assert isinstance(message, Heartbeat)
         self._network.beat(self._process, peer, message)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from corgi.base import errors
-from corgi.base.ids import TopicId
+from corgi.base.ids import Offset, TopicId
 from corgi.base.limits import PRODUCER_WINDOW
 from corgi.base.records import encode_batch
-from corgi.sim.clients import REFUSED, TRANSIENT, Client, Scene, failure
+from corgi.sim.clients import REFUSED, TRANSIENT, Client, failure
 from corgi.sim.history import FAILED, OK, UNKNOWN, Partition, Send
+from corgi.sim.scene import Scene
 from corgi.sim.world import WALL_AT_ZERO_MS
 from corgi.wire.messages import InitProducer, InitProducerReply, Produce, ProduceReply, WireMessage
 
@@ -37,7 +38,7 @@ class Lane:
 
 
 class IdempotentProducer(Client):
-    """Keeps up to five batches per partition in flight and sends them again, in order, wherever it gets a connection."""
+    """Keeps up to five batches per partition in flight; sends them again, in order, wherever it gets a connection."""
 
     def __init__(self, scene: Scene, name: str, interval: float, lanes_max: int, burst: int) -> None:
         """``interval`` (s) between bursts of ``burst`` requests, over ``lanes_max`` partitions at most."""
@@ -134,7 +135,7 @@ class IdempotentProducer(Client):
             if isinstance(reply, ProduceReply):
                 error, offset, _ = reply.results[index]
             else:
-                error, offset = whole if whole is not None else -1, -1
+                error, offset = whole if whole is not None else -1, Offset(-1)
             if send.status == OK:
                 continue
             if error == 0:

@@ -1,11 +1,12 @@
-"""Simulated readers: one that polls, one that is pushed to, one that asks for ends, one that drains a node at the end."""
+"""Simulated readers: one polls, one is pushed to, one asks for ends, one drains a node when all is over."""
 
 from __future__ import annotations
 
 from corgi.base import errors
 from corgi.base.ids import NodeId, Offset, TopicId
-from corgi.sim.clients import Client, Scene, values_of
+from corgi.sim.clients import Client, values_of
 from corgi.sim.history import Bound, Partition, Read
+from corgi.sim.scene import Scene
 from corgi.wire.messages import (
     Credit,
     Deliver,

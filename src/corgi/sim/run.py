@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from corgi.sim.checks import check_history
 from corgi.sim.cluster import Cluster, ClusterOptions
-from corgi.sim.clients import Scene
 from corgi.sim.faults import Faults
 from corgi.sim.history import History, Violation
 from corgi.sim.network import NetworkOptions
 from corgi.sim.readers import Drainer
+from corgi.sim.scene import Scene
 from corgi.sim.sessions import Front
 from corgi.sim.workload import Workload
 from corgi.sim.world import World

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from corgi.base import errors
-from corgi.sim.clients import TRANSIENT, Client, Scene, Topic, failure
+from corgi.sim.clients import TRANSIENT, Client, failure
 from corgi.sim.producers import IdempotentProducer, PlainProducer
 from corgi.sim.readers import EndAsker, Poller, Subscriber
+from corgi.sim.scene import Scene, Topic
+from corgi.sim.sdk import SdkClient
 from corgi.wire.messages import (
     CreateTopic,
     Metadata,
@@ -105,8 +107,9 @@ class Workload:
             interval, burst = 0.25, 4
         self.idempotent = [
             IdempotentProducer(scene, f"p{number}", interval, chance.choice((1, 3, 5)), burst)
-            for number in range(chance.choice((2, 3)))
+            for number in range(chance.choice((1, 2)))
         ]
+        self.sdk = [SdkClient(scene, f"x{number}", interval) for number in range(chance.choice((1, 2)))]
         self.plain = [PlainProducer(scene, f"q{number}", 0.3) for number in range(chance.choice((0, 1, 2)))]
         self.readers: list[Client] = [
             *(Poller(scene, f"f{number}", 3) for number in range(chance.choice((1, 2)))),
@@ -115,8 +118,8 @@ class Workload:
         ]
 
     @property
-    def clients(self) -> list[Client]:
-        return [self.administrator, *self.idempotent, *self.plain, *self.readers]
+    def clients(self) -> list[Client | SdkClient]:
+        return [self.administrator, *self.idempotent, *self.plain, *self.sdk, *self.readers]
 
     def start(self, until: float) -> None:
         """Topics now and at some later times before ``until`` (s)."""
@@ -139,7 +142,8 @@ class Workload:
 
     def idle(self) -> bool:
         """Every write has its outcome."""
-        return all(client.idle() for client in (self.administrator, *self.idempotent, *self.plain))
+        writers: list[Client | SdkClient] = [self.administrator, *self.idempotent, *self.plain, *self.sdk]
+        return all(client.idle() for client in writers)
 
     def unfinished(self) -> list[str]:
         return [client.describe() for client in self.clients if not client.idle()]

@@ -1,0 +1,45 @@
+"""What the clients of a run share: the cluster's front, the topics that exist, the history, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from corgi.base.ids import NodeId, TopicId
+from corgi.sim.history import History, Partition
+from corgi.sim.sessions import Front
+from corgi.sim.world import World
+
+NOT_YET = TopicId(0)
+
+
+@dataclass(slots=True)
+class Topic:
+    """A topic as the clients of a run know it; ``id`` 0 until somebody was told."""
+
+    name: str
+    partitions: int
+    id: TopicId = NOT_YET
+    colocate_with: str = ""
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the clients of a run share. ``producing`` and ``reading`` end towards the end of a run; ``violate`` takes
+    the name of a broken promise and what was seen."""
+
+    world: World
+    front: Front
+    nodes: tuple[NodeId, ...]
+    history: History
+    violate: Callable[[str, str], None]
+    topics: dict[str, Topic] = field(default_factory=dict)
+    producing: bool = True
+    reading: bool = True
+
+    def ready(self) -> list[Topic]:
+        """Topics that can be used, in the order of their making."""
+        return [topic for topic in self.topics.values() if topic.id]
+
+    def partitions(self) -> list[tuple[Partition, TopicId]]:
+        return [(Partition(t.name, number), t.id) for t in self.ready() for number in range(t.partitions)]
