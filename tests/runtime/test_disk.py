@@ -236,6 +236,20 @@ async def test_where_io_uring_is_forbidden_a_thread_syncs(monkeypatch: pytest.Mo
         syncer.close()
 
 
+@pytest.mark.parametrize("error", [CorgiError("invariant-failed", "states"), ZeroDivisionError()])
+async def test_a_fault_in_the_states_of_the_groups_stops_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken() -> list[LogRecord]:
+        raise error
+
+    monkeypatch.setattr("disk_world.states", broken)
+    async with running(tmp_path) as world:
+        world.append(1)
+        await world.until(lambda: bool(world.failures))
+        assert [failure.code for failure in world.failures] == ["invariant-failed"]
+
+
 class FullDisk:
     """No room for a new segment until the test says so."""
 

@@ -92,7 +92,7 @@ def decode_segment_header(buffer: Buffer, identity: LogIdentity) -> SegmentHeade
     magic, version, _, node, cluster, number, segment_bytes, salt, _, crc = SEGMENT_HEADER.unpack_from(buffer)
     if magic != SEGMENT_MAGIC:
         raise Damage("the segment header has the wrong magic")
-    if crc32c.crc32c(bytes(buffer[: SEGMENT_HEADER_BYTES - _CRC.size])) != crc:
+    if crc32c.crc32c(buffer[: SEGMENT_HEADER_BYTES - _CRC.size]) != crc:
         raise Damage("the segment header fails its checksum")
     if version != FORMAT_VERSION:
         raise CorgiError("unsupported-version", f"log segment {number} has format {version}, not {FORMAT_VERSION}")
@@ -138,7 +138,7 @@ def decode_batch_header(buffer: Buffer, at: int, seed: int) -> BatchHeader:
     )
     if magic != BATCH_MAGIC:
         raise Damage("no batch header is there")
-    if crc32c.crc32c(bytes(buffer[at : at + BATCH_HEADER_BYTES - _CRC.size]), seed) != crc:
+    if crc32c.crc32c(buffer[at : at + BATCH_HEADER_BYTES - _CRC.size], seed) != crc:
         raise Damage("the batch header fails its checksum")
     if version != FORMAT_VERSION:
         raise CorgiError("unsupported-version", f"a batch in log segment {segment} has format {version}")
@@ -166,10 +166,7 @@ def decode_record(buffer: Buffer, at: int, end: int, seed: int, base: int) -> tu
     after = at + padded(length)
     if length < RECORD_HEADER_BYTES or after > end:
         raise Damage(f"a record tells {length} bytes, {end - at} are left in its batch")
-    payload_at = at + RECORD_HEADER_BYTES
-    payload = bytes(buffer[payload_at : at + length])
-    rest = bytes(buffer[at + _RECORD_START.size : payload_at])
-    if crc32c.crc32c(payload, crc32c.crc32c(rest, seed)) != crc:
+    if crc32c.crc32c(buffer[at + _RECORD_START.size : at + length], seed) != crc:
         raise Damage("a record fails its checksum")
     if version != FORMAT_VERSION:
         raise CorgiError("unsupported-version", f"a log record of kind {kind} has format {version}")
@@ -177,6 +174,8 @@ def decode_record(buffer: Buffer, at: int, end: int, seed: int, base: int) -> tu
         known = RecordKind(kind)
     except ValueError:
         raise CorgiError("unsupported-version", f"log records of kind {kind} are not known to this release") from None
+    payload_at = at + RECORD_HEADER_BYTES
+    payload = bytes(buffer[payload_at : at + length])
     record = LogRecord(known, GroupId(group), Ballot(ballot), Slot(slot), Slot(commit), payload)
     record.position = Position(base + payload_at)
     return record, after

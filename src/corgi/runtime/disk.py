@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corgi.base.errors import CorgiError
+from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ids import NodeId, Position
 from corgi.base.limits import SEGMENT_BYTES
 from corgi.base.ports import LogRecord
@@ -193,6 +193,9 @@ class DiskLog:
             batch = journal.take(self._loop.time(), close=self._closing is not None)
         except CorgiError as error:
             self._fail(error)
+            return
+        except Exception as error:  # noqa: BLE001 - a fault of our own must not leave records waiting for ever
+            self._fail(InvariantError(f"the log cannot be planned: {error!r}"))
             return
         if batch is None:
             self._rest(journal)
