@@ -128,7 +128,7 @@ class ModelCluster:
         self.topics = {"t": TOPIC}
         self.config: dict[str, str] = {}
         self.client = Client(
-            options or ClientOptions(),
+            options or ClientOptions(requests_in_flight=3),
             [self.address(1), self.address(2)],
             clock=self.clock,
             chance=lambda: 0.5,

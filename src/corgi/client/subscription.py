@@ -49,7 +49,8 @@ class Subscription(Generic[V]):
         self.topic = topic
         self._shell = shell
         self._decode = decode
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._iterated = False  # a task waits for the next batch
         self._messages: Iterator[Message[V]] = iter(())
         self._closed = False
         self._turned_at = shell.loop.time()
@@ -135,7 +136,7 @@ class Subscription(Generic[V]):
                 break
             if self._core.error is not None:
                 raise self._core.error
-            await self._notified()
+            await self._next_delivery()
             self._turned_at = self._shell.loop.time()
         if self._shell.loop.time() - self._turned_at > TURN_S:
             await asyncio.sleep(0)
@@ -145,18 +146,27 @@ class Subscription(Generic[V]):
             return messages  # type: ignore[return-value] # without a codec V is bytes
         return [self._decode(message) for message in messages]
 
-    async def _notified(self) -> None:
-        if self._waiter is not None:
+    async def _next_delivery(self) -> None:
+        if self._iterated:
             raise CorgiError("invalid-argument", "a subscription is iterated by one task at a time")
-        self._waiter = self._shell.loop.create_future()
+        self._iterated = True
         try:
-            await self._waiter
+            await self._notified()
         finally:
-            self._waiter = None
+            self._iterated = False
+
+    async def _notified(self) -> None:
+        waiter = self._shell.loop.create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 def messages_of(topic: str, delivery: Delivery) -> list[Message[bytes]]:

@@ -67,6 +67,7 @@ class Asks:
         self._chance = chance
         self._waiting: dict[Ask, None] = {}  # to be sent
         self._out: dict[Ask, None] = {}
+        self._closed = False
 
     def ask(
         self,
@@ -80,7 +81,11 @@ class Asks:
         """Send at the next flush; ``done`` is called once, with the answer or with an error that no retry helped."""
         backoff = Backoff(self._options.retry_min_s, self._options.retry_max_s, self._chance)
         deadline = self._clock.now() + (timeout_s or self._options.request_timeout_s)
-        self._waiting[Ask(message, group, deadline, judge, done, backoff)] = None
+        ask = Ask(message, group, deadline, judge, done, backoff)
+        if self._closed:
+            done(ask, CorgiError("closed", "the client is closed"), memoryview(b""))
+        else:
+            self._waiting[ask] = None
 
     def flush(self, now: float) -> None:
         """Send what is due and can be sent."""
@@ -107,6 +112,7 @@ class Asks:
         return min(times, default=None)
 
     def close(self) -> None:
+        self._closed = True
         for ask in (*self._waiting, *self._out):
             self._finish(ask, CorgiError("closed", "the client was closed"), memoryview(b""))
 

@@ -102,6 +102,9 @@ class Client:
         if name in self.routing.topics:
             callback(None)
             return
+        if self.closed:
+            callback(CorgiError("closed", "the client is closed"))
+            return
         self._topic_waiters.setdefault(name, []).append(callback)
         self.need_topic(name)
 
@@ -169,6 +172,8 @@ class Client:
 
     def flush(self) -> None:
         """The turn is over: send what there is to send."""
+        if self.closed:
+            return
         now = self._clock.now()
         if self._topics_wanted:
             self._ask_topics()

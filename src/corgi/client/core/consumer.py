@@ -55,6 +55,7 @@ class Consumer:
         self._detached: dict[Stream, None] = {}
         self._owing: dict[Stream, None] = {}
         self._last_id = 0
+        self._closed = False
 
     # The user's side
 
@@ -77,6 +78,9 @@ class Consumer:
             self._on_detached,
             self._on_owing,
         )
+        if self._closed:
+            subscription.fail(CorgiError("closed", "the client is closed"))
+            return subscription
         self._subscriptions.append(subscription)
         if topic in self._routing.topics:
             self._populate(subscription, self._routing.topics[topic])
@@ -90,7 +94,8 @@ class Consumer:
         if subscription.closed:
             return
         subscription.closed = True
-        self._subscriptions.remove(subscription)
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
         for stream in subscription.streams.values():
             self._leave(stream)
             self._end(stream)
@@ -142,6 +147,7 @@ class Consumer:
         return min([stream.retry_at for stream in self._detached if stream.retry_at > now], default=None)
 
     def close(self) -> None:
+        self._closed = True
         for subscription in list(self._subscriptions):
             subscription.fail(CorgiError("closed", "the client was closed"))
 

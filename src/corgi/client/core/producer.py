@@ -23,6 +23,7 @@ Handle = tuple[Outcome, int]
 Run = tuple[Outcome, int, int]  # outcome, index of the first record in it, how many records
 RECORD_OVERHEAD = RECORD_OVERHEAD_MAX  # counted per record, so that empty ones fill the buffer too
 TURN_BYTES = 256 * KIB  # what one call of publish_pairs takes at most, so that the caller can let others work
+CLOSED = -1  # bytes that a closed client takes
 _NO_HEADERS: list[Header] = []
 
 
@@ -117,7 +118,7 @@ class Producer:
     @property
     def full(self) -> bool:
         """Is nothing more accepted until something lands?"""
-        return self.buffered >= self._buffer_bytes
+        return self.buffered >= self._buffer_bytes != CLOSED
 
     def publish(  # noqa: C901 - one call per record: what is taken out costs 4 % a call
         self,
@@ -316,6 +317,7 @@ class Producer:
         return min(deadlines, default=None)
 
     def close(self) -> None:
+        self._buffer_bytes = CLOSED
         self.sender.close()
         for name in list(self._deferred):
             self.topic_failed(name, CorgiError("closed", "the client was closed before this was sent"))
@@ -388,7 +390,7 @@ class Producer:
             self._tell_room()
 
     def _tell_room(self) -> None:
-        if self.buffered * 2 > self._buffer_bytes:
+        if self.buffered * 2 > self._buffer_bytes != CLOSED:
             return
         wanted, self._room_wanted = self._room_wanted, []
         for callback in wanted:
@@ -411,6 +413,8 @@ class Producer:
     # Refusals
 
     def _overloaded(self) -> CorgiError:
+        if self._buffer_bytes == CLOSED:
+            return CorgiError("closed", "the client is closed")
         return CorgiError(
             "overloaded",
             f"{self.buffered} bytes are published and not yet acknowledged, {self._buffer_bytes} are the most",

@@ -60,8 +60,11 @@ class Routing:
         return [info.name for info in reply.topics if self.learn_topic(info)]
 
     def learn_topic(self, info: TopicInfo) -> bool:
-        """True if the topic is new or different from what was known. One that is missing is forgotten."""
-        if info.error or not info.open:
+        """True if the topic is new or different from what was known. One that is missing is forgotten.
+
+        One that is not open is being made, or grows: some of its partitions refuse for a moment, the others work.
+        """
+        if info.error:
             return self.topics.pop(info.name, None) is not None
         known = self.topics.get(info.name)
         if known is not None and known.info == info:

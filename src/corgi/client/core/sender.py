@@ -142,6 +142,7 @@ class Sender:
                 self._landing.end(batch, error)
         self._landing.active.clear()
         self._out.clear()
+        self._dirty.clear()
 
     # Out
 
