@@ -11,6 +11,7 @@ import pytest
 from corgi.base.errors import CorgiError
 from corgi.bench.echo import EchoOptions, echo
 from corgi.bench.failover import FailoverOptions, Publishes, failover, terms_ms
+from corgi.bench.memory import MemoryOptions, memory
 from corgi.bench.pace import schedule
 from corgi.bench.publish import PublishOptions, publish_latency
 from corgi.bench.target import Target, TargetOptions, file_system, median_of, target
@@ -56,6 +57,11 @@ def test_failover(cluster: Target) -> None:
     terms = told["terms_ms"]
     assert list(terms) == ["connection_closed", "prepare", "promises", "first_accept", "client_acknowledged"]
     assert 0 < terms["connection_closed"] <= terms["prepare"] < terms["promises"] < terms["first_accept"]
+
+
+def test_memory(cluster: Target) -> None:
+    told = asyncio.run(memory(cluster, MemoryOptions(records=2000, size=100, fill_bytes=200_000)))
+    assert 10 < told["idle_mb"] < 200
 
 
 def test_failover_spares_a_cluster_that_is_not_its_own() -> None:

@@ -1,6 +1,7 @@
 """The commands that talk to a cluster, against a broker of the test's own: what they print, and how they end."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,6 +179,21 @@ def test_lines_are_published_as_they_come(corgi: Shell, corgi_embedded: RunningB
         assert process.stderr is not None
         assert b"published 2 messages" in process.stderr.read()
     assert corgi("sub", "t", "--start", "1", "--count", "1")[1] == "two\n"
+
+
+def test_an_interrupted_subscription_ends_quietly(corgi: Shell, tmp_path: Path) -> None:
+    corgi("topic", "create", "t")
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\n")
+    corgi("pub", "t", str(path))
+    command = [sys.executable, "-m", "corgi", "sub", "t", "--start", "earliest"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"one\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize(

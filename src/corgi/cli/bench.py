@@ -21,7 +21,7 @@ REPEAT_MAX = 1_000
 
 app = App(
     name="bench",
-    help="Measure throughput, latency and failover.",
+    help="Measure throughput, latency, failover and memory.",
     help_epilogue="""Each measurement starts three node processes of its own on this machine, in a
 temporary folder, unless --cluster names a cluster. Every figure is of records
 that a majority has on disk. With --repeat N the medians are shown, and JSON
@@ -217,6 +217,38 @@ def failover(
     shown = {"rate": rate, "partitions": partitions, "suspicion_ms": suspicion_ms, "before_s": before, "after_s": after}
     work = lambda target: measure(target, options)  # noqa: E731 - as in the other commands
     return _report("failover", shown, work, repeat, None, dir, output, suspicion_ms=suspicion_ms)
+
+
+@app.command(help_epilogue="")
+def memory(
+    *,
+    records: int = 500_000,
+    size: Size = 100,
+    partitions: Partitions = 8,
+    repeat: Repeat = 1,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """What a node's memory is: idle, with its caches full, and what further
+    records add. Of the largest of the three.
+
+    Example: corgi bench memory --records 2000000
+
+    JSON: as throughput; a run is {"idle_mb", "filled_mb", "loaded_mb",
+    "bytes_per_million_records"}
+
+    Parameters
+    ----------
+    records
+        How many, after the caches were filled.
+    """
+    from corgi.bench.memory import MemoryOptions
+    from corgi.bench.memory import memory as measure
+
+    options = MemoryOptions(records=records, size=size, partitions=partitions)
+    options.check()
+    shown = {"records": records, "size": size, "partitions": partitions}
+    return _report("memory", shown, lambda target: measure(target, options), repeat, None, dir, output)
 
 
 def _report(

@@ -24,7 +24,7 @@ COMMANDS = {
     "pub": ("corgi.cli.pub:pub", "Publish lines from stdin or a file."),
     "sub": ("corgi.cli.sub:sub", "Print messages as they arrive."),
     "status": ("corgi.cli.status:status", "Show nodes, groups, leaders and lag in one look."),
-    "bench": ("corgi.cli.bench:app", "Measure throughput, latency and failover."),
+    "bench": ("corgi.cli.bench:app", "Measure throughput, latency, failover and memory."),
     "sim": ("corgi.cli.sim:sim", "Run whole clusters in the simulator, from seeds."),
     "errors": ("corgi.cli.errors:errors", "Explain an error code."),
     "completion": ("corgi.cli.completion:completion", "Print a completion script for your shell."),

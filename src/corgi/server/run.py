@@ -11,7 +11,6 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,7 +25,6 @@ from corgi.server import logs
 from corgi.server.assemble import Mode, assemble, open_folder, peer_addresses
 from corgi.server.config import ServerConfig
 
-SWITCH_INTERVAL_S = 0.0002  # a thread that completed a sync gets the interpreter back this soon
 EVENTS_S = 0.05  # how often the node's events are moved to the log
 KILL_AFTER_S = 5.0  # a node that was told to stop and did not is ended after its stop_timeout_ms and this
 
@@ -47,7 +45,6 @@ def run_node(
     when stdin ends, that is, when the parent process is gone.
     """
     logs.configure(config.log_level, config.log_format)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if stop_with_stdin:
         _watch_stdin(config.stop_timeout_ms / 1000 + KILL_AFTER_S)
     with open_folder(config, mode) as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
