@@ -237,7 +237,10 @@ class Consumer:
             if error.code == "offset-out-of-range" and stream.start.kind == "earliest" and stream.position == 0:
                 self._look_up_start(stream)
                 return
-            self._refused(stream, error)
+            lags = self._routing.lags(answer.error, stream.subscription.topic, stream.topic, stream.partition)
+            if lags:
+                self._need_topic(stream.subscription.topic)  # tells the consumer if the topic is gone after all
+            self._refused(stream, error, lags=lags)
         else:
             error = answer if isinstance(answer, CorgiError) else CorgiError("timeout")
             self._refused(stream, error)
@@ -248,10 +251,10 @@ class Consumer:
         stream.state = StreamState.UNPLACED
         self._look_up(stream)
 
-    def _refused(self, stream: Stream, error: CorgiError) -> None:
+    def _refused(self, stream: Stream, error: CorgiError, *, lags: bool = False) -> None:
         """A node does not serve the stream, or no longer: try again, or tell the consumer."""
         node = stream.node
-        if error.retryable or error.code in ("outcome-unknown", "closed"):
+        if lags or error.retryable or error.code in ("outcome-unknown", "closed"):
             stream.detach(node)
             stream.retry_at = self._clock.now() + stream.backoff.next()
             return

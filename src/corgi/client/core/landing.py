@@ -85,7 +85,9 @@ class Landing:
         queue.refused = True
         if number in SEQUENCE_TROUBLE and queue.safe:
             self._sequence_trouble(batch, error)
-        elif BY_NUMBER.get(number, error.kind).retryable:
+        elif BY_NUMBER.get(number, error.kind).retryable or self._routing.lags(
+            number, queue.topic_name, queue.topic, queue.partition
+        ):
             queue.stale = True
         else:
             self._refuse_for_good(batch, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from corgi.base.errors import UNKNOWN_PARTITION, UNKNOWN_TOPIC
 from corgi.base.ids import NodeId, TopicId
 from corgi.base.limits import BATCH_BYTES_DEFAULT
 from corgi.client.core.links import Address, Link
@@ -33,6 +34,10 @@ class TopicRoute:
         self.keyed = KeyedPartitions(self.partitions)
         text = info.config.get(_MAX_BATCH_BYTES, "")
         self.batch_bytes_max = int(text) if text.isdecimal() else BATCH_BYTES_DEFAULT
+
+    def newer_than(self, info: TopicInfo) -> bool:
+        """Is that what a node that lags says? Ids are given out in order, and partitions never become fewer."""
+        return info.topic < self.topic or (info.topic == self.topic and len(info.groups) < self.partitions)
 
 
 class Routing:
@@ -67,10 +72,17 @@ class Routing:
         if info.error:
             return self.topics.pop(info.name, None) is not None
         known = self.topics.get(info.name)
-        if known is not None and known.info == info:
+        if known is not None and (known.info == info or known.newer_than(info)):
             return False
         self.topics[info.name] = TopicRoute(info)
         return True
+
+    def lags(self, number: int, name: str, topic: int, partition: int) -> bool:
+        """Does a node say with this error that it has not heard of a partition yet that the cluster told us of?"""
+        route = self.topics.get(name)
+        if number not in (UNKNOWN_TOPIC, UNKNOWN_PARTITION) or route is None:
+            return False
+        return route.topic == topic and 0 <= partition < route.partitions
 
     def leader_changed(self, group: int, leader: NodeId, term: int) -> bool:
         """True if that is news."""
