@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
@@ -12,14 +12,13 @@ from corgi.client.codecs import Codec, Format, codec_for
 from corgi.client.core.links import Address
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, ClientOptions
 from corgi.client.core.subscriber import Start
-from corgi.client.messages import Message, Receipt
-from corgi.client.publishing import Item, Key, Publisher, Value
-from corgi.client.receipts import Outcomes, PendingReceipt
+from corgi.client.messages import Message
+from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
 from corgi.client.subscription import Subscription
 from corgi.client.topics import Topics, status_of_nodes
 from corgi.client.typed import Topic
-from corgi.client.words import Acks, Compression, Duration, Headers, StartAt, Time, seconds, start_at
+from corgi.client.words import Compression, Duration, StartAt, seconds, start_at
 from corgi.wire.messages import StatusReply
 
 V = TypeVar("V")
@@ -27,7 +26,7 @@ DEFAULT_PORT = 7450
 SCHEME = "corgi"
 
 
-class Corgi:
+class Corgi(Publisher):
     """A connected client. One object, one event loop, any number of topics; it reconnects by itself.
 
     Everything raises CorgiError only, with a stable ``code``, ``retryable`` and a ``hint``. Retries happen inside,
@@ -35,78 +34,9 @@ class Corgi:
     """
 
     def __init__(self, shell: Shell, seeds: Sequence[Address] = ()) -> None:
-        self._shell = shell
+        super().__init__(shell)
         self._seeds = seeds
-        self._publisher = Publisher(shell)
         self.topics = Topics(shell)
-
-    # Publishing
-
-    async def publish(
-        self,
-        topic: str,
-        value: Value,
-        *,
-        key: Key = None,
-        headers: Headers | None = None,
-        timestamp: Time | None = None,
-        partition: int | None = None,
-        acks: Acks = "quorum",
-        timeout: Duration | None = None,
-    ) -> Receipt:
-        """Publish one message and wait until it is safe: on a majority's disks, with its offset.
-
-        Records with the same key go to the same partition, in order; without a key and ``partition`` the client
-        chooses. ``timestamp`` defaults to now. ``acks`` "leader": on one disk, offset unknown, not safe to retry;
-        "none": not awaited at all. ``timeout`` bounds the whole call (default: the client's publish_timeout). After a
-        time-out the message may be stored or not; one that was sent may still be stored later, in its place.
-        """
-        return await self._publisher.publish(
-            topic,
-            value,
-            key=key,
-            headers=headers,
-            timestamp=timestamp,
-            partition=partition,
-            acks=acks,
-            timeout=timeout,
-        )
-
-    def publish_nowait(
-        self,
-        topic: str,
-        value: Value,
-        *,
-        key: Key = None,
-        headers: Headers | None = None,
-        timestamp: Time | None = None,
-        partition: int | None = None,
-        acks: Acks = "quorum",
-    ) -> PendingReceipt:
-        """Publish without waiting; the receipt can be awaited, now, later or never.
-
-        Raises "overloaded" when buffer_bytes are on their way: ``await mq.ready()`` then, or now and again.
-        """
-        return self._publisher.publish_nowait(
-            topic, value, key=key, headers=headers, timestamp=timestamp, partition=partition, acks=acks
-        )
-
-    async def publish_many(
-        self, topic: str, items: Iterable[Item] | AsyncIterable[Item], *, acks: Acks = "quorum"
-    ) -> Outcomes:
-        """Publish values, (key, value) pairs or Messages; returns each item's Receipt or CorgiError when all are known.
-
-        Takes any number of items: it waits for room by itself. Raises "unknown-topic".
-        """
-        return await self._publisher.publish_many(topic, items, acks=acks)
-
-    async def flush(self) -> None:
-        """Wait until everything published so far has its outcome; errors stay with their receipts."""
-        await self._publisher.flush()
-
-    async def ready(self) -> None:
-        """Wait until ``publish_nowait`` takes messages again: half of the buffer is free."""
-        await self._publisher.ready()
 
     # Consuming
 

@@ -27,7 +27,7 @@ CHUNK_ITEMS = 4_096  # values that are handed to the codec at once
 
 
 class Publisher:
-    """The publishing half of a client."""
+    """The publishing half of ``Corgi``."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
@@ -45,6 +45,13 @@ class Publisher:
         acks: Acks = "quorum",
         timeout: Duration | None = None,
     ) -> Receipt:
+        """Publish one message and wait until it is safe: on a majority's disks, with its offset.
+
+        Records with the same key go to the same partition, in order; without a key and ``partition`` the client
+        chooses. ``timestamp`` defaults to now. ``acks`` "leader": on one disk, offset unknown, not safe to retry;
+        "none": not awaited at all. ``timeout`` bounds the whole call (default: the client's publish_timeout). After a
+        time-out the message may be stored or not; one that was sent may still be stored later, in its place.
+        """
         timeout_s = 0.0 if timeout is None else seconds(timeout, "timeout")
         if self._producer.full:
             await self._room(timeout_s or self._shell.options.publish_timeout_s)
@@ -70,6 +77,10 @@ class Publisher:
         partition: int | None = None,
         acks: Acks = "quorum",
     ) -> PendingReceipt:
+        """Publish without waiting; the receipt can be awaited, now, later or never.
+
+        Raises "overloaded" when buffer_bytes are on their way: ``await mq.ready()`` then, or now and again.
+        """
         if type(value) is bytes and headers is None and timestamp is None and (key is None or type(key) is bytes):
             mode = QUORUM if acks == "quorum" else acks_number(acks)
             outcome, index = self._producer.publish(topic, key, value, None, int(time() * 1000), partition, mode)
@@ -83,6 +94,10 @@ class Publisher:
         *,
         acks: Acks = "quorum",
     ) -> Outcomes:
+        """Publish values, (key, value) pairs or Messages; returns each item's Receipt or CorgiError when all are known.
+
+        Takes any number of items: it waits for room by itself. Raises "unknown-topic".
+        """
         mode = acks_number(acks)
         outcomes = Outcomes()
         if not self._producer.knows(topic):

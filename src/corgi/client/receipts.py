@@ -11,6 +11,8 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from typing import Any, overload
 
+import msgspec
+
 from corgi.base.errors import CorgiError
 from corgi.client.core.batch import Outcome
 from corgi.client.messages import Receipt
@@ -41,14 +43,11 @@ def _future_of(outcome: Outcome) -> asyncio.Future[None]:
     return future
 
 
-class PendingReceipt:
+class PendingReceipt(msgspec.Struct, frozen=True, eq=False, gc=False):  # made in C: one is made for each message
     """A message on its way: ``await`` it for its Receipt, as often as wanted; raises CorgiError."""
 
-    __slots__ = ("_index", "_outcome")
-
-    def __init__(self, outcome: Outcome, index: int) -> None:
-        self._outcome = outcome
-        self._index = index
+    _outcome: Outcome
+    _index: int
 
     def __await__(self) -> Generator[Any, None, Receipt]:
         if not self._outcome.done:
