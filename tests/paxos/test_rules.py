@@ -446,3 +446,12 @@ def test_re_proposal_below_a_chosen_prefix_is_an_invariant() -> None:
     candidate.on_promise(NodeId(2), Promise(cluster_group(), candidate.ballot, Slot(9), ()), memoryview(b""))
     with pytest.raises(errors.CorgiError, match="chosen prefix"):
         candidate.plan(Slot(8), lambda: b"-")
+
+
+def test_a_cluster_that_stops_as_a_whole_does_not_wait() -> None:
+    """A node that stops hands over only to one that does not stop as well."""
+    cluster = settled_cluster()
+    for node in cluster.nodes.values():
+        node.stop()
+    cluster.run(0.3)
+    assert all(node.stopped for node in cluster.nodes.values())

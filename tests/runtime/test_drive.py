@@ -149,7 +149,7 @@ async def test_a_fault_of_the_node_stops_it_with_a_clear_error(
     node = fake(driver)
     probe = await Probe.connect(driver.port)
     if where == "request":
-        node.answer = fail
+        node.answer = lambda *_: (_ for _ in ()).throw(InvariantError(said))
         probe.request(m.Ping())
     elif where == "flush":
         node.on_flush = fail
@@ -178,6 +178,24 @@ async def test_a_fault_of_the_node_stops_it_with_a_clear_error(
     assert "hint:" in line.getMessage()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(HOST, driver.port)
+
+
+async def test_a_request_that_meets_a_fault_costs_its_client_the_connection_and_nobody_else(driver: Driver) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("gone")
+
+    node = fake(driver)
+    other = await Probe.connect(driver.port)
+    probe = await Probe.connect(driver.port)
+    node.answer = fail
+    probe.request(m.Ping())
+    await probe.rest()
+    probe.writer.close()
+    node.answer = lambda session, correlation, *_: session.reply(correlation, m.Pong())
+    assert driver.failure is None
+    assert node.counters["request_faults"] == 1
+    assert isinstance((await other.ask(m.Ping())).message, m.Pong)
+    await other.close()
 
 
 async def test_a_disk_that_fails_stops_the_node(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:

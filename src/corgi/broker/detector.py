@@ -24,7 +24,7 @@ class PeerView:
 
     __slots__ = (
         "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "disk_age_ms", "gap_s", "heard_at",
-        "leads", "number",
+        "leads", "number", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -38,6 +38,7 @@ class PeerView:
         self.disk_age_ms = 0
         self.gap_s = 0.0  # the longest recent pause between its heartbeats, decaying
         self.leads: dict[GroupId, Lead] = {}
+        self.unfit = False
 
 
 class Detector:
@@ -80,6 +81,7 @@ class Detector:
         view.beat_at = now
         view.beaten = True
         view.disk_age_ms = message.disk_age_ms
+        view.unfit = message.unfit
         view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
         view.leads = {lead.group: lead for lead in message.leads}
         for number, sent_at in reversed(self._sent):
@@ -159,6 +161,10 @@ class Detector:
             return False
         lead = self.peers[peer].leads.get(group)
         return lead is not None and lead.ballot == ballot and self.fresh(lead.quorum_age_ms)
+
+    def heirs(self) -> list[NodeId]:
+        """Peers that a leadership can be handed to."""
+        return [peer for peer, view in self.peers.items() if not view.unfit and self.linked(peer)]
 
     def heard_all(self) -> bool:
         return all(view.beaten for view in self.peers.values() if view.connected)

@@ -23,7 +23,7 @@ from corgi.base.command import (
 )
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Origin, Slot, TopicId, make_origin, origin_boot
-from corgi.base.limits import BUSY_HEARTBEAT_S, COMMAND_BYTES_MAX, HEARTBEAT_S, VALUE_BYTES_MAX, VALUE_COMMANDS_MAX
+from corgi.base.limits import BUSY_HEARTBEAT_S, COMMAND_BYTES_MAX, HEARTBEAT_S, VALUE_COMMANDS_MAX
 from corgi.base.ports import ClientSession, Clock, LogRecord, Message, Network, Random, RecordKind, Wal
 from corgi.broker.catch_up import CatchUp
 from corgi.broker.detector import Detector
@@ -221,9 +221,10 @@ class Node:
         )
         number = detector.next_beat()
         disk_age_ms = int(detector.own_disk_age_s * 1000)
+        unfit = self.stopping or self.disk_full
         for peer, view in detector.peers.items():
             if view.connected:
-                self.network.beat(peer, Heartbeat(number, view.number, self.clock.wall_ms(), disk_age_ms, leads))
+                self.network.beat(peer, Heartbeat(number, view.number, self.clock.wall_ms(), disk_age_ms, leads, unfit))
         busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
         self._beat_at = now + interval
@@ -246,7 +247,7 @@ class Node:
         if not (self.stopping or self.disk_full or skewed):
             return
         led = [group for group in self.groups if group.replica.tenure is not None]
-        heirs = [peer for peer in self.detector.peers if self.detector.linked(peer)]
+        heirs = self.detector.heirs()
         for group in led:
             if heirs:
                 group.replica.handover(heirs[group.id % len(heirs)])
@@ -301,16 +302,17 @@ class Node:
         tenure = replica.tenure
         assert tenure is not None
         foreign = group.foreign
+        bytes_max = self.options.value_bytes_max
         while len(tenure.flights) < self.options.window_slots:
             commands: list[Buffer] = []
             size = 0
-            while foreign and size < VALUE_BYTES_MAX and len(commands) < VALUE_COMMANDS_MAX:
+            while foreign and size < bytes_max and len(commands) < VALUE_COMMANDS_MAX:
                 commands.append(foreign.popleft())
                 size += len(commands[-1])
             own = []
-            if size < VALUE_BYTES_MAX and len(commands) < VALUE_COMMANDS_MAX:
+            if size < bytes_max and len(commands) < VALUE_COMMANDS_MAX:
                 room = VALUE_COMMANDS_MAX - len(commands)
-                own = group.proposals.take(VALUE_BYTES_MAX - size, room, tenure.ballot, self.clock.now())
+                own = group.proposals.take(bytes_max - size, room, tenure.ballot, self.clock.now())
                 commands.extend([pending.encoded for pending in own])
             if not commands:
                 return

@@ -198,6 +198,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     wall_ms: int
     disk_age_ms: int
     leads: tuple[Lead, ...]
+    unfit: bool = False  # the sender does not want to lead: it stops, or its disk is full
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):

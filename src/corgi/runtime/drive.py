@@ -198,10 +198,25 @@ class Driver:
     def client_request(
         self, session: ClientSession, correlation: int, message: WireMessage, payload: memoryview
     ) -> None:
+        """One client's request. An unexpected fault in taking it ends that client's connection, not the node: the same
+        request would come again, to the next node and the next."""
         try:
-            self._fact(self.node.client_request, session, correlation, message, payload)
+            self._fact(self._take_request, session, correlation, message, payload)
         except CorgiError as error:
             session.reply(correlation, ErrorReply(BY_CODE[error.code].number, error.message))
+
+    def _take_request(
+        self, session: ClientSession, correlation: int, message: WireMessage, payload: memoryview
+    ) -> None:
+        try:
+            self.node.client_request(session, correlation, message, payload)
+        except CorgiError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see client_request
+            fault = _fault(error)
+            logger.error("a client's %s met a fault: %s", type(message).__name__, fault)
+            self.node.counters["request_faults"] = self.node.counters.get("request_faults", 0) + 1
+            session.fail(fault)
 
     def client_closed(self, session: ClientSession) -> None:
         self._fact(self.node.client_closed, session)
