@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from corgi.base import errors
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
+from corgi.base.ids import NodeId, Slot
 from corgi.base.ports import LogRecord, Message
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
@@ -22,6 +23,7 @@ from corgi.paxos.messages import Heartbeat, PeerMessage
 from corgi.sim.disk import SimDisk, SimWal
 from corgi.sim.ledger import DiskMemory
 from corgi.sim.world import SimClock, World
+from corgi.state.machine import Outcome
 
 if TYPE_CHECKING:
     from corgi.sim.cluster import Cluster
@@ -74,6 +76,8 @@ class Process:
         self.wal = SimWal(self.world, computer.disk, self)
         chance = self.world.stream(f"node/{self.id}/{computer.starts}")
         self.node = Node(options, self.clock, chance, self.wal, _Port(self))
+        for group in self.node.groups:
+            setattr(group.machine, "apply", self._counted(group.machine.apply))  # noqa: B010 - an onlooker, not a change
         self.node.identity.recovered = self._recovered
         self.seen = [0] * options.groups  # chosen prefixes that the ledger has checked
 
@@ -94,6 +98,23 @@ class Process:
             return False
         self._due()
         return True
+
+    def _counted(self, apply: Callable[[Slot, Buffer], list[Outcome]]) -> Callable[[Slot, Buffer], list[Outcome]]:
+        """Count what apply refuses, for the coverage of a suite."""
+        count = self.cluster.count
+
+        def counted(slot: Slot, value: Buffer) -> list[Outcome]:
+            outcomes = apply(slot, value)
+            for outcome in outcomes:
+                if outcome.error == errors.TOPIC_EXISTS:
+                    count("guard_refusals")
+                elif outcome.error == errors.OUT_OF_ORDER_SEQUENCE:
+                    count("refused_gaps")
+                elif outcome.error == errors.UNSETTLED:
+                    count("refused_copies")
+            return outcomes
+
+        return counted
 
     def _recovered(self) -> None:
         """As the data folder does: the disk is no longer in doubt."""

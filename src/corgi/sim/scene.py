@@ -15,12 +15,15 @@ NOT_YET = TopicId(0)
 
 @dataclass(slots=True)
 class Topic:
-    """A topic as the clients of a run know it; ``id`` 0 until somebody was told."""
+    """A topic as the clients of a run know it; ``id`` 0 until somebody was told. ``partitions`` are wanted, ``open``
+    those that somebody was told of."""
 
     name: str
     partitions: int
     id: TopicId = NOT_YET
     colocate_with: str = ""
+    open: int = 0
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -42,4 +45,4 @@ class Scene:
         return [topic for topic in self.topics.values() if topic.id]
 
     def partitions(self) -> list[tuple[Partition, TopicId]]:
-        return [(Partition(t.name, number), t.id) for t in self.ready() for number in range(t.partitions)]
+        return [(Partition(t.name, number), t.id) for t in self.ready() for number in range(t.open)]

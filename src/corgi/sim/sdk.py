@@ -213,9 +213,16 @@ class SdkClient:
         self._sequences[partition] = sequence + 1
         send = Send(self.name, partition, sequence, (value,), self.world.now, ordered=True)
         time_ms = WALL_AT_ZERO_MS + int(self.world.now * 1000)
-        outcome, index = self.client.producer.publish(
-            partition.topic, None, value, None, time_ms, partition=partition.number
-        )
+        try:
+            outcome, index = self.client.producer.publish(
+                partition.topic, None, value, None, time_ms, partition=partition.number
+            )
+        except CorgiError as error:
+            if error.code not in ("unknown-partition", "overloaded"):
+                self.scene.violate("unjustified-refusal", f"{send}: {error}")
+            self.client.need_topic(partition.topic)  # it has grown, and this client has yet to hear of it
+            self._sequences[partition] = sequence
+            return
         self.scene.history.sends.append(send)
         outcome.when_done(lambda: self._done(send, outcome, index))
 

@@ -9,31 +9,37 @@ from corgi.sim.readers import EndAsker, Poller, Subscriber
 from corgi.sim.scene import Scene, Topic
 from corgi.sim.sdk import SdkClient
 from corgi.wire.messages import (
+    AlterTopic,
     CreateTopic,
+    DeleteTopic,
     Metadata,
     MetadataReply,
     Status,
     StatusReply,
+    TopicInfo,
     TopicReply,
     WireMessage,
 )
 
 RETRY_S = 0.1
+TIMEOUT_MS = 1_500
 
 
 class Administrator(Client):
-    """Makes topics, each until somebody confirms it, and looks at nodes now and then."""
+    """Makes, grows and deletes topics, each until somebody confirms it, and looks at nodes now and then."""
 
     def __init__(self, scene: Scene, name: str) -> None:
         super().__init__(scene, name)
-        self.todo: list[Topic] = []
+        self.todo: list[tuple[str, Topic]] = []
+        self._doubtful = False  # an earlier attempt of the first thing to do may have succeeded
 
     def start(self) -> None:
         super().start()
         self.world.after(0.5, self._look)
 
-    def make(self, topic: Topic) -> None:
-        self.todo.append(topic)
+    def order(self, what: str, topic: Topic) -> None:
+        """``what`` is create, grow (to ``topic.partitions``) or delete."""
+        self.todo.append((what, topic))
         if len(self.todo) == 1:
             self._next()
 
@@ -46,41 +52,66 @@ class Administrator(Client):
     def _next(self) -> None:
         if not self.todo or self.session is None or self._pending:
             return
-        topic = self.todo[0]
-        message = CreateTopic(topic.name, topic.partitions, {}, topic.colocate_with, -1, 1_500)
-        self.ask(message, b"", lambda reply, _: self._made(topic, reply))
+        what, topic = self.todo[0]
+        message: WireMessage
+        if what == "create":
+            message = CreateTopic(topic.name, topic.partitions, {}, topic.colocate_with, -1, TIMEOUT_MS)
+        elif what == "grow":
+            message = AlterTopic(topic.name, topic.partitions, {}, TIMEOUT_MS)
+        else:
+            message = DeleteTopic(topic.name, TIMEOUT_MS)
+        self.ask(message, b"", lambda reply, _: self._told(what, topic, reply))
 
-    def _made(self, topic: Topic, reply: WireMessage | None) -> None:
+    def _told(self, what: str, topic: Topic, reply: WireMessage | None) -> None:
+        error = failure(reply)
         if isinstance(reply, TopicReply):
-            if reply.topic is not None and reply.error in (errors.OK, errors.TOPIC_EXISTS):
-                self._known(topic, reply.topic.topic, len(reply.topic.groups))
+            error = reply.error
+            if error == errors.OK or self._was_done(what, error):
+                if what == "create" and reply.topic is None:
+                    self.ask(Metadata((topic.name,)), b"", lambda answer, _: self._found(what, topic, answer))
+                else:
+                    self._done(what, topic, reply.topic)
                 return
-            if reply.error == errors.TOPIC_EXISTS:
-                self.ask(Metadata((topic.name,)), b"", lambda answer, _: self._found(topic, answer))
-                return
-            if reply.error not in TRANSIENT:
-                text = f"making {topic.name} was refused with {errors.BY_NUMBER[reply.error].code}: {reply.message}"
-                self.scene.violate("unjustified-refusal", text)
-        if failure(reply) != -1:
+        if error is not None and error != -1 and error not in TRANSIENT:
+            text = f"to {what} {topic.name} was refused with {errors.BY_NUMBER[error].code}"
+            self.scene.violate("unjustified-refusal", text)
+        self._doubtful = True
+        if error != -1:
             self.world.after(RETRY_S, self._next)
 
-    def _found(self, topic: Topic, reply: WireMessage | None) -> None:
+    def _was_done(self, what: str, error: int) -> bool:
+        """Somebody was faster, or an earlier attempt whose answer was lost."""
+        if what == "create":
+            return error == errors.TOPIC_EXISTS
+        return what == "delete" and error == errors.UNKNOWN_TOPIC and self._doubtful
+
+    def _found(self, what: str, topic: Topic, reply: WireMessage | None) -> None:
         if isinstance(reply, MetadataReply):
             for info in reply.topics:
                 if info.name == topic.name and not info.error:
-                    self._known(topic, info.topic, len(info.groups))
+                    self._done(what, topic, info)
                     return
         if reply is not None:
             self.world.after(RETRY_S, self._next)
 
-    def _known(self, topic: Topic, number: int, partitions: int) -> None:
+    def _done(self, what: str, topic: Topic, info: TopicInfo | None) -> None:
         self.scene.history.other_operations += 1
-        if partitions != topic.partitions:
-            text = f"{topic.name} has {partitions} partitions, {topic.partitions} were asked for"
-            self.scene.violate("wrong-topic", text)
-        topic.id = number  # type: ignore[assignment]
         self.todo.pop(0)
+        self._doubtful = False
+        if what == "delete":
+            topic.gone = True
+        elif info is not None:
+            self._compare(what, topic, info)
         self._next()
+
+    def _compare(self, what: str, topic: Topic, info: TopicInfo) -> None:
+        """All who make or grow a topic are told the same."""
+        if topic.id and topic.id != info.topic:
+            self.scene.violate("wrong-topic", f"{topic.name} has the id {topic.id} for some, {info.topic} for others")
+        if len(info.groups) < (topic.partitions if what == "grow" else topic.open):
+            self.scene.violate("wrong-topic", f"{topic.name} was to {what}: {len(info.groups)} partitions")
+        topic.id = info.topic
+        topic.open = max(topic.open, len(info.groups))
 
     def _look(self) -> None:
         if self.scene.reading:
@@ -101,7 +132,7 @@ class Workload:
         self.scene = scene
         self.world = scene.world
         self.chance = chance = scene.world.stream("workload")
-        self.administrator = Administrator(scene, "admin")
+        self.administrators = [Administrator(scene, "admin"), Administrator(scene, "rival")]
         interval, burst = chance.choice(((0.15, 1), (0.3, 1), (0.4, 4)))
         if busy:
             interval, burst = 0.25, 4
@@ -119,7 +150,7 @@ class Workload:
 
     @property
     def clients(self) -> list[Client | SdkClient]:
-        return [self.administrator, *self.idempotent, *self.plain, *self.sdk, *self.readers]
+        return [*self.administrators, *self.idempotent, *self.plain, *self.sdk, *self.readers]
 
     def start(self, until: float) -> None:
         """Topics now and at some later times before ``until`` (s)."""
@@ -131,18 +162,34 @@ class Workload:
         for _ in range(self.chance.choice((0, 1, 2))):
             when = self.world.now + self.chance.random() * until
             self.world.at(when, self._make, next(names), self.chance.choice(("", "t1")))
+        self.world.at(self.chance.random() * until, self._grow)
+        self.world.at(self.chance.random() * until, self._make_and_delete)
 
     def _make(self, number: int, colocate_with: str) -> None:
         partitions = self.chance.choice((1, 2, 4))
         if colocate_with:
-            partitions = self.scene.topics[colocate_with].partitions
+            partitions = self.scene.topics[colocate_with].open or partitions
+            colocate_with = colocate_with if self.scene.topics[colocate_with].open else ""
         topic = Topic(f"t{number}", partitions, colocate_with=colocate_with)
         self.scene.topics[topic.name] = topic
-        self.administrator.make(topic)
+        self.administrators[0].order("create", topic)
+        if self.chance.random() < 0.5:
+            self.administrators[1].order("create", topic)  # who is second meets a guard
+
+    def _grow(self) -> None:
+        topic = self.scene.topics["t1"]
+        if topic.open and not any(other.colocate_with == topic.name for other in self.scene.topics.values()):
+            topic.partitions = topic.open + 1
+            self.administrators[0].order("grow", topic)
+
+    def _make_and_delete(self) -> None:
+        topic = Topic("short-lived", 2)
+        self.administrators[1].order("create", topic)
+        self.administrators[1].order("delete", topic)
 
     def idle(self) -> bool:
         """Every write has its outcome."""
-        writers: list[Client | SdkClient] = [self.administrator, *self.idempotent, *self.plain, *self.sdk]
+        writers: list[Client | SdkClient] = [*self.administrators, *self.idempotent, *self.plain, *self.sdk]
         return all(client.idle() for client in writers)
 
     def unfinished(self) -> list[str]:
