@@ -1,0 +1,43 @@
+"""A seed says everything: the same run again, in another process, under another hash seed, traced or not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from corgi.sim.__main__ import main
+from corgi.sim.run import run_seed
+
+SEED = 6
+PROGRAM = f"from corgi.sim.run import run_seed; print(run_seed({SEED}).trace_hash)"
+
+
+def hash_elsewhere(hash_seed: str) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True, timeout=100
+    )
+    return done.stdout.strip()
+
+
+def test_a_seed_gives_one_trace_hash_under_any_hash_seed() -> None:
+    here = run_seed(SEED, trace=True)
+    assert hash_elsewhere("1") == hash_elsewhere("4711") == here.trace_hash
+    assert len(here.transcript) > 1000
+
+
+def test_other_seeds_give_other_traces() -> None:
+    assert run_seed(SEED).trace_hash != run_seed(SEED + 1).trace_hash
+
+
+def test_the_program_runs_seeds_and_says_what_they_covered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "1", "--seed", str(SEED)]) == 0
+    words = capsys.readouterr().out
+    assert f"seed {SEED}: ok" in words
+    assert "takeovers" in words
+
+
+def test_the_program_fails_with_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "3", "--mutant", "quorum-minus-one"]) == 1
+    assert "chosen-without-quorum" in capsys.readouterr().out
