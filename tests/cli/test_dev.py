@@ -124,7 +124,7 @@ def test_numbers_out_of_range_are_refused(
 def test_a_folder_with_another_number_of_nodes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from corgi.cli.main import main
 
-    (tmp_path / "cluster.json").write_text(json.dumps({"cluster": "0" * 32, "nodes": 5, "groups": 8}))
+    (tmp_path / "cluster.json").write_text(json.dumps({"cluster": "0" * 32, "nodes": 5, "groups": 8, "made": True}))
     assert main(["dev", "--dir", str(tmp_path), "--port", "0"]) == 2
     assert "holds a cluster with nodes 5, groups 8" in capsys.readouterr().err
     (tmp_path / "cluster.json").write_text("[]")

@@ -88,6 +88,7 @@ class LocalCluster:
         self.cluster_id = ""
         self.nodes: list[LocalNode] = []
         self._ports: Reservation | None = None
+        self._made = False  # every node was bootstrapped: one whose folder is empty now has lost its disk
 
     @property
     def native(self) -> str:
@@ -125,6 +126,7 @@ class LocalCluster:
         try:
             self.start_nodes(self.nodes)
             asyncio.run(_wait_until_led(self.native))
+            self._note_made()
         except BaseException:
             self.stop(grace_s=0.0)
             raise
@@ -200,11 +202,12 @@ class LocalCluster:
         wanted = {"nodes": self.options.nodes, "groups": self.options.groups}
         if not path.exists():
             self.cluster_id = new_cluster_id()
-            path.write_text(json.dumps({"cluster": self.cluster_id, **wanted}) + "\n", encoding="utf-8")
+            self._write_identity()
             return
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
             self.cluster_id = str(held["cluster"])
+            self._made = bool(held["made"])
             found = {key: int(held[key]) for key in wanted}
         except (ValueError, KeyError, TypeError):
             raise CorgiError("invalid-configuration", f"{path} does not describe a local cluster") from None
@@ -215,6 +218,23 @@ class LocalCluster:
                 f"the folder {self.options.folder} holds a cluster with {told}",
                 hint="ask for the same numbers, or give another folder",
             )
+
+    def _note_made(self) -> None:
+        if not self._made:
+            self._made = True
+            self._write_identity()
+
+    def _write_identity(self) -> None:
+        identity = {
+            "cluster": self.cluster_id,
+            "nodes": self.options.nodes,
+            "groups": self.options.groups,
+            "made": self._made,
+        }
+        path = self.options.folder / IDENTITY_FILE
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+        beside.rename(path)
 
     def _config_of(self, node: LocalNode) -> str:
         options = self.options
@@ -245,7 +265,7 @@ class LocalCluster:
         command = [sys.executable, "-m", "corgi", "server", "--config", str(node.config)]
         command += ["--output", "json", "--stop-with-stdin"]
         if not node.bootstrapped:
-            command.append("--bootstrap")
+            command.append("--rejoin" if self._made else "--bootstrap")
         with node.log.open("ab") as log:
             node.process = subprocess.Popen(
                 command,
