@@ -99,8 +99,10 @@ def pub(
     try:
         run(work())
     except (CorgiError, KeyboardInterrupt):
+        press.clear()
         say(f"published {press.acknowledged} messages, {press.open} have no acknowledgement")
         raise
+    press.clear()
     seconds = time.monotonic() - began
     if output == "json":
         document = {"topic": topic, "published": press.acknowledged, "bytes": press.bytes, "seconds": round(seconds, 3)}
@@ -123,6 +125,7 @@ class _Press:
         self._acks = acks
         self._open: deque[PendingReceipt] = deque()
         self._told_at = time.monotonic()
+        self._told = False
         self.acknowledged = 0
         self.bytes = 0
 
@@ -142,6 +145,11 @@ class _Press:
         while self._open:
             await self._open[0]
             self._settle()
+
+    def clear(self) -> None:
+        """Wipe the line of progress off the terminal."""
+        if self._told:
+            sys.stderr.write("\r\x1b[K")
 
     async def _publish(self, mq: Corgi, key: bytes | None, value: bytes) -> None:
         while True:
@@ -170,6 +178,7 @@ class _Press:
         now = time.monotonic()
         if now - self._told_at > TOLD_S and sys.stderr.isatty():
             self._told_at = now
+            self._told = True
             sys.stderr.write(f"\r{self.acknowledged} acknowledged, {len(self._open)} under way ")
             sys.stderr.flush()
 
