@@ -40,7 +40,9 @@ class SenderCounters:
 
 
 class Landing:
-    """``landed`` is told of each batch that left its queue, ``offer`` of each queue that has something to send."""
+    """``landed`` is told of each batch that left its queue, ``offer`` of each queue that has something to send,
+    ``doubt_topic`` of each topic that a node says it does not know.
+    """
 
     def __init__(
         self,
@@ -48,12 +50,14 @@ class Landing:
         counters: SenderCounters,
         landed: Callable[[OutgoingBatch], None],
         offer: Callable[[PartitionQueue], None],
+        doubt_topic: Callable[[str], None],
     ) -> None:
         self.active: dict[PartitionQueue, None] = {}  # those that hold batches
         self._routing = routing
         self._counters = counters
         self._landed = landed
         self._offer = offer
+        self._doubt_topic = doubt_topic
         self._retries: list[tuple[float, int, PartitionQueue]] = []  # heap
         self._retry_count = 0
 
@@ -85,9 +89,10 @@ class Landing:
         queue.refused = True
         if number in SEQUENCE_TROUBLE and queue.safe:
             self._sequence_trouble(batch, error)
-        elif BY_NUMBER.get(number, error.kind).retryable or self._routing.lags(
-            number, queue.topic_name, queue.topic, queue.partition
-        ):
+        elif BY_NUMBER.get(number, error.kind).retryable:
+            queue.stale = True
+        elif self._routing.lags(number, queue.topic_name, queue.topic, queue.partition):
+            self._doubt_topic(queue.topic_name)  # if it is gone after all, the next refusal is for good
             queue.stale = True
         else:
             self._refuse_for_good(batch, error)

@@ -97,7 +97,7 @@ class Producer:
         need_identity: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
-        self.sender = Sender(options, routing, clock, chance, self._landed, need_identity)
+        self.sender = Sender(options, routing, clock, chance, self._landed, need_identity, need_topic)
         self.published = 0  # bytes ever taken by publish_values
         self.buffered = 0  # bytes published and not yet landed
         self._options = options

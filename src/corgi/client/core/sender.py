@@ -45,7 +45,7 @@ NODE_TIMEOUT_MS = 5_000  # how long a node tries before it answers; we ask again
 
 
 class Sender:
-    """Owns the queues. ``landed`` is told of each batch that left its queue, ``need_identity`` when one is missing."""
+    """Owns the queues. ``need_identity`` is called when one is missing; the others as in ``Landing``."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Sender:
         chance: Chance,
         landed: Callable[[OutgoingBatch], None],
         need_identity: Callable[[], None],
+        doubt_topic: Callable[[str], None],
     ) -> None:
         self.counters = SenderCounters()
         self.identity: Identity | None = None
@@ -62,7 +63,7 @@ class Sender:
         self._routing = routing
         self._clock = clock
         self._chance = chance
-        self._landing = Landing(routing, self.counters, landed, self.offer)
+        self._landing = Landing(routing, self.counters, landed, self.offer, doubt_topic)
         self._need_identity = need_identity
         self._queues: dict[tuple[int, int, int], PartitionQueue] = {}
         self._groups: dict[tuple[int, int], GroupQueue] = {}
