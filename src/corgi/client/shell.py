@@ -57,6 +57,8 @@ class Shell:
                 await self.until(self.core.when_ready)
         except TimeoutError:
             raise self.core.unreachable() from None
+        if not self.core.ready:
+            raise self.core.unreachable()
 
     async def close(self) -> None:
         """Give every open matter an end, close all links; what is on its way to a socket is not waited for."""

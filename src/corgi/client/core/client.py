@@ -75,7 +75,13 @@ class Client:
         """Is a node connected and the cluster known?"""
         return bool(self.routing.links) and bool(self.routing.leaders)
 
+    @property
+    def hopeless(self) -> bool:
+        """Has every node that is known refused us for a reason that no patience mends?"""
+        return self._peers.worst_error() is not None
+
     def when_ready(self, callback: Callable[[], None]) -> None:
+        """Call back once, when it is ``ready`` or ``hopeless``."""
         self._ready_waiters.append(callback)
         self._tell_ready()
 
@@ -130,6 +136,7 @@ class Client:
         """A connection's handshake is done."""
         first = not self.routing.links
         if not self._peers.link_up(link, hello, address):
+            self._tell_ready()
             return
         names = tuple(self._topics_used) if first else ()
         link.request(Metadata(names, True), (), self._metadata_told)
@@ -144,6 +151,7 @@ class Client:
 
     def dial_failed(self, address: Address, error: CorgiError) -> None:
         self._peers.dial_failed(address, error)
+        self._tell_ready()
 
     def link_drained(self, link: Link) -> None:
         """A socket has room again."""
@@ -274,7 +282,7 @@ class Client:
             callback(error)
 
     def _tell_ready(self) -> None:
-        if self.ready:
+        if self._ready_waiters and (self.ready or self.hopeless):
             waiters, self._ready_waiters = self._ready_waiters, []
             for callback in waiters:
                 callback()
