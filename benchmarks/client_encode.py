@@ -12,6 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from corgi.base.command import Buffer
 from corgi.base.records import decode_batch, encode_batch
@@ -85,55 +86,57 @@ async def per_record(name: str, records: int, work: Callable[[], Awaitable[None]
     print(f"{name:38s} {best / records * 1e6:6.2f} µs per record")
 
 
-async def publishing(size: int, count: int) -> None:
+async def connected() -> Publisher:
+    """A publisher that knows the topic "t"."""
     shell = Shell(ClientOptions(), [])
     shell.core.link_up(AgreeableNode(shell), HelloReply(1, "c", 1, 2**26), ADDRESS)  # type: ignore[arg-type]
     shell.core.need_topic("t")
     shell.wake()
     await shell.until(lambda done: shell.core.when_topic("t", lambda _: done()))
-    publisher = Publisher(shell)
+    return Publisher(shell)
+
+
+async def nowait(publisher: Publisher, values: list[bytes]) -> None:
+    publish = publisher.publish_nowait
+    for at in range(0, len(values), 500):
+        for value in values[at : at + 500]:
+            publish("t", value)
+        await asyncio.sleep(0)
+    await publisher.flush()
+
+
+async def nowait_keyed(publisher: Publisher, pairs: list[tuple[bytes, bytes]]) -> None:
+    publish = publisher.publish_nowait
+    for at in range(0, len(pairs), 500):
+        for key, value in pairs[at : at + 500]:
+            publish("t", value, key=key)
+        await asyncio.sleep(0)
+    await publisher.flush()
+
+
+async def awaited(publisher: Publisher, values: list[bytes]) -> None:
+    async def one(part: list[bytes]) -> None:
+        for value in part:
+            await publisher.publish("t", value)
+
+    await asyncio.gather(*[one(values[at::100]) for at in range(100)])
+
+
+async def many(publisher: Publisher, items: list[Any]) -> None:
+    await publisher.publish_many("t", items)
+
+
+async def publishing(size: int, count: int) -> None:
+    publisher = await connected()
     values = [os.urandom(size) for _ in range(count)]
     keyed = [(b"key-%05d" % (number % 5_000), value) for number, value in enumerate(values)]
     fresh = [(b"key-%09d" % number, value) for number, value in enumerate(values)]
-
-    async def nowait() -> None:
-        publish = publisher.publish_nowait
-        for at in range(0, count, 500):
-            for value in values[at : at + 500]:
-                publish("t", value)
-            await asyncio.sleep(0)
-        await publisher.flush()
-
-    async def nowait_keyed() -> None:
-        publish = publisher.publish_nowait
-        for at in range(0, count, 500):
-            for key, value in keyed[at : at + 500]:
-                publish("t", value, key=key)
-            await asyncio.sleep(0)
-        await publisher.flush()
-
-    async def awaited() -> None:
-        async def one(part: list[bytes]) -> None:
-            for value in part:
-                await publisher.publish("t", value)
-
-        await asyncio.gather(*[one(values[at::100]) for at in range(100)])
-
-    async def many() -> None:
-        await publisher.publish_many("t", values)
-
-    async def many_keyed() -> None:
-        await publisher.publish_many("t", keyed)
-
-    async def many_fresh() -> None:
-        await publisher.publish_many("t", fresh)
-
-    await per_record(f"publish_nowait {size} B", count, nowait)
-    await per_record(f"publish_nowait {size} B, keys", count, nowait_keyed)
-    await per_record(f"publish_many {size} B", count, many)
-    await per_record(f"publish_many {size} B, 5,000 keys", count, many_keyed)
-    await per_record(f"publish_many {size} B, new keys", count, many_fresh)
-    await per_record(f"await publish {size} B, 100 tasks", count, awaited)
+    await per_record(f"publish_nowait {size} B", count, lambda: nowait(publisher, values))
+    await per_record(f"publish_nowait {size} B, 5,000 keys", count, lambda: nowait_keyed(publisher, keyed))
+    await per_record(f"publish_many {size} B", count, lambda: many(publisher, values))
+    await per_record(f"publish_many {size} B, 5,000 keys", count, lambda: many(publisher, keyed))
+    await per_record(f"publish_many {size} B, new keys", count, lambda: many(publisher, fresh))
+    await per_record(f"await publish {size} B, 100 tasks", count, lambda: awaited(publisher, values))
 
 
 async def codec(size: int, count: int) -> None:

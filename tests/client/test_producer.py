@@ -136,6 +136,25 @@ def test_a_refusal_for_the_moment_is_retried_after_a_growing_pause() -> None:
     assert outcome_of(handle) == 0
 
 
+def test_when_nodes_cannot_each_of_the_others_is_tried() -> None:
+    cluster = ModelCluster()
+    handle = cluster.publish(b"a")
+    cluster.settle()
+    asked = []
+    for _ in range(6):
+        request = cluster.produces.pop()
+        asked.append(request.link.node)
+        cluster.refuse(request, "no-quorum")
+        cluster.settle()
+        cluster.pass_time(1.0)
+    assert asked == [1, 2, 3, 1, 2, 3]
+    cluster.serve()
+    assert outcome_of(handle) == 0
+    cluster.publish(b"b")
+    cluster.settle()
+    assert cluster.produces[-1].link.node == 1
+
+
 def test_a_new_leader_gets_the_next_batch_only_when_the_old_one_has_answered() -> None:
     cluster = ModelCluster()
     handles = [cluster.publish(b"0")]

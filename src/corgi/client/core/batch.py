@@ -202,12 +202,13 @@ class PartitionQueue:
 class GroupQueue:
     """The queues whose partitions one Paxos group decides, and the produce requests that are out for it."""
 
-    __slots__ = ("acks", "group", "ready", "requests")
+    __slots__ = ("acks", "group", "ready", "refused_by", "requests")
 
     def __init__(self, group: int, acks: int) -> None:
         self.group = group
         self.acks = acks
         self.requests = 0
+        self.refused_by: set[NodeId] = set()  # cut off or not able to, each since the last success
         self.ready: dict[PartitionQueue, None] = {}  # those that may have something to send, longest waiting first
 
 

@@ -9,17 +9,21 @@ from corgi.base.errors import (
     BY_CODE,
     BY_NUMBER,
     NO_QUORUM,
+    NOT_LEADER,
     OUT_OF_ORDER_SEQUENCE,
     PRODUCER_FENCED,
+    RECOVERING,
     TIMEOUT,
     CorgiError,
     error_from_number,
 )
+from corgi.base.ids import NodeId
 from corgi.client.core.batch import OutgoingBatch, PartitionQueue
 from corgi.client.core.routing import Routing
 
 OUTCOME_UNKNOWN = BY_CODE["outcome-unknown"].number
 UNSURE = frozenset((TIMEOUT, NO_QUORUM, OUTCOME_UNKNOWN))  # the batch may be stored, or be stored later
+NODE_TROUBLE = frozenset((NOT_LEADER, NO_QUORUM, TIMEOUT, RECOVERING))  # another node may be able to
 SEQUENCE_TROUBLE = frozenset((OUT_OF_ORDER_SEQUENCE, PRODUCER_FENCED))
 REFUSALS_MAX = 3  # of the first flying batch's sequence, before its identity is taken for forgotten
 
@@ -66,13 +70,16 @@ class Landing:
     def succeed(self, batch: OutgoingBatch, base_offset: int, timestamp_ms: int) -> None:
         """It is stored."""
         batch.queue.backoff.reset()
+        batch.queue.group.refused_by.clear()
         self._remove(batch)
         if not batch.done:
             batch.succeed(base_offset, timestamp_ms)
 
-    def failed(self, batch: OutgoingBatch, number: int, message: str) -> None:
-        """The latest sending of a batch was lost or refused."""
+    def failed(self, batch: OutgoingBatch, node: NodeId, number: int, message: str) -> None:
+        """The latest sending of a batch, to ``node``, was lost or refused."""
         queue = batch.queue
+        if number in NODE_TROUBLE:
+            queue.group.refused_by.add(node)
         batch.live = False
         error = error_from_number(number, message)
         queue.last_error = error

@@ -157,7 +157,7 @@ class Sender:
         routing = self._routing
         limit = self._options.requests_in_flight
         while group.ready and group.requests < limit:
-            node = routing.preferred(group.group)
+            node = self._node_for(group)
             if node == NO_NODE:
                 return
             link = routing.links[node]
@@ -167,6 +167,15 @@ class Sender:
             if not batches:
                 return
             self._send(group, node, link, batches, now)
+
+    def _node_for(self, group: GroupQueue) -> NodeId:
+        """The preferred node, unless it just said that it cannot: then each of the others in turn."""
+        node = self._routing.preferred(group.group)
+        if node in group.refused_by:
+            node = self._routing.other_than(group.group, group.refused_by)
+            if node in group.refused_by:
+                group.refused_by.clear()
+        return node
 
     def _take(self, group: GroupQueue, node: NodeId, now: float) -> list[OutgoingBatch]:
         """The next request's batches; queues that cannot go on by themselves leave ``ready``."""
@@ -294,7 +303,7 @@ class Sender:
             if number == 0:
                 self._landing.succeed(batch, base_offset, timestamp_ms)
             elif attempt == batch.attempt:
-                self._landing.failed(batch, number, message)
+                self._landing.failed(batch, sending.node, number, message)
         for queue in {batch.queue: None for batch in sending.batches}:
             self._landing.settle(queue, now)
 
@@ -314,7 +323,7 @@ class Sender:
             link = self._routing.links.get(sending.node)
             if link is not None and now - max(sending.sent_at, link.heard_at()) >= patience_s:
                 silent.add(sending.node)
-            elif self._routing.preferred(sending.group.group) != sending.node:
+            elif self._routing.preferred(sending.group.group) not in (sending.node, *sending.group.refused_by):
                 late[sending] = None
         late |= {sending: None for sending in self._out if sending.node in silent and sending.group.acks == QUORUM}
         if late:
