@@ -27,10 +27,13 @@ CLOSED = -1  # bytes that a closed client takes
 _NO_HEADERS: list[Header] = []
 
 
+STICKY_BYTES = 16 * KIB  # records without a key stay with a partition for so much: fewer, larger batches (KIP-794)
+
+
 class Lane:
     """A topic under one acknowledgement mode: its queues and the partition that records without a key stick to."""
 
-    __slots__ = ("batch_bytes", "keyed", "limit", "queues", "route", "sticky")
+    __slots__ = ("batch_bytes", "keyed", "limit", "queues", "route", "sticky", "stuck")
 
     def __init__(self, route: TopicRoute, queues: list[PartitionQueue], batch_bytes: int, sticky: int) -> None:
         self.route = route
@@ -39,6 +42,7 @@ class Lane:
         self.batch_bytes = batch_bytes
         self.limit = route.batch_bytes_max - HEADER_BYTES  # a smaller record fits for certain
         self.sticky = sticky
+        self.stuck = 0  # bytes published to it since it was chosen
 
 
 class Deferred(Outcome):
@@ -160,8 +164,9 @@ class Producer:
             queue = lane.queues[lane.keyed[key]]
         else:
             queue = lane.queues[lane.sticky]
-            if queue.filling is None:
+            if queue.filling is None and (lane.stuck >= STICKY_BYTES or queue.stale or queue.sealed):
                 queue = self._next_sticky(lane)
+            lane.stuck += size
         batch = queue.filling
         if batch is None or not batch.builder.append(key, value, headers, timestamp):
             if batch is not None:
@@ -191,7 +196,7 @@ class Producer:
         if lane is None:
             raise CorgiError("unknown-topic", f"the topic {topic!r} is not known yet")
         queue = lane.queues[lane.sticky]
-        if queue.filling is None:
+        if queue.filling is None and (lane.stuck >= STICKY_BYTES or queue.stale or queue.sealed):
             queue = self._next_sticky(lane)
         batch = queue.filling
         if batch is not None:
@@ -200,6 +205,7 @@ class Producer:
             count = batch.builder.extend_values(values, start, timestamp)
             if count:
                 self._grow(batch, batch.builder.size - before + count)
+                lane.stuck += batch.builder.size - before
                 return [(batch, index, count)], start + count
             self._seal(queue)
             queue = self._next_sticky(lane)
@@ -211,6 +217,7 @@ class Producer:
             return [(outcome, 0, 1)], start + 1
         batch = self._open_batch(queue, builder)
         self._grow(batch, builder.size + count)
+        lane.stuck += builder.size
         return [(batch, 0, count)], start + count
 
     def publish_pairs(
@@ -350,6 +357,7 @@ class Producer:
         else:
             queue = lane.queues[(lane.sticky + 1) % count]
         lane.sticky = queue.partition
+        lane.stuck = 0
         if queue.filling is not None and queue.sealed:
             self._seal(queue)
         return queue

@@ -46,7 +46,6 @@ class Routing:
     def __init__(self) -> None:
         self.cluster = ""
         self.addresses: dict[NodeId, Address] = {}
-        self.labels: dict[NodeId, str] = {}
         self.leaders: list[NodeId] = []  # per group
         self.terms: list[int] = []
         self.replicas: list[tuple[NodeId, ...]] = []
@@ -59,7 +58,6 @@ class Routing:
         self.cluster = reply.cluster
         for node in reply.nodes:
             self.addresses[node.node] = Address(node.host, node.port)
-            self.labels[node.node] = node.label
         for group, info in enumerate(reply.groups):
             self._learn_group(group, info)
         return [info.name for info in reply.topics if self.learn_topic(info)]
@@ -105,10 +103,6 @@ class Routing:
                 if node in self.links and (suspected or node not in self.suspected):
                     return node
         return NO_NODE
-
-    def link_for(self, group: int) -> Link | None:
-        """As ``preferred``, but the link."""
-        return self.links.get(self.preferred(group))
 
     def other_than(self, group: int, avoided: Iterable[NodeId]) -> NodeId:
         """A node with a link that is none of ``avoided``, in takeover order; any with a link if there is none."""
