@@ -39,7 +39,8 @@ class SimDisk:
         self.slow = 0.0  # added to every sync
         self.stuck_until = 0.0  # no sync ends before
         self.torn_writes = 0
-        self.on_write: Callable[[float], None] | None = None  # a trap: told once, with the time that the sync will end
+        # A trap: called once for a write that can tear, with the time at which its sync will end.
+        self.on_write: Callable[[float], None] | None = None
         self._last = (0, 0)  # segment and offset of the last write
         self._unsynced: list[tuple[int, int, bytes]] = []  # segment, offset, what lay there before
 
@@ -213,7 +214,7 @@ class SimWal:
         disk.write(batch.segment, batch.offset, b"".join(batch.buffers))
         done = disk.sync_time(self.world.now)
         self.world.at(done, self._synced, journal, batch)
-        if disk.on_write is not None:
+        if disk.on_write is not None and batch.length > SECTOR:
             trap, disk.on_write = disk.on_write, None
             trap(done)
         if journal.segments_ahead < SEGMENTS_AHEAD:

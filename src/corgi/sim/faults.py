@@ -15,11 +15,13 @@ from corgi.sim.process import Process
 from corgi.sim.sessions import Front
 
 KINDS = (
-    "kill", "kill-in-flight", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain", "cut",
-    "slow-link", "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip", "old-disk",
+    "kill", "kill-in-flight", "mumble", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain",
+    "cut", "slow-link", "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip",
+    "old-disk",
 )  # fmt: skip
 RARE = frozenset({"power-all", "wipe", "bit-flip", "old-disk", "stop", "clock-jump"})
 ON_DEMAND = frozenset({"old-disk"})  # not yet survived in every case: docs/simulation.md
+LATE_S = 15.0
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
 
 
@@ -44,6 +46,7 @@ class Faults:
         self._inject: dict[str, Callable[[], bool]] = {
             "kill": self._kill,
             "kill-in-flight": self._kill_in_flight,
+            "mumble": self._mumble,
             "power": self._power,
             "power-all": self._power_all,
             "pause": self._pause,
@@ -75,6 +78,7 @@ class Faults:
         self.cluster.on_turn = None
         self.world.note("faults", "heal")
         self.cluster.network.slow.clear()
+        self.cluster.network.loss.clear()
         self.cluster.network.unblock_all()
         self.front.unreachable.clear()
         for node in self.cluster.members:
@@ -96,6 +100,8 @@ class Faults:
         if self.world.now < self._quiet_until:
             return
         kind = self.chance.choice(self.enabled)
+        if not self.injected and self.world.now > LATE_S:
+            kind = "kill"  # what the seed drew cannot happen in this cluster
         if self._inject[kind]():
             self.injected += 1
             self.cluster.count(f"fault {kind}")
@@ -148,6 +154,19 @@ class Faults:
 
         self.cluster.on_turn = look
         return True
+
+    def _mumble(self) -> bool:
+        """A leader loses half of what it says for a moment and dies before it could repeat itself: that leaves gaps."""
+        node = self._leader()
+        if node is None or not self.cluster.network.options.datagrams:
+            return False
+        self.cluster.network.loss[node] = 0.5
+        self._later(0.02 + self.chance.random() * 0.08, self._fall_silent, node)
+        return True
+
+    def _fall_silent(self, node: NodeId) -> None:
+        self.cluster.network.loss.pop(node, None)
+        self._kill_again(node)
 
     def _kill_again(self, node: NodeId) -> None:
         self.cluster.kill(node)

@@ -87,6 +87,7 @@ class Ledger:
 
     def violate(self, name: str, detail: str) -> None:
         self.violations.append(Violation(name, detail, self.world.now))
+        self.world.halt()
 
     # ---- disks
 

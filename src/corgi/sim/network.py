@@ -77,6 +77,7 @@ class SimNetwork:
         self.chance = world.stream("network")
         self.processes: dict[NodeId, Process] = {}
         self.slow: dict[NodeId, float] = {}  # seconds added to whatever the node sends
+        self.loss: dict[NodeId, float] = {}  # chance that a datagram of the node is dropped, if above the usual
         self.blocked: set[tuple[NodeId, NodeId]] = set()
         self._connections: dict[tuple[NodeId, NodeId], Connection] = {}
         self._closing: dict[tuple[NodeId, NodeId], float] = {}  # (who, peer): when the last close is told
@@ -191,7 +192,7 @@ class SimNetwork:
         options = self.options
         arrival = self.world.now + self._delay(end.peer)
         if options.datagrams:
-            if self.chance.random() < options.drop:
+            if self.chance.random() < max(options.drop, self.loss.get(end.peer, 0.0)):
                 self.dropped += 1
                 return
             arrival = max(arrival, end.opened)

@@ -105,7 +105,7 @@ class _Run:
         network = NetworkOptions()
         drawn = chance.random() < 0.25
         if drawn if self.options.rough is None else self.options.rough:
-            loss = chance.choice((0.002, 0.01, 0.05))
+            loss = chance.choice((0.005, 0.02, 0.08))
             network = NetworkOptions(datagrams=True, drop=loss, duplicate=loss, spike_chance=0.02)
         elif chance.random() < 0.3:
             network = NetworkOptions(delay_mean=chance.choice((0.001, 0.004)), spike_chance=0.01)
@@ -133,12 +133,9 @@ class _Run:
             self._check_size()
         return self._result()
 
-    def _broken(self) -> bool:
-        return bool(self.violations)
-
     def _until(self, when: float) -> bool:
         """Whether something broke before ``when``."""
-        return self.world.run(when, self._broken)
+        return self.world.run(when)
 
     def _heal(self) -> bool:
         self.faults.heal()

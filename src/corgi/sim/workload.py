@@ -132,6 +132,7 @@ class Workload:
         self.scene = scene
         self.world = scene.world
         self.chance = chance = scene.world.stream("workload")
+        self._grows = chance.random() < 0.5  # t1 does, and then no topic is put beside it
         self.administrators = [Administrator(scene, "admin"), Administrator(scene, "rival")]
         interval, burst = chance.choice(((0.15, 1), (0.3, 1), (0.4, 4)))
         if busy:
@@ -161,15 +162,15 @@ class Workload:
             self._make(next(names), "")
         for _ in range(self.chance.choice((0, 1, 2))):
             when = self.world.now + self.chance.random() * until
-            self.world.at(when, self._make, next(names), self.chance.choice(("", "t1")))
-        self.world.at(self.chance.random() * until, self._grow)
+            self.world.at(when, self._make, next(names), "" if self._grows else self.chance.choice(("", "t1")))
+        if self._grows:
+            self.world.at(self.chance.random() * until, self._grow)
         self.world.at(self.chance.random() * until, self._make_and_delete)
 
     def _make(self, number: int, colocate_with: str) -> None:
         partitions = self.chance.choice((1, 2, 4))
         if colocate_with:
-            partitions = self.scene.topics[colocate_with].open or partitions
-            colocate_with = colocate_with if self.scene.topics[colocate_with].open else ""
+            partitions = self.scene.topics[colocate_with].partitions
         topic = Topic(f"t{number}", partitions, colocate_with=colocate_with)
         self.scene.topics[topic.name] = topic
         self.administrators[0].order("create", topic)
@@ -178,7 +179,7 @@ class Workload:
 
     def _grow(self) -> None:
         topic = self.scene.topics["t1"]
-        if topic.open and not any(other.colocate_with == topic.name for other in self.scene.topics.values()):
+        if topic.open:
             topic.partitions = topic.open + 1
             self.administrators[0].order("grow", topic)
 

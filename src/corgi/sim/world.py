@@ -27,13 +27,14 @@ _encode = msgspec.msgpack.Encoder().encode
 class World:
     """The queue of events and the one true time, in seconds since the run began."""
 
-    __slots__ = ("_hash", "_queue", "_sequence", "events", "now", "seed", "transcript")
+    __slots__ = ("_halted", "_hash", "_queue", "_sequence", "events", "now", "seed", "transcript")
 
     def __init__(self, seed: int, *, keep_transcript: bool = False) -> None:
         self.seed = seed
         self.now = 0.0
         self.events = 0
         self.transcript: deque[tuple[float, str, object]] = deque(maxlen=None if keep_transcript else TRANSCRIPT_LINES)
+        self._halted = False
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._hash = hashlib.blake2b(digest_size=16)
@@ -52,19 +53,22 @@ class World:
         sequence = self._sequence = self._sequence + 1
         heapq.heappush(self._queue, (self.now + delay, sequence, call, arguments))
 
-    def run(self, until: float, stop: Callable[[], bool] | None = None) -> bool:
-        """Run events up to the time ``until``, or until ``stop`` holds (asked after each event): whether it did."""
+    def halt(self) -> None:
+        """Let ``run`` return behind the event that happens now, for good."""
+        self._halted = True
+
+    def run(self, until: float) -> bool:
+        """Run events up to the time ``until``; True if the world was halted before."""
         queue = self._queue
         pop = heapq.heappop
-        while queue and queue[0][0] <= until:
+        while queue and queue[0][0] <= until and not self._halted:
             when, _, call, arguments = pop(queue)
             self.now = when
             self.events += 1
             call(*arguments)
-            if stop is not None and stop():
-                return True
-        self.now = max(self.now, until)
-        return False
+        if not self._halted:
+            self.now = max(self.now, until)
+        return self._halted
 
     def note(self, who: str, what: object) -> None:
         """Put into the transcript and the hash: a text, or a struct that msgpack can write."""
