@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corgi.base import errors
 from corgi.base.command import Buffer
@@ -20,6 +20,7 @@ from corgi.base.ports import LogRecord, Message
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Heartbeat, PeerMessage
+from corgi.runtime.drive import LATE_S
 from corgi.sim.disk import SimDisk, SimWal
 from corgi.sim.ledger import DiskMemory
 from corgi.sim.world import SimClock, World
@@ -158,22 +159,15 @@ class Process:
             return
         self._turn_due = False
         inbox, self._inbox = self._inbox, []
-        node, note, name = self.node, self.world.note, self.name
+        node = self.node
         try:
+            late = 0.0 if self._deadline is None else self.clock.now() - self._deadline
+            if late > LATE_S:  # as runtime.drive does: blame nobody for the time in which this loop stood still
+                self.cluster.count("loop_stalls")
+                node.loop_lag(late)
             for call, arguments in inbox:
-                if call == "peer_message":
-                    sender, message, payload = arguments
-                    note(name, (sender, message.TYPE, message, len(payload)))  # type: ignore[attr-defined, arg-type]
-                elif call == "client_request":
-                    note(name, (arguments[0].listener.name, arguments[1], arguments[2]))  # type: ignore[attr-defined]
-                elif call != "heartbeat":
-                    note(name, call if isinstance(call, str) else "callback")
-                if isinstance(call, str):
-                    getattr(node, call)(*arguments)
-                else:
-                    call(*arguments)
-            deadline = self._deadline
-            if deadline is not None and self.clock.now() >= deadline:
+                self._handle(call, arguments)
+            if late >= 0.0 and self._deadline is not None:
                 node.advance()
             node.flush()
             self._deadline = node.next_deadline()
@@ -183,15 +177,37 @@ class Process:
         self.turns += 1
         self.facts += len(inbox)
         self._free_at = self.world.now + TURN_COST_S + FACT_COST_S * len(inbox)
+        self._look()
+        if node.stopped:
+            self.cluster.exited(self)
+        elif self._deadline is not None:
+            self._arm(self._deadline)
+
+    def _handle(self, call: str | Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """One fact of the inbox: noted, then told to the node."""
+        note = self.world.note
+        if call == "peer_message":
+            sender, message, payload = arguments
+            note(self.name, (sender, message.TYPE, message, len(payload)))
+            self.node.peer_message(sender, message, payload)
+        elif call == "heartbeat":
+            self.node.heartbeat(*arguments)
+        elif isinstance(call, str):
+            if call == "client_request":
+                note(self.name, (arguments[0].listener.name, arguments[1], arguments[2]))
+            else:
+                note(self.name, call)
+            getattr(self.node, call)(*arguments)
+        else:
+            note(self.name, "callback")
+            call(*arguments)
+
+    def _look(self) -> None:
+        """The end of a turn: the onlooker looks, the disk begins to write, a trap may close."""
         self.cluster.ledger.turn_ended(self)
         self.wal.turn_ended()
         if self.cluster.on_turn is not None:
             self.cluster.on_turn(self)
-        if node.stopped:
-            self.cluster.exited(self)
-            return
-        if self._deadline is not None:
-            self._arm(self._deadline)
 
     def _arm(self, deadline: float) -> None:
         when = max(self.clock.true_time(deadline), self.world.now) + WAKE_AFTER_S
