@@ -118,6 +118,7 @@ def test_a_laggard_never_proposes_below_a_chosen_prefix() -> None:
     cluster.partition(a, b)
     for i in range(5):
         push(cluster, leader, batch(7, i))
+    cluster.run(0.1)
     chosen = cluster.nodes[leader].groups[0].replica.prefix
     # a has everything; the laggard b returns when the leader is gone and must take over with a's promise
     cluster.kill(leader)
@@ -202,6 +203,7 @@ def test_the_epoch_in_force_at_apply_counts() -> None:
     cluster.kill(cluster.leader())
     cluster.run(0.3)
     push(cluster, cluster.leader(), batch(7, 1))
+    cluster.run(0.1)
     for node in cluster.nodes.values():
         log = node.groups[0].machine.partitions[TopicId(2), 0]
         epochs = [log.entry(i).epoch for i in range(log.count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from corgi.base.command import Buffer
-from corgi.base.ids import GroupId
+from corgi.base.ids import GroupId, Slot
 from corgi.broker.proposals import Proposals
 from corgi.log.slots import SlotTable
 from corgi.paxos.replica import Replica
@@ -15,7 +15,7 @@ from corgi.state.machine import Machine
 class Group:
     """Consensus, state, own commands, and the commands that others forwarded to this leader."""
 
-    __slots__ = ("foreign", "id", "machine", "proposals", "replica", "slots")
+    __slots__ = ("foreign", "id", "machine", "proposals", "replica", "slots", "told_to")
 
     def __init__(
         self, group: GroupId, replica: Replica, machine: Machine, proposals: Proposals, slots: SlotTable
@@ -26,3 +26,4 @@ class Group:
         self.proposals = proposals
         self.slots = slots
         self.foreign: deque[Buffer] = deque()
+        self.told_to = Slot(0)  # up to this slot other nodes wait for outcomes

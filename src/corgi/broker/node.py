@@ -23,18 +23,19 @@ from corgi.base.command import (
 )
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Origin, Slot, TopicId, make_origin, origin_boot
-from corgi.base.limits import BUSY_HEARTBEAT_S, COMMAND_BYTES_MAX, HEARTBEAT_S, VALUE_COMMANDS_MAX
+from corgi.base.limits import BUSY_HEARTBEAT_S, HEARTBEAT_S
 from corgi.base.ports import ClientSession, Clock, LogRecord, Message, Network, Random, RecordKind, Wal
 from corgi.broker.catch_up import CatchUp
 from corgi.broker.detector import Detector
 from corgi.broker.group import Group
 from corgi.broker.identity import Identity
 from corgi.broker.options import NodeOptions
+from corgi.broker.outgoing import Outgoing
 from corgi.broker.peers import PeerDispatch
 from corgi.broker.proposals import Proposals
 from corgi.broker.requests import Requests
 from corgi.broker.values import Values
-from corgi.paxos.messages import Forward, Heartbeat, Lead, PeerMessage
+from corgi.paxos.messages import Heartbeat, Lead, PeerMessage
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
 from corgi.state.machine import Machine
@@ -79,6 +80,7 @@ class Node:
         self.identity = Identity(self)
         self.dispatch = PeerDispatch(self)
         self.requests = Requests(self)
+        self.outgoing = Outgoing(self)
         self.disk_full = False
         self._recovering = True
         self._applied: set[int] = set()
@@ -262,8 +264,9 @@ class Node:
         self._submitted = False
         for group in self.groups:
             if group.proposals.queued or group.foreign:
-                self._move(group)
-            group.replica.send_commit()
+                self.outgoing.move(group)
+            if group.told_to:
+                self._tell_outcomes(group)
         if self._later:
             later, self._later = self._later, []
             for call in later:
@@ -279,46 +282,13 @@ class Node:
         """Whether ``flush`` itself caused work that only the next ``flush`` does: call it again in the next turn."""
         return self._submitted or bool(self._later)
 
-    def _move(self, group: Group) -> None:
+    def _tell_outcomes(self, group: Group) -> None:
+        """Other nodes wait for commands in the slots up to ``told_to``: tell them at once what is chosen. Otherwise the
+        commit index rides on the next Accept or heartbeat, which spares every node a wake-up per round."""
         replica = group.replica
-        route = replica.route()
-        if route == self.options.node:
-            if replica.proposing:
-                self._propose(group)
-            return
-        group.foreign.clear()  # only the ballot they named could propose them; their origins submit them again
-        if route == 0:
-            replica.want_leader()
-            return
-        hops = 0 if route == replica.leader else 1
-        now = self.clock.now()
-        while taken := group.proposals.take(COMMAND_BYTES_MAX // 4, VALUE_COMMANDS_MAX, replica.ballot, now):
-            self.count("forwarded", len(taken))
-            payload = b"".join([pending.encoded for pending in taken])
-            self.network.send(route, Forward(group.id, replica.ballot, hops), payload)
-
-    def _propose(self, group: Group) -> None:
-        replica = group.replica
-        tenure = replica.tenure
-        assert tenure is not None
-        foreign = group.foreign
-        bytes_max = self.options.value_bytes_max
-        while len(tenure.flights) < self.options.window_slots:
-            commands: list[Buffer] = []
-            size = 0
-            while foreign and size < bytes_max and len(commands) < VALUE_COMMANDS_MAX:
-                commands.append(foreign.popleft())
-                size += len(commands[-1])
-            own = []
-            if size < bytes_max and len(commands) < VALUE_COMMANDS_MAX:
-                room = VALUE_COMMANDS_MAX - len(commands)
-                own = group.proposals.take(bytes_max - size, room, tenure.ballot, self.clock.now())
-                commands.extend([pending.encoded for pending in own])
-            if not commands:
-                return
-            acks = [pending.leader_ack for pending in own if pending.leader_ack is not None]
-            value = encode_value(self.clock.wall_ms(), commands)
-            replica.propose(value, (lambda acks=acks: _call_all(acks)) if acks else None)  # type: ignore[misc]
+        if replica.tenure is None or replica.prefix >= group.told_to:
+            group.told_to = Slot(0)
+        replica.send_commit()
 
     # -- what the broker's parts use ------------------------------------------------------------------------------
 
@@ -478,8 +448,3 @@ class Node:
 
     def note(self, name: str, group: GroupId, detail: str = "") -> None:
         self.events.append((self.clock.now(), name, group, detail))
-
-
-def _call_all(calls: Sequence[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
