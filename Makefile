@@ -27,8 +27,8 @@ lint: $(READY) ## Run every check that runs no code: style, types, imports
 demo: $(READY) ## Run the demonstration
 	$(BIN)/python examples/demo/flights.py $(ARGS)
 
-bench: $(READY) ## Run the benchmarks
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(READY) ## Measure a cluster on this machine: make bench ARGS="echo --rate 2000"
+	$(BIN)/python -m corgi bench $(ARGS)
 
 coverage: $(READY) ## Run the tests and show which lines and branches they miss
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term --cov-report=html

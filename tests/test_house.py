@@ -141,9 +141,7 @@ def test_an_innocent_path_is_let_be(line: str) -> None:
     assert not list(complaints_about_text(line))
 
 
-@pytest.mark.parametrize(
-    "line", ["rich==15.0.0\n", "rich>=15 \\\n    --hash=sha256:00\n", "--index-url somewhere\n"]
-)
+@pytest.mark.parametrize("line", ["rich==15.0.0\n", "rich>=15 \\\n    --hash=sha256:00\n", "--index-url somewhere\n"])
 def test_a_loose_pin_is_noticed(line: str) -> None:
     assert len(list(complaints_about_pins(line))) == 1
 
@@ -185,9 +183,7 @@ def test_every_package_has_its_place_in_the_import_order() -> None:
     packages = {path.parent.name for path in SOURCE.glob("[!_]*/*.py")}
     assert packages <= placed, "a package is missing from the layers in pyproject.toml"
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert not [name for name in sorted(placed) if f"`{name}`" not in guide], (
-        "CONTRIBUTING.md lacks a package"
-    )
+    assert not [name for name in sorted(placed) if f"`{name}`" not in guide], "CONTRIBUTING.md lacks a package"
 
 
 def test_every_runtime_dependency_has_its_reason() -> None:

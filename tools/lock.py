@@ -23,9 +23,7 @@ HEADER = """\
 
 def main() -> int:
     """Resolve once for developers, then for users with the versions that the developers test."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     upgrade: bool = parser.parse_args().upgrade
     runtime, developer = ROOT / "requirements.txt", ROOT / "requirements-dev.txt"
@@ -60,9 +58,7 @@ def _resolve(resolver: Path, output: Path, options: list[str], *, keep: Path | N
         OLDEST_PYTHON,
     ]
     command += ["--generate-hashes", "--no-header", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
-    subprocess.run(
-        [*command, *options, "--output-file", output], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([*command, *options, "--output-file", output], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     pins = output.read_text()
     if "://" in pins or any(line.startswith("-") for line in pins.splitlines()):
         raise SystemExit("the resolved requirements name an address; nothing may")
