@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="print the whole transcript")
     parser.add_argument("--faults", default="", help="only these kinds, separated by commas")
     parser.add_argument("--nodes", type=int, default=None, help="how many nodes instead of what the seed says")
+    links = parser.add_mutually_exclusive_group()
+    links.add_argument("--rough", action="store_true", default=None, help="links that lose and double messages")
+    links.add_argument("--smooth", action="store_false", dest="rough", help="links that do not")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break the cluster this way")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
     given = parser.parse_args(arguments)
@@ -29,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = replace(options, faults=tuple(given.faults.split(",")))
     if given.nodes:
         options = replace(options, nodes=given.nodes)
+    if given.rough is not None:
+        options = replace(options, rough=given.rough)
     with mutant.in_force() if mutant is not None else nullcontext():
         return run(given, options)
 

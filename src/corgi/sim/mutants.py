@@ -219,6 +219,7 @@ def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
 
 ROUGH = Options(rough=True, faults=("mumble", "kill-in-flight", "isolate", "split"))
 GAPS = Options(rough=True, faults=("mumble",))
+LAGGARDS = Options(faults=("power-all", "isolate", "kill"))
 RESTARTS = Options(faults=("kill", "power", "isolate"))
 DISKS = Options(faults=("wipe", "kill", "power"))
 FLIPS = Options(faults=("bit-flip",))
@@ -241,7 +242,7 @@ MUTANTS: dict[str, Mutant] = {
         ("duplicate", "nonmonotonic-send", "send-gap"),
     ),
     "noop-below-prefix": Mutant(
-        "nothing is proposed at or below a peer's chosen prefix", (noop_below_a_prefix,), SAFETY, seeds=10
+        "nothing is proposed at or below a peer's chosen prefix", (noop_below_a_prefix,), SAFETY, options=LAGGARDS
     ),
     "adopt-wrong-value": Mutant(
         "the value of the highest ballot is proposed again", (adopt_the_lowest,), SAFETY, seeds=20, options=ROUGH
@@ -266,5 +267,7 @@ MUTANTS: dict[str, Mutant] = {
     "damage-is-the-end": Mutant(
         "a damaged record is not an absent one", (take_damage_for_the_end,), ("synced-record-lost",), options=FLIPS
     ),
-    "stale-end": Mutant("a confirmed end is current", (answer_without_a_barrier,), ("stale-end",), seeds=10),
+    "stale-end": Mutant(
+        "a confirmed end is current", (answer_without_a_barrier,), ("stale-end", "unjustified-refusal")
+    ),
 }

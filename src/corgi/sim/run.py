@@ -36,6 +36,15 @@ class Options:
     rough: bool | None = None
     minimum: bool = True  # a run with too few operations is a failure of the simulator
 
+    def flags(self) -> str:
+        """The same for ``python -m corgi.sim``."""
+        flags = [f"--faults {','.join(self.faults)}"] if self.faults is not None else []
+        if self.nodes is not None:
+            flags.append(f"--nodes {self.nodes}")
+        if self.rough is not None:
+            flags.append("--rough" if self.rough else "--smooth")
+        return " ".join(["", *flags])
+
 
 @dataclass(slots=True)
 class Result:
@@ -49,6 +58,7 @@ class Result:
     operations: int
     faults: int
     coverage: Counter[str]
+    options: Options
     transcript: list[str] = field(default_factory=list)
 
     @property
@@ -62,7 +72,8 @@ class Result:
         first = self.violations[0]
         head = [f"seed {self.seed}: {first.name} at {first.time:.6f} s", f"  {first.detail}"]
         head += [f"  also {violation.name}: {violation.detail}" for violation in self.violations[1:6]]
-        return "\n".join([*head, *self.transcript, f"repeat: python -m corgi.sim --seeds 1 --seed {self.seed} --trace"])
+        repeat = f"repeat: python -m corgi.sim --seeds 1 --seed {self.seed}{self.options.flags()} --trace"
+        return "\n".join([*head, *self.transcript, repeat])
 
 
 def run_seed(seed: int, options: Options | None = None, *, trace: bool = False) -> Result:
@@ -195,5 +206,6 @@ class _Run:
             self.history.operations(),
             self.faults.injected,
             coverage,
+            self.options,
             lines,
         )

@@ -31,6 +31,7 @@ DIAL_S = 0.001
 PUBLISH_TIMEOUT_S = 6.0
 REQUEST_TIMEOUT_S = 3.0
 PREFETCH_BYTES = 2048
+MAYBE_STORED = "may be stored"  # how an error tells that some attempt has left the client; without it none is stored
 
 
 class SimLink:
@@ -231,11 +232,11 @@ class SdkClient:
         error = outcome.error
         if error is None:
             send.status, send.offset = OK, outcome.base_offset + index
-        elif "never sent" in error.message:
-            send.status = FAILED
-        else:
+        elif error.code == "outcome-unknown" or MAYBE_STORED in error.message:
             send.status = UNKNOWN
-            if not error.retryable and error.code != "outcome-unknown":
+        else:
+            send.status = FAILED
+            if not error.retryable:
                 self.scene.violate("unjustified-refusal", f"{send}: {error}")
 
     def _subscribe(self) -> None:
