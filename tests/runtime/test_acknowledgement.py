@@ -1,6 +1,7 @@
 """No acknowledgement leaves before the fdatasync that covers it has returned on two of three nodes.
 
-Three real nodes on real sockets; only the syncers are ours: they note what was synced, hold syncs back, or leave them out.
+Three real nodes on real sockets; only the syncers are ours: they note what was synced, hold syncs back, or leave them
+out.
 """
 
 import asyncio
