@@ -122,6 +122,7 @@ class Openings:
             return
         if not group.replica.leading:
             work.doubtful.clear()  # the next leader looks at everything
+            work.sweep_at = None
         elif work.sweep_at is not None and now >= work.sweep_at:
             work.sweep_at = None
             work.doubtful.update(dict.fromkeys(self._topics().by_id))
