@@ -27,6 +27,7 @@ from corgi.paxos.messages import Accept, Accepted, Commit, Handover, LeaderLives
 from corgi.paxos.quorum import Members
 from corgi.paxos.takeover import Takeover
 
+UNHEARD = float("-inf")
 PREPARE_RETRY_S = 0.100
 HANDOVER_PATIENCE_S = 0.5
 IDLE_TAKEOVER_S = 0.25  # a group without writes waits this long per rank for somebody ahead in the line
@@ -47,8 +48,7 @@ class Replica:
         self.tenure: Tenure | None = None
         self.leader = NodeId(0)
         self.ballot = Ballot(0)
-        self._confirmed = False  # the leader was heard as such since its link last came up
-        self._confirmed_at = 0.0
+        self.leader_heard_at = UNHEARD  # when the leader first spoke as such on its present link
         self.relay = NodeId(0)  # a peer that hears the leader when this node does not
         self.leadership_changes = 0
         self.highest_seen = Ballot(0)
@@ -87,18 +87,13 @@ class Replica:
             return "recovering"
         return "follower" if self.candidate is None else "candidate"
 
-    @property
-    def leader_heard_at(self) -> float:
-        """When the leader first spoke as such on its present link (monotonic seconds); -infinity: not yet."""
-        return self._confirmed_at if self._confirmed else float("-inf")
-
     def route(self) -> NodeId:
         """Where a command goes now: this node, the leader, a relay, or 0 if there is nobody."""
         if self.tenure is not None:
             return self.me
         if self.leader == 0 or self.leader == self.me:
             return NodeId(0)
-        if self._confirmed and self.host.linked(self.leader):
+        if self.leader_heard_at > UNHEARD and self.host.linked(self.leader):
             return self.leader
         if self.relay and self.host.relays(self.relay, self.group, self.ballot):
             return self.relay
@@ -213,7 +208,7 @@ class Replica:
         self.leader = ballot_node(message.leader_ballot)
         self.ballot = max(self.ballot, message.leader_ballot)
         self.relay = sender
-        self._confirmed = sender == self.leader
+        self.leader_heard_at = self.host.now() if sender == self.leader else UNHEARD
         if message.prefix > self.prefix:
             self.learner.ask(sender, message.prefix)
 
@@ -368,7 +363,7 @@ class Replica:
         if peer == self.relay:
             self.relay = NodeId(0)
         if peer == self.leader and self.tenure is None:
-            self._confirmed = False
+            self.leader_heard_at = UNHEARD
             self._leader_lost()
 
     def want_leader(self) -> None:
@@ -447,7 +442,7 @@ class Replica:
     def _follow(self, ballot: Ballot) -> None:
         """``ballot`` is at least the promise: its node leads."""
         self._saw(ballot)
-        if ballot == self.ballot and self.leader == ballot_node(ballot) and self.candidate is None and self._confirmed:
+        if ballot == self.ballot and self.leader and self.leader_heard_at > UNHEARD and self.candidate is None:
             return
         if self.tenure is not None and ballot > self.tenure.ballot:
             self._step_down("another leads")
@@ -455,13 +450,12 @@ class Replica:
             self.candidate = None
         if ballot >= self.ballot:
             self._set_leader(ballot_node(ballot), ballot)
-            self._confirmed = True
-            self._confirmed_at = self.host.now()
+            self.leader_heard_at = self.host.now()
 
     def _set_leader(self, leader: NodeId, ballot: Ballot) -> None:
         if leader != self.leader or ballot != self.ballot:
             self.leadership_changes += 1
-            self._confirmed = False
+            self.leader_heard_at = UNHEARD
         self.leader = leader
         self.ballot = ballot
         self.relay = NodeId(0)
@@ -503,5 +497,4 @@ class Replica:
         self._start_candidate(forced=forced)
 
     def _saw(self, ballot: Ballot) -> None:
-        if ballot > self.highest_seen:
-            self.highest_seen = ballot
+        self.highest_seen = max(self.highest_seen, ballot)
