@@ -258,6 +258,7 @@ MUTANTS: dict[str, Mutant] = {
         "a forward is proposed in the ballot that it names",
         (propose_any_forward,),
         ("forward-out-of-ballot",),
+        seeds=15,
         options=ROUGH,
     ),
     "other-groups-state": Mutant("apply reads its own group only", (look_at_another_group,), ("diverged",)),

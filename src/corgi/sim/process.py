@@ -66,6 +66,7 @@ class Process:
         self.clock = computer.clock
         self.alive = True
         self.paused = False
+        self._replaying = True
         self.turns = 0
         self.facts = 0
         self.name = f"node {self.id}"
@@ -90,6 +91,7 @@ class Process:
             self.cluster.count("recovered_records", len(records))
             for record in records:
                 self.node.recover(record)
+            self._replaying = False
             self.node.start()
         except Exception as error:  # noqa: BLE001 - whatever a node raises is a finding
             if self.computer.flipped and isinstance(error, CorgiError) and error.code == "log-damaged":
@@ -106,6 +108,8 @@ class Process:
 
         def counted(slot: Slot, value: Buffer) -> list[Outcome]:
             outcomes = apply(slot, value)
+            if self._replaying:
+                return outcomes
             for outcome in outcomes:
                 if outcome.error == errors.TOPIC_EXISTS:
                     count("guard_refusals")
