@@ -421,6 +421,24 @@ def test_records_of_an_unknown_topic_wait_for_its_metadata() -> None:
     assert outcome_of(handle) == 0
 
 
+def test_a_record_waits_for_its_topic_until_its_own_time_is_up() -> None:
+    """The question about the topic gives up earlier than the record does; it is asked again."""
+    cluster = ModelCluster(connect=False, options=ClientOptions(request_timeout_s=3.0, publish_timeout_s=30.0))
+    early, late = cluster.publish(b"early"), None
+    cluster.pass_time(10.0)
+    assert not early[0].done
+    late = cluster.publish(b"late")
+    cluster.pass_time(21.0)
+    with pytest.raises(CorgiError, match="never sent") as caught:
+        outcome_of(early)
+    assert caught.value.code == "unreachable"
+    cluster.connect_all()
+    cluster.settle()
+    cluster.serve()
+    assert outcome_of(late) == 0
+    assert cluster.client.producer.buffered == 0
+
+
 def test_records_of_a_topic_that_does_not_exist_fail() -> None:
     cluster = ModelCluster()
     handle = cluster.client.producer.publish("nowhere", None, b"x", None, 7)

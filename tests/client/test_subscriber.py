@@ -255,6 +255,16 @@ def test_a_deleted_topic_ends_the_subscription_after_what_was_received() -> None
     assert reader.subscription.error.code == "unknown-topic"
 
 
+def test_a_subscription_outlives_any_time_without_the_cluster() -> None:
+    cluster = ModelCluster(connect=False)
+    subscription = cluster.client.consumer.subscribe("t", lambda: None, start=Start("earliest"))
+    cluster.pass_time(100.0)
+    assert subscription.error is None
+    cluster.connect_all()
+    cluster.settle()
+    assert set(subscription.streams) == {0, 1}
+
+
 def test_added_partitions_are_read_from_their_start() -> None:
     reader = Reader(Start("latest"))
     reader.request(m.ListOffsets).reply(m.ListOffsetsReply(((0, Offset(41), -1),)))

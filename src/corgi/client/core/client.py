@@ -246,7 +246,7 @@ class Client:
         if isinstance(answer, CorgiError):
             for name in names:
                 if name not in self.routing.topics:
-                    self._topic_missing(name, answer)
+                    self._topic_unheard(name, answer)
             return
         known = {name: self.routing.topics.get(name) for name in names}
         self._metadata_told(answer, memoryview(b""))
@@ -270,6 +270,15 @@ class Client:
             self._tell_topic(name, None)
         else:
             self._topic_missing(name, CorgiError("unknown-topic", f"the topic {name!r} does not exist"))
+
+    def _topic_unheard(self, name: str, error: CorgiError) -> None:
+        """Nobody told of it. While that may change, records wait for their own deadlines, subscriptions for ever."""
+        if self.closed or not error.retryable:
+            self._topic_missing(name, error)
+            return
+        self._tell_topic(name, error)
+        if self.producer.waits_for(name, error) or self.consumer.waits_for(name):
+            self.need_topic(name)
 
     def _topic_missing(self, name: str, error: CorgiError) -> None:
         self._topics_used.pop(name, None)

@@ -108,6 +108,10 @@ class Consumer:
             if subscription.topic == name:
                 self._populate(subscription, self._routing.topics[name])
 
+    def waits_for(self, name: str) -> bool:
+        """Does a subscription need to know this topic?"""
+        return any(subscription.topic == name for subscription in self._subscriptions)
+
     def topic_failed(self, name: str, error: CorgiError) -> None:
         for subscription in self._subscriptions:
             if subscription.topic == name:

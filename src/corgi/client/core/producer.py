@@ -48,7 +48,7 @@ class Lane:
 class Deferred(Outcome):
     """A record of a topic that is not known yet; its outcome follows the batch that it gets into."""
 
-    __slots__ = ("acks", "bytes", "deadline", "headers", "key", "timeout_s", "timestamp", "value", "wanted")
+    __slots__ = ("acks", "bytes", "deadline", "headers", "key", "timeout_s", "timestamp", "told", "value", "wanted")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Deferred(Outcome):
         self.timeout_s = timeout_s
         self.deadline = 0.0
         self.bytes = size
+        self.told: CorgiError | None = None  # why nobody could tell of the topic
 
     def follow(self, outcome: Outcome, index: int) -> None:
         def done() -> None:
@@ -287,6 +288,13 @@ class Producer:
             else:
                 record.follow(outcome, index)
 
+    def waits_for(self, name: str, error: CorgiError) -> bool:
+        """Do records wait for this topic? ``error`` is why nobody could tell of it yet."""
+        records = self._deferred.get(name, ())
+        for record in records:
+            record.told = error
+        return bool(records)
+
     def topic_failed(self, name: str, error: CorgiError) -> None:
         """The topic does not exist, or is not there any more."""
         for lanes in self._lanes:
@@ -311,13 +319,29 @@ class Producer:
 
     def advance(self, now: float) -> None:
         self.sender.advance(now)
-        for name, records in self._deferred.items():
-            for record in records:
-                if not record.done and record.deadline <= now:
-                    record.fail(CorgiError("timeout", f"nothing was heard of the topic {name!r} in time; not sent"))
+        for name, records in list(self._deferred.items()):
+            late = [record for record in records if record.deadline <= now]
+            if late:
+                self._give_up(name, late)
+
+    def _give_up(self, name: str, late: list[Deferred]) -> None:
+        """The time of these records is up, and their topic is still not known."""
+        kept = [record for record in self._deferred.pop(name) if record not in late]
+        if kept:
+            self._deferred[name] = kept
+        for record in late:
+            self._let_go(record)
+            told = record.told
+            if told is None:
+                record.fail(CorgiError("timeout", f"nothing was heard of the topic {name!r} in time; not sent"))
+            else:
+                text = f"{told.message} (the time for publishing is up: it was never sent)"
+                record.fail(CorgiError(told.code, text, hint=told.hint))
+        if self._room_wanted:
+            self._tell_room()
 
     def next_deadline(self) -> float | None:
-        deadlines = [records[0].deadline for records in self._deferred.values() if not records[0].done]
+        deadlines = [record.deadline for records in self._deferred.values() for record in records]
         due = self.sender.next_deadline()
         if due is not None:
             deadlines.append(due)
