@@ -1,0 +1,145 @@
+"""What seeds have taught, as small tests: a seed changes its meaning with the simulator, these do not."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from corgi.base.command import Buffer, encode_value
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, make_ballot, next_boot
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.broker.detector import Detector
+from corgi.broker.identity import Identity, NodeRecord
+from corgi.log.record import NO_GROUP
+from corgi.paxos.messages import Accept, Accepted, Heartbeat, Lead
+from corgi.paxos.quorum import Members
+from corgi.paxos.replica import Replica
+
+ME, LEADER, OTHER = NodeId(1), NodeId(2), NodeId(3)
+G = GroupId(0)
+OLD, NEW = make_ballot(1, LEADER), make_ballot(2, OTHER)
+CHOSEN, REJECTED = encode_value(1, []), encode_value(2, [])
+
+
+class Host:
+    """The node around one replica: keeps what it is asked to do, and believes everybody."""
+
+    def __init__(self) -> None:
+        self.records: list[LogRecord] = []
+        self.sent: list[Any] = []
+        self.values: dict[Slot, Buffer] = {}
+
+    def now(self) -> float:
+        return 1.0
+
+    def persist(self, record: LogRecord) -> None:
+        self.records.append(record)
+
+    def send(self, peer: NodeId, message: Any, payload: Buffer = b"") -> None:
+        self.sent.append(message)
+
+    def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
+        self.values[slot] = value
+
+    def in_memory(self, group: GroupId, slot: Slot) -> Buffer | None:
+        return self.values.get(slot)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+@pytest.fixture
+def replica(host: Host) -> Replica:
+    return Replica(G, ME, Members((ME, LEADER, OTHER)), host)
+
+
+def test_a_segment_claims_only_a_prefix_whose_values_lie_before_it(replica: Replica, host: Host) -> None:
+    replica.on_accept(LEADER, Accept(G, OLD, Slot(1), Slot(0)), CHOSEN)
+    replica.on_accept(LEADER, Accept(G, OLD, Slot(2), Slot(1)), CHOSEN)
+    assert replica.prefix == 1
+    assert replica.state_record().slot == 0, "both votes still wait for their place in the log"
+    for record in host.records:
+        replica.durable(record)
+    assert replica.state_record().slot == 1, "the second vote told of the first one's choice"
+
+
+def test_no_vote_against_what_is_chosen(replica: Replica, host: Host) -> None:
+    """A leader that was cut off proposes in a slot that a higher ballot has chosen since, without this node."""
+    replica.learner.choose(Slot(1), CHOSEN)
+    replica.on_accept(LEADER, Accept(G, OLD, Slot(1), Slot(0)), REJECTED)
+    assert host.records == []
+    assert not [message for message in host.sent if isinstance(message, Accepted)]
+    replica.on_accept(OTHER, Accept(G, NEW, Slot(1), Slot(0)), CHOSEN)
+    assert [record.slot for record in host.records] == [1], "the same value may have a vote"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 10.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wall_ms(self) -> int:
+        return 1_000_000
+
+
+def told(detector: Detector, peer: NodeId, ballot: Ballot = OLD, skew_ms: int = 0) -> None:
+    detector.connected(peer)
+    detector.beat(peer, Heartbeat(1, 0, 1_000_000 + skew_ms, 0, (Lead(G, ballot, Slot(0), 1),)))
+
+
+def test_a_leader_whose_heartbeats_tell_of_a_lower_ballot_has_forgotten_that_it_led() -> None:
+    clock = Clock()
+    detector = Detector(ME, (ME, LEADER, OTHER), 0.15, clock)
+    higher = make_ballot(9, LEADER)
+    told(detector, LEADER)
+    assert detector.leader_age_ms(G, higher, self_leads=False, heard_at=clock.time) >= 0, "it may just have won"
+    assert detector.leader_age_ms(G, higher, self_leads=False, heard_at=clock.time - 1.0) == -1
+    assert detector.leader_age_ms(G, higher, self_leads=False, heard_at=float("-inf")) == -1
+
+
+@pytest.mark.parametrize("offsets_ms", [(0, 60_000), (0, -40_000, 60_000), (0, 20_000, 40_000, 60_000, 80_000)])
+def test_somebody_is_trusted_to_lead_however_far_the_clocks_are_apart(offsets_ms: tuple[int, ...]) -> None:
+    trusted = []
+    for mine in offsets_ms:
+        nodes = tuple(NodeId(number) for number in range(1, len(offsets_ms) + 1))
+        detector = Detector(ME, nodes, 0.15, Clock())
+        others = [offset for offset in offsets_ms if offset != mine]
+        for node, offset in zip(nodes[1:], others, strict=True):
+            told(detector, node, skew_ms=offset - mine)
+        if detector.clock_trusted():
+            trusted.append(mine)
+    assert len(trusted) == 1
+
+
+def test_the_last_record_about_itself_tells_a_node_whether_it_is_in_doubt() -> None:
+    class Options:
+        members = (ME, LEADER, OTHER)
+        node = ME
+        groups = 1
+        recovering = False
+
+    class Node:
+        options = Options()
+        groups: tuple[Any, ...] = ()
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+    identity = Identity(Node())  # type: ignore[arg-type]
+    for doubt in (True, False):
+        body = msgspec.msgpack.encode(NodeRecord(0, bytes(16), recovering=doubt))
+        identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
+    identity.start()
+    assert identity.state == "asking"
+
+
+def test_a_boot_number_is_above_the_last_one_and_above_those_of_a_lost_disk() -> None:
+    assert next_boot(0, 1_700_000_000_000) == 1_700_000_000_000
+    assert next_boot(1_700_000_000_005, 1_700_000_000_000) == 1_700_000_000_006
