@@ -11,14 +11,14 @@ from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.detector import Detector
 from corgi.broker.identity import Identity, NodeRecord
 from corgi.log.record import NO_GROUP
-from corgi.paxos.messages import Accept, Accepted, Heartbeat, Lead
+from corgi.paxos.messages import Accept, Accepted, Commit, Handover, Heartbeat, Lead, Learned, Promise
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
 
 ME, LEADER, OTHER = NodeId(1), NodeId(2), NodeId(3)
 G = GroupId(0)
 OLD, NEW = make_ballot(1, LEADER), make_ballot(2, OTHER)
-CHOSEN, REJECTED = encode_value(1, []), encode_value(2, [])
+CHOSEN, REJECTED, EPOCH = (encode_value(number, []) for number in (1, 2, 3))
 
 
 class Host:
@@ -40,6 +40,12 @@ class Host:
 
     def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
         self.values[slot] = value
+
+    def may_lead(self) -> bool:
+        return True
+
+    def epoch_value(self, group: GroupId, ballot: Ballot) -> bytes:
+        return EPOCH
 
     def in_memory(self, group: GroupId, slot: Slot) -> Buffer | None:
         return self.values.get(slot)
@@ -76,6 +82,24 @@ def test_no_vote_against_what_is_chosen(replica: Replica, host: Host) -> None:
     assert not [message for message in host.sent if isinstance(message, Accepted)]
     replica.on_accept(OTHER, Accept(G, NEW, Slot(1), Slot(0)), CHOSEN)
     assert [record.slot for record in host.records] == [1], "the same value may have a vote"
+
+
+def test_a_leader_that_learns_another_value_than_it_proposed_leads_no_more(replica: Replica, host: Host) -> None:
+    """Its commit index would make followers choose what they had voted for in its ballot."""
+    replica.on_handover(LEADER, Handover(G, Ballot(0)))
+    ballot = replica.acceptor.promised
+    replica.durable(host.records.pop())
+    replica.on_promise(LEADER, Promise(G, ballot, Slot(0), ()), memoryview(b""))
+    assert replica.tenure is not None
+    replica.propose(REJECTED)
+    assert replica.tenure.next_slot == 3
+    host.sent.clear()
+    learned = Learned(G, Slot(1), (len(EPOCH), len(CHOSEN)), Slot(2))
+    replica.on_learned(OTHER, learned, memoryview(EPOCH + CHOSEN))
+    replica.send_commit()
+    assert replica.prefix == 2
+    assert replica.tenure is None
+    assert not [message for message in host.sent if isinstance(message, Commit)]
 
 
 class Clock:

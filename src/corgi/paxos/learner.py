@@ -62,8 +62,12 @@ class Learner:
         self.host.count("learn_requests")
         self.host.send(source, Learn(self.group, first, Slot(min(index, first + LEARN_SLOTS_MAX))))
 
-    def on_learned(self, source: NodeId, message: Learned, payload: memoryview) -> None:
-        """Chosen values from a peer. They are written as LEARNED records: knowledge, not votes."""
+    def on_learned(self, source: NodeId, message: Learned, payload: memoryview) -> Ballot:
+        """Chosen values from a peer. They are written as LEARNED records: knowledge, not votes.
+
+        Returns the highest ballot in which this node had voted against one of them; 0 if it had not.
+        """
+        lost = Ballot(0)
         if sum(message.lengths) != len(payload):
             raise CorgiError("malformed-frame", "the values of a Learned do not fill its payload")
         at = 0
@@ -73,25 +77,28 @@ class Learner:
             at += length
             if slot == self.prefix + 1:
                 check_value(value)
-                self._take(slot, bytes(value))
+                lost = max(lost, self._take(slot, bytes(value)))
             slot = Slot(slot + 1)
         if source == self._asked:
             self._asked = None
         self.known = max(self.known, message.prefix)
         if message.lengths and self.prefix < message.prefix:
             self.ask(source, message.prefix)
+        return lost
 
     def peer_lost(self, peer: NodeId) -> None:
         if peer == self._asked:
             self._asked = None
 
-    def _take(self, slot: Slot, value: bytes) -> None:
+    def _take(self, slot: Slot, value: bytes) -> Ballot:
         self.host.count("learned_slots")
         vote = self.acceptor.votes.get(slot)
+        against = vote.ballot if vote is not None and vote.value != value else Ballot(0)
         if vote is None or vote.value != value:
             record = LogRecord(RecordKind.LEARNED, self.group, Ballot(0), slot, self.prefix, value)
             self.host.persist(record)
         self.choose(slot, value)
+        return against
 
     def recover(self, record: LogRecord) -> None:
         """Take one record of the disk scan: ``commit`` is the prefix that this node knew when it wrote the record.

@@ -324,8 +324,13 @@ class Replica:
         self.learner.commit(message.ballot, message.commit, sender)
 
     def on_learned(self, sender: NodeId, message: Learned, payload: memoryview) -> None:
-        self.learner.on_learned(sender, message, payload)
-        if self.tenure is not None and not self.tenure.learned_to(self.prefix):
+        """Chosen values. A leader may find itself overtaken, as a story: (1) it is cut off with a slot in flight, which
+        some followers voted for; (2) a higher ballot, without them, chooses another value there; (3) the leader learns
+        that value from a third node. Told now, its commit index would make those followers choose what they had voted
+        for in its ballot; so it leads no more."""
+        lost = self.learner.on_learned(sender, message, payload)
+        tenure = self.tenure
+        if tenure is not None and (lost == tenure.ballot or not tenure.learned_to(self.prefix)):
             self._step_down("slots were chosen past this leader")
         self._try_to_lead()
 
