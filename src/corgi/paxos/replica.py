@@ -256,8 +256,7 @@ class Replica:
 
     def propose(self, value: Buffer, on_own_disk: Callable[[], None] | None = None) -> Slot:
         """Give ``value`` the next slot; the caller has checked ``proposing``."""
-        if self.tenure is None:
-            raise InvariantError(f"group {self.group}: proposal without leadership")
+        assert self.tenure is not None
         return self._propose(self.tenure, value, on_own_disk)
 
     def _propose(self, tenure: Tenure, value: Buffer, on_own_disk: Callable[[], None] | None = None) -> Slot:
@@ -324,12 +323,9 @@ class Replica:
         self.learner.commit(message.ballot, message.commit, sender)
 
     def on_learned(self, sender: NodeId, message: Learned, payload: memoryview) -> None:
-        """Chosen values. A leader may find itself overtaken, as a story: (1) it is cut off with a slot in flight, which
-        some followers voted for; (2) a higher ballot, without them, chooses another value there; (3) the leader learns
-        that value from a third node. Told now, its commit index would make those followers choose what they had voted
-        for in its ballot; so it leads no more."""
-        lost = self.learner.on_learned(sender, message, payload)
-        tenure = self.tenure
+        """Chosen values. A leader that was cut off may learn another value than it has in flight: its commit index
+        would make followers choose what they voted for in its ballot, so it leads no more."""
+        lost, tenure = self.learner.on_learned(sender, message, payload), self.tenure
         if tenure is not None and (lost == tenure.ballot or not tenure.learned_to(self.prefix)):
             self._step_down("slots were chosen past this leader")
         self._try_to_lead()
