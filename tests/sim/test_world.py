@@ -77,6 +77,7 @@ class Listener:
         self.incarnation = bytes([node])
         self.world = world
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
+        self.beaten = 1  # the onlooker has seen the heartbeat
 
     def fact(self, name: str, *arguments: object) -> None:
         self.facts.append((name, arguments))

@@ -10,6 +10,7 @@ replicas believe, what acceptors answer and what clients are told. A broken rule
     chosen-without-quorum a replica takes a slot as chosen that no majority had voted for
     diverged              two replicas applied the same slots and hold different states
     answer-not-durable    a Prepare, a Promise or an Accepted left before its record was synced
+    false-commit          a leader's commit index covers a slot in which its ballot lost to another value
     amnesiac-vote         a node without its old state voted before it had recovered from a quorum
     forward-out-of-ballot a leader proposed a forwarded command in another ballot than the forward named
     early-answer          a client was told of an append that this node has not applied
@@ -22,9 +23,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
-from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_round, origin_node
+from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_node, ballot_round, origin_node
 from corgi.base.ports import LogRecord, RecordKind
-from corgi.paxos.messages import Accept, Accepted, Forward, PeerMessage, Prepare, Promise, Rejoined
+from corgi.paxos.messages import Accept, Accepted, Commit, Forward, Heartbeat, PeerMessage, Prepare, Promise, Rejoined
 from corgi.sim.history import Violation
 from corgi.sim.world import World
 from corgi.wire.messages import Produce, ProduceReply, WireMessage
@@ -81,6 +82,7 @@ class Ledger:
         self._slots: dict[tuple[GroupId, Slot], Ballots] = {}
         self._digests: dict[tuple[GroupId, Slot], tuple[int, NodeId]] = {}
         self._highest: dict[GroupId, Slot] = {}  # prefix of the replica that is furthest
+        self._committed: dict[tuple[GroupId, Ballot], Slot] = {}  # commit indexes told, per ballot
         self._forwards: dict[tuple[Origin, int], set[Ballot]] = {}  # command, in which ballots it may be proposed
         self._proposed: dict[tuple[GroupId, Slot], list[Buffer]] = {}
         self._granted: dict[tuple[NodeId, int, GroupId], Ballot] = {}  # who, after which loss, from which ballot on
@@ -181,7 +183,10 @@ class Ledger:
                 self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced vote")
             self._amnesia(process, message.group, message.ballot)
         elif isinstance(message, Accept):
+            self._check_commit(process, message.group, message.ballot, message.commit)
             self._check_proposal(process, message, payload)
+        elif isinstance(message, Commit):
+            self._check_commit(process, message.group, message.ballot, message.commit)
         elif isinstance(message, Forward):
             for command in split_commands(payload):
                 _, origin, counter = peek_command(command)
@@ -193,6 +198,27 @@ class Ledger:
         elif isinstance(message, Rejoined):
             key = (*process.peer_incarnation(peer), message.group)
             self._granted[key] = min(message.ballot, self._granted.get(key, message.ballot))
+
+    def beaten(self, process: Process, message: Heartbeat) -> None:
+        """A node sends a heartbeat: a leader's tells a commit index as well."""
+        for lead in message.leads:
+            if lead.quorum_age_ms >= 0 and ballot_node(lead.ballot) == process.id:
+                self._check_commit(process, lead.group, lead.ballot, lead.prefix)
+
+    def _check_commit(self, process: Process, group: GroupId, ballot: Ballot, commit: Slot) -> None:
+        """Who voted in this ballot will take its vote for chosen up to the commit index."""
+        told = self._committed.get((group, ballot), 0)
+        if commit <= told:
+            return
+        self._committed[group, ballot] = commit
+        for slot in range(told + 1, commit + 1):
+            ballots = self._slots.get((group, Slot(slot)))
+            vote = ballots.by_ballot.get(ballot) if ballots is not None else None
+            if ballots is not None and vote is not None and ballots.chosen and vote[0] != ballots.value:
+                text = (
+                    f"node {process.id} tells slot {slot} of group {group} as chosen in {_show(ballot)}, where it lost"
+                )
+                self.violate("false-commit", text)
 
     def _check_proposal(self, process: Process, message: Accept, value: Buffer) -> None:
         """What others forwarded may enter the log only in the ballot that the forward named."""

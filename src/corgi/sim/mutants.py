@@ -161,6 +161,16 @@ def commit_in_any_ballot() -> tuple[object, str, Callable[..., Any]]:
     return Learner, "commit", credulous
 
 
+def commit_what_was_learned() -> tuple[object, str, Callable[..., Any]]:
+    take = Learner._take
+
+    def unworried(self: Learner, slot: Slot, value: bytes) -> Ballot:
+        take(self, slot, value)
+        return Ballot(0)
+
+    return Learner, "_take", unworried
+
+
 def vote_after_a_wiped_disk() -> tuple[object, str, Callable[..., Any]]:
     def untroubled(self: Identity, reason: str) -> None:
         self._trust()
@@ -220,6 +230,7 @@ def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
 ROUGH = Options(rough=True, faults=("mumble", "kill-in-flight", "isolate", "split"))
 GAPS = Options(rough=True, faults=("mumble",))
 LAGGARDS = Options(faults=("power-all", "isolate", "kill"))
+SPLITS = Options(nodes=5, faults=("split", "isolate", "one-way"))
 RESTARTS = Options(faults=("kill", "power", "isolate"))
 DISKS = Options(faults=("wipe", "kill", "power"))
 FLIPS = Options(faults=("bit-flip",))
@@ -250,6 +261,13 @@ MUTANTS: dict[str, Mutant] = {
     "apply-past-gap": Mutant("slots are applied in order", (apply_past_a_gap,), ("node-failed", *SAFETY)),
     "commit-in-any-ballot": Mutant(
         "a commit index counts for votes of its own ballot", (commit_in_any_ballot,), SAFETY, options=ROUGH
+    ),
+    "commit-what-was-learned": Mutant(
+        "a leader that learns another value than it proposed leads no more",
+        (commit_what_was_learned,),
+        ("false-commit", *SAFETY),
+        seeds=20,
+        options=SPLITS,
     ),
     "vote-after-wipe": Mutant(
         "a lost disk is no vote", (vote_after_a_wiped_disk,), ("amnesiac-vote", *SAFETY), options=DISKS

@@ -108,6 +108,9 @@ class SimNetwork:
     def beat(self, process: Process, peer: NodeId, message: Heartbeat) -> None:
         """A heartbeat, on its own connection."""
         source = process.id
+        if process.beaten != message.number:
+            process.beaten = message.number
+            process.cluster.ledger.beaten(process, message)
         target = self.processes.get(peer)
         if target is None or _pair(source, peer) not in self._connections:
             return

@@ -66,6 +66,7 @@ class Process:
         self.clock = computer.clock
         self.alive = True
         self.paused = False
+        self.beaten = 0  # number of the last heartbeat that the onlooker has seen
         self._replaying = True
         self.turns = 0
         self.facts = 0
