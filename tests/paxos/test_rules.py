@@ -457,24 +457,3 @@ def test_a_cluster_that_stops_as_a_whole_does_not_wait() -> None:
         node.stop()
     cluster.run(0.3)
     assert all(node.stopped for node in cluster.nodes.values())
-
-
-def test_leaders_spread_though_a_node_starts_late() -> None:
-    """While no leader was ever known, an idle group leaves time to the node that leads it by preference."""
-    cluster = Cluster(groups=3)
-    cluster.kill(NodeId(1))
-    cluster.run(0.2)
-    cluster.start(NodeId(1))
-    cluster.run(0.3)
-    assert [cluster.leader(g) for g in range(3)] == [1, 2, 3]
-
-
-def test_a_write_does_not_wait_for_a_node_that_starts_late() -> None:
-    """Takeover on write needs no patience, also while no leader was ever known."""
-    cluster = Cluster(groups=3)
-    cluster.kill(NodeId(1))
-    cluster.run(0.05)
-    out = cluster.submit(NodeId(2), batch(7, 0))
-    cluster.run(0.02)
-    assert out
-    assert out[0].error == 0

@@ -30,6 +30,7 @@ from corgi.paxos.takeover import Takeover
 UNHEARD = float("-inf")
 PREPARE_RETRY_S = 0.100
 HANDOVER_PATIENCE_S = 0.5
+IDLE_TAKEOVER_S = 0.25  # a group without writes waits this long per rank for somebody ahead in the line
 
 
 class Replica:
@@ -478,7 +479,7 @@ class Replica:
             if self._declined is None:
                 return
         if self.candidate is None and self.takeover.at is None:
-            self._takeover_in(self.takeover.idle_delay(self.leader))
+            self._takeover_in(self.takeover.rank(self.leader) * IDLE_TAKEOVER_S)
 
     def _takeover_in(self, delay: float, *, forced: bool = False) -> None:
         if self.takeover.plan(delay, forced=forced):

@@ -7,8 +7,6 @@ from corgi.base.limits import RANK_DELAY_S
 from corgi.paxos.host import Host
 from corgi.paxos.quorum import Members
 
-IDLE_TAKEOVER_S = 0.25  # a group without writes waits this long per rank for somebody ahead in the line
-START_PATIENCE_S = 0.4
 BACKOFF_FIRST_S = 0.010
 BACKOFF_MAX_S = 0.500
 
@@ -71,14 +69,6 @@ class Takeover:
             if self._host.linked(node):
                 rank += 1
         return rank
-
-    def idle_delay(self, leader: NodeId) -> float:
-        """How long an idle group waits for somebody ahead in the line. While no leader was ever known, nodes may still
-        be starting: then everybody leaves time to those ahead, linked or not, so that leaders spread over the nodes."""
-        if leader:
-            return self.rank(leader) * IDLE_TAKEOVER_S
-        line = self._members.succession(self._members.before(self._members.preferred(self._group)))
-        return line.index(self._me) * START_PATIENCE_S
 
     def quorum_in_reach(self) -> bool:
         """Enough members are linked for a promise quorum; else a Prepare would only disturb."""
