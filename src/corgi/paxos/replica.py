@@ -29,8 +29,7 @@ from corgi.paxos.takeover import Takeover
 
 UNHEARD = float("-inf")
 PREPARE_RETRY_S = 0.100
-HANDOVER_PATIENCE_S = 0.5
-IDLE_TAKEOVER_S = 0.25  # a group without writes waits this long per rank for somebody ahead in the line
+HANDOVER_PATIENCE_S, IDLE_TAKEOVER_S = 0.5, 0.25  # a group without writes waits the latter per rank
 
 
 class Replica:
