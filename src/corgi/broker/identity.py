@@ -1,12 +1,15 @@
 """May this node vote? Amnesia, wiped and old disks (rules 12 and 13 of docs/consensus.md).
 
 After every start a node asks its peers what they remember of it, and does not vote before enough of them found nothing
-above what its disk holds: with itself a majority. A node in doubt recovers group by group, as a story: (1) it asks the
-group's leader for a fresh ballot; (2) the leader prepares anew with a majority that cannot include the asker, since
-that
-does not answer Prepare; (3) the leader tells ballot and slot of its epoch record; (4) the asker learns everything up to
-that slot, promises that ballot, and votes again. Any older ballot that the lost disk had promised needed a majority
-without the asker that overlaps the fresh ballot's, so it cannot complete unnoticed.
+above what its disk holds: with itself a majority, after a moment's patience for the others. Beside the promises and
+votes that reached them they remember how far its log was durable, which also covers what a leader voted for by itself.
+What they remember is in their memory only: it does not outlast their own restart.
+
+A node in doubt recovers group by group, as a story: (1) it asks the group's leader for a fresh ballot; (2) the leader
+prepares anew with a majority that cannot include the asker, since that does not answer Prepare; (3) the leader tells
+ballot and slot of its epoch record; (4) the asker learns everything up to that slot, promises that ballot, and votes
+again. Any older ballot that the lost disk had promised needed a majority without the asker that overlaps the fresh
+ballot's, so it cannot complete unnoticed.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 NO_GROUP = GroupId(0xFFFF)
 REJOIN_RETRY_S = 0.5
+RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
 
 
 class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -38,12 +42,13 @@ class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
 class Memory:
     """What this node remembers of a peer's promises and votes."""
 
-    __slots__ = ("ballots", "incarnation", "slots")
+    __slots__ = ("ballots", "durable_to", "incarnation", "slots")
 
     def __init__(self, groups: int) -> None:
         self.incarnation = b""
         self.ballots = [Ballot(0)] * groups
         self.slots = [Slot(0)] * groups
+        self.durable_to = 0  # position in its log
 
 
 class Identity:
@@ -56,6 +61,7 @@ class Identity:
         self.recovered: Callable[[], None] | None = None  # called once when a recovery is complete and durable
         self._memories = {peer: Memory(options.groups) for peer in options.members if peer != options.node}
         self._trusted_by: set[NodeId] = set()
+        self._patience_until = float("inf")
         self._needed = len(options.members) // 2  # peers that make a majority with this node
         self._nonce = 0
         self._targets: dict[GroupId, tuple[Ballot, Slot]] = {}
@@ -98,7 +104,7 @@ class Identity:
             )
             for group in self._node.groups
         )
-        self._node.network.send(peer, Recall(self._node.options.incarnation, marks))
+        self._node.network.send(peer, Recall(self._node.options.incarnation, marks, self._node.durable_to))
 
     def on_remembered(self, sender: NodeId, message: Remembered) -> None:
         if self.state != "asking":
@@ -107,8 +113,10 @@ class Identity:
             self._doubt(message.reason)
             return
         self._trusted_by.add(sender)
-        if len(self._trusted_by) >= self._needed:
+        if len(self._trusted_by) == len(self._memories):
             self._trust()
+        elif self._patience_until == float("inf"):
+            self._patience_until = self._node.clock.now() + RECALL_PATIENCE_S
 
     def _trust(self) -> None:
         self.state = "voting"
@@ -132,6 +140,8 @@ class Identity:
                 reason = f"group {group}: the disk has forgotten a promise"
             elif memory.slots[group] > slot:
                 reason = f"group {group}: the disk has forgotten a vote"
+        if memory.durable_to > message.durable_to:
+            reason = reason or "the disk has forgotten what was synced"
         if not reason and not memory.incarnation:
             self._remember(sender, message.incarnation)
         self._node.network.send(sender, Remembered(not reason, reason))
@@ -139,6 +149,11 @@ class Identity:
     def _remember(self, peer: NodeId, incarnation: bytes) -> None:
         self._memories[peer].incarnation = incarnation
         self._persist(NodeRecord(peer, incarnation))
+
+    def beaten(self, peer: NodeId, durable_to: int) -> None:
+        """A heartbeat tells how far the peer's log is durable."""
+        memory = self._memories[peer]
+        memory.durable_to = max(memory.durable_to, durable_to)
 
     def promised(self, sender: NodeId, message: Promise) -> None:
         memory = self._memories[sender]
@@ -160,10 +175,13 @@ class Identity:
         self._node.count("recoveries")
         self._nonce = self._node.random.getrandbits(48) or 1
         self._targets.clear()
+        self._ask_at = float("inf")  # until the doubt is durable: the peers forget when they are asked
         self._persist(NodeRecord(0, self._node.options.incarnation, recovering=True))
 
     def tick(self, now: float) -> None:
         """Ask again for what is missing, and finish groups that have learned enough."""
+        if self.state == "asking" and now >= self._patience_until and len(self._trusted_by) >= self._needed:
+            self._trust()
         if self.state == "asking" and now >= self._ask_at:
             self._ask_at = now + REJOIN_RETRY_S
             for peer in self._memories:
@@ -204,7 +222,11 @@ class Identity:
     def durable(self, record: LogRecord) -> None:
         """A NODE record is on disk; the last one of a recovery lets the folder forget its doubt."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
-        if found.peer == 0 and not found.recovering and self.recovered is not None:
+        if found.peer != 0:
+            return
+        if found.recovering:
+            self._ask_at = 0.0
+        elif self.recovered is not None:
             self.recovered()
 
     # -- helping another to recover -------------------------------------------------------------------------------
@@ -216,6 +238,7 @@ class Identity:
             memory = self._memories[sender]
             memory.ballots = [Ballot(0)] * len(memory.ballots)
             memory.slots = [Slot(0)] * len(memory.slots)
+        self._memories[sender].durable_to = 0
         replica = self._node.groups[message.group].replica
         key = (message.group, sender)
         if self._wanted.get(key, (0, Ballot(0)))[0] != message.nonce:

@@ -82,6 +82,7 @@ class Node:
         self.requests = Requests(self)
         self.outgoing = Outgoing(self)
         self.disk_full = False
+        self.durable_to = 0  # position of the last record known durable
         self._recovering = True
         self._applied: set[int] = set()
         self._submitted = False
@@ -95,6 +96,7 @@ class Node:
 
     def recover(self, record: LogRecord) -> None:
         """Take one record of the disk scan, in order, before ``start``. Raises CorgiError "log-damaged"."""
+        self.durable_to = max(self.durable_to, record.position)
         if record.kind is RecordKind.NODE:
             self.identity.recover(record)
         elif record.kind is not RecordKind.CLOSE:
@@ -144,6 +146,7 @@ class Node:
 
     def heartbeat(self, peer: NodeId, message: Heartbeat) -> None:
         self.detector.beat(peer, message)
+        self.identity.beaten(peer, message.durable_to)
         for lead in message.leads:
             if 0 <= lead.group < len(self.groups):
                 replica = self.groups[lead.group].replica
@@ -153,6 +156,8 @@ class Node:
 
     def log_synced(self, records: Sequence[LogRecord]) -> None:
         """These records are durable: their messages leave, their votes count."""
+        if records:
+            self.durable_to = max(self.durable_to, records[-1].position)
         for record in records:
             if record.kind is RecordKind.NODE:
                 self.identity.durable(record)
@@ -224,9 +229,12 @@ class Node:
         number = detector.next_beat()
         disk_age_ms = int(detector.own_disk_age_s * 1000)
         unfit = self.stopping or self.disk_full
+        wall_ms = self.clock.wall_ms()
+        durable_to = self.durable_to if self.identity.voting else 0
         for peer, view in detector.peers.items():
             if view.connected:
-                self.network.beat(peer, Heartbeat(number, view.number, self.clock.wall_ms(), disk_age_ms, leads, unfit))
+                beat = Heartbeat(number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to)
+                self.network.beat(peer, beat)
         busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
         self._beat_at = now + interval

@@ -139,11 +139,15 @@ class Handover(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class Recall(PeerMessage, frozen=True, array_like=True, gc=False):
-    """After a restart: what do you remember of me? ``marks`` are (group, promised ballot, highest accepted slot)."""
+    """After a restart: what do you remember of me? ``marks`` are (group, promised ballot, highest accepted slot).
+
+    ``durable_to`` is the position of the last record that was found on the disk.
+    """
 
     TYPE: ClassVar[int] = 76
     incarnation: bytes
     marks: tuple[tuple[GroupId, Ballot, Slot], ...]
+    durable_to: int = 0
 
 
 class Remembered(PeerMessage, frozen=True, array_like=True, gc=False):
@@ -199,6 +203,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     disk_age_ms: int
     leads: tuple[Lead, ...]
     unfit: bool = False  # the sender does not want to lead: it stops, or its disk is full
+    durable_to: int = 0  # position of its last record known durable; 0 while it may not vote
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):
