@@ -20,7 +20,6 @@ KINDS = (
     "old-disk",
 )  # fmt: skip
 RARE = frozenset({"power-all", "wipe", "bit-flip", "old-disk", "stop", "clock-jump"})
-ON_DEMAND = frozenset({"old-disk"})  # not yet survived in every case: docs/simulation.md
 LATE_S = 15.0
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
 
@@ -33,8 +32,7 @@ class Faults:
         self.front = front
         self.world = cluster.world
         self.chance = self.world.stream("faults")
-        drawn = [kind for kind in KINDS if self.chance.random() < (0.25 if kind in RARE else 0.45)]
-        enabled = tuple(kind for kind in drawn if kind not in ON_DEMAND)
+        enabled = tuple(kind for kind in KINDS if self.chance.random() < (0.25 if kind in RARE else 0.45))
         self.enabled = only if only is not None else enabled or ("kill",)
         self.pace = self.chance.choice((0.4, 0.8, 1.5, 3.0))  # mean seconds between faults
         self.length = self.chance.choice((0.3, 1.0, 3.0))  # mean seconds that one lasts

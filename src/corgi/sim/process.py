@@ -19,7 +19,7 @@ from corgi.base.ids import NodeId, Slot
 from corgi.base.ports import LogRecord, Message
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
-from corgi.paxos.messages import Heartbeat, PeerMessage
+from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage
 from corgi.runtime.drive import LATE_S
 from corgi.sim.disk import SimDisk, SimWal
 from corgi.sim.ledger import DiskMemory
@@ -194,6 +194,8 @@ class Process:
         if call == "peer_message":
             sender, message, payload = arguments
             note(self.name, (sender, message.TYPE, message, len(payload)))
+            if isinstance(message, Accepted):
+                self.cluster.ledger.heard(sender, message)
             self.node.peer_message(sender, message, payload)
         elif call == "heartbeat":
             self.node.heartbeat(*arguments)
