@@ -63,6 +63,9 @@ pip() {
     "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
 }
 printf 'Installing the pinned requirements\n'
-pip install --require-hashes -r requirements-dev.txt
+# The pins are complete. Resolving them anew fails with older pips as soon as an index has a newer version of a
+# package that another one names with an extra; so nothing is resolved, and what is missing is told by the check.
+pip install --require-hashes --no-deps -r requirements-dev.txt
 pip install --no-deps --no-build-isolation -e .
+pip check
 touch "$venv/$ready"
