@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
 from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_node, ballot_round, origin_node
 from corgi.base.ports import LogRecord, RecordKind
+from corgi.history.model import Violation
 from corgi.paxos.messages import Accept, Accepted, Commit, Forward, Heartbeat, PeerMessage, Prepare, Promise, Rejoined
-from corgi.sim.history import Violation
 from corgi.sim.world import World
 from corgi.wire.messages import Produce, ProduceReply, WireMessage
 

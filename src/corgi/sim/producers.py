@@ -6,8 +6,8 @@ from corgi.base import errors
 from corgi.base.ids import Offset, TopicId
 from corgi.base.limits import PRODUCER_WINDOW
 from corgi.base.records import encode_batch
+from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Send
 from corgi.sim.clients import REFUSED, TRANSIENT, Client, failure
-from corgi.sim.history import FAILED, OK, UNKNOWN, Partition, Send
 from corgi.sim.scene import Scene
 from corgi.sim.world import WALL_AT_ZERO_MS
 from corgi.wire.messages import InitProducer, InitProducerReply, Produce, ProduceReply, WireMessage

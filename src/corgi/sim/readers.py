@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from corgi.base import errors
 from corgi.base.ids import NodeId, Offset, TopicId
+from corgi.history.model import Bound, Partition, Read
 from corgi.sim.clients import Client, values_of
-from corgi.sim.history import Bound, Partition, Read
 from corgi.sim.scene import Scene
 from corgi.wire.messages import (
     Credit,

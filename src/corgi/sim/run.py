@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from corgi.sim.checks import check_history
+from corgi.history.checks import check_history
+from corgi.history.model import History, Violation
 from corgi.sim.cluster import Cluster, ClusterOptions
 from corgi.sim.faults import Faults
-from corgi.sim.history import History, Violation
 from corgi.sim.network import NetworkOptions
 from corgi.sim.readers import Drainer
 from corgi.sim.scene import Scene

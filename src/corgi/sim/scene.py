@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from corgi.base.ids import NodeId, TopicId
-from corgi.sim.history import History, Partition
+from corgi.history.model import History, Partition
 from corgi.sim.sessions import Front
 from corgi.sim.world import World
 

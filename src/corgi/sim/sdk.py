@@ -19,8 +19,8 @@ from corgi.client.core.client import Client
 from corgi.client.core.links import Address, Done
 from corgi.client.core.options import ClientOptions
 from corgi.client.core.subscriber import Start, Subscription
+from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Read, Send
 from corgi.sim.cluster import CLUSTER
-from corgi.sim.history import FAILED, OK, UNKNOWN, Partition, Read, Send
 from corgi.sim.scene import Scene
 from corgi.sim.sessions import SimSession
 from corgi.sim.world import WALL_AT_ZERO_MS

@@ -1,7 +1,8 @@
 """The checks over a history, each by the name of the promise that it guards.
 
 A check is a function from a history to what breaks the promise. None of them draws chance or knows the nodes: they see
-what clients saw. ``tests/sim/test_checks.py`` holds a hand-made bad history for each that it must reject by name.
+what clients saw. ``tests/history/test_history_checks.py`` holds a hand-made bad history for each, which it must reject by
+name.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from corgi.sim.history import FAILED, OK, OPEN, History, Partition, Violation
+from corgi.history.model import FAILED, OK, OPEN, History, Partition, Violation
 
 Check = Callable[[History], Iterator[Violation]]
 

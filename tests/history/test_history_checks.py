@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from corgi.sim.checks import CHECKS, check_history
-from corgi.sim.history import FAILED, OK, OPEN, UNKNOWN, Bound, History, Partition, Read, Send
+from corgi.history.checks import CHECKS, check_history
+from corgi.history.model import FAILED, OK, OPEN, UNKNOWN, Bound, History, Partition, Read, Send
 
 P = Partition("t", 0)
 
