@@ -1,8 +1,8 @@
 """The checks over a history, each by the name of the promise that it guards.
 
 A check is a function from a history to what breaks the promise. None of them draws chance or knows the nodes: they see
-what clients saw. ``tests/history/test_history_checks.py`` holds a hand-made bad history for each, which it must reject by
-name.
+what clients saw. ``tests/history/test_history_checks.py`` holds a hand-made bad history for each, which it must reject
+by name.
 """
 
 from __future__ import annotations
