@@ -230,6 +230,7 @@ def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
 ROUGH = Options(rough=True, faults=("mumble", "kill-in-flight", "isolate", "split"))
 GAPS = Options(rough=True, faults=("mumble",))
 LAGGARDS = Options(faults=("power-all", "isolate", "kill"))
+COMEBACKS = Options(rough=False, faults=("isolate", "split"))  # leaders that take a fresh ballot beside their followers
 SPLITS = Options(nodes=5, faults=("split", "isolate", "one-way"))
 RESTARTS = Options(faults=("kill", "power", "isolate"))
 DISKS = Options(faults=("wipe", "kill", "power"))
@@ -276,8 +277,8 @@ MUTANTS: dict[str, Mutant] = {
         "a forward is proposed in the ballot that it names",
         (propose_any_forward,),
         ("forward-out-of-ballot",),
-        seeds=15,
-        options=ROUGH,
+        seeds=40,
+        options=COMEBACKS,
     ),
     "other-groups-state": Mutant("apply reads its own group only", (look_at_another_group,), ("diverged",)),
     "cut-synced-tail": Mutant(
