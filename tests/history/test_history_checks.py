@@ -5,7 +5,20 @@ from collections.abc import Callable
 import pytest
 
 from corgi.history.checks import CHECKS, check_history
-from corgi.history.model import FAILED, OK, OPEN, UNKNOWN, Bound, History, Partition, Read, Send
+from corgi.history.model import (
+    FAILED,
+    OK,
+    OPEN,
+    UNKNOWN,
+    Bound,
+    Call,
+    Handling,
+    History,
+    Limits,
+    Partition,
+    Read,
+    Send,
+)
 
 P = Partition("t", 0)
 
@@ -25,7 +38,14 @@ def good() -> History:
             Read("s", P, 1, (), 3.0),
         ],
         bounds=[Bound("e", P, 0.1, 0.2, 0), Bound("e", P, 2.0, 2.1, 3)],
+        handlings=[Handling("g", "h1", P, "k", 0, 1.0, 1.5), Handling("g", "h2", P, "k", 2, 1.5, 1.6)],
+        calls=[
+            Call("x", "topic", "swap", None, "there", OK, 0.0, 0.5),
+            Call("y", "topic", "read", "there", None, OK, 0.4, 0.6),
+        ],
         final={P: {1: list(stored), 2: list(stored), 3: list(stored)}},
+        healed=1.0,
+        limits=Limits(write_gap_s=0.5, settle_s=1.0),
     )
 
 
@@ -97,6 +117,40 @@ def tell_an_end_and_then_a_lower_one(history: History) -> None:
     history.sends[2].status = UNKNOWN
 
 
+def read_what_was_refused(history: History) -> None:
+    history.final.clear()
+    history.sends[1].status = FAILED
+
+
+def handle_a_key_backwards(history: History) -> None:
+    history.handlings.append(Handling("g", "h1", P, "k", 1, 1.7, 1.8))
+
+
+def handle_a_key_twice_at_a_time(history: History) -> None:
+    history.handlings.append(Handling("g", "h2", P, "k", 1, 1.4, 1.45))
+
+
+def never_finish_and_go_on(history: History) -> None:
+    history.handlings[0] = history.handlings[0]._replace(ended=-1.0)
+
+
+def see_nothing_where_something_is(history: History) -> None:
+    history.calls.append(Call("y", "topic", "read", None, None, OK, 0.6, 0.7))
+
+
+def make_it_twice(history: History) -> None:
+    history.calls.append(Call("y", "topic", "swap", None, "there", OK, 0.6, 0.7))
+
+
+def wait_too_long(history: History) -> None:
+    history.sends[1].scheduled = 0.4
+
+
+def end_long_after_healing(history: History) -> None:
+    history.sends[1].ended = 2.5
+    history.limits = Limits(settle_s=1.0)
+
+
 def leave_a_write_open(history: History) -> None:
     history.sends[1].status = OPEN
 
@@ -125,7 +179,15 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("nonmonotonic-poll", give_an_offset_again),
     ("stale-end", tell_an_old_end),
     ("stale-end", tell_an_end_and_then_a_lower_one),
+    ("aborted-read", read_what_was_refused),
+    ("key-order", handle_a_key_backwards),
+    ("key-order", handle_a_key_twice_at_a_time),
+    ("key-order", never_finish_and_go_on),
+    ("linearizability", see_nothing_where_something_is),
+    ("linearizability", make_it_twice),
+    ("write-gap", wait_too_long),
     ("stuck", leave_a_write_open),
+    ("stuck", end_long_after_healing),
     ("stuck", leave_an_operation_open),
     ("stuck", leave_a_replica_behind),
 ]
@@ -150,3 +212,16 @@ def test_nothing_else_is_blamed_for_a_duplicate() -> None:
     history = good()
     store_twice(history)
     assert {violation.name for violation in check_history(history)} == {"duplicate"}
+
+
+def test_offsets_with_holes_are_skipped_only_where_something_is_stored() -> None:
+    history = good()
+    history.dense = False
+    holes = [(0, b"a"), (3, b"b"), (7, b"c")]
+    everywhere(history, holes)
+    history.sends = [send(0, b"a", 0), send(1, b"b", 3), send(2, b"c", 7)]
+    history.reads = [Read("r", P, 0, ((0, b"a"), (3, b"b")), 2.0), Read("r", P, 4, ((7, b"c"),), 3.0)]
+    history.bounds.clear()
+    assert check_history(history) == []
+    history.reads.append(Read("s", P, 1, ((7, b"c"),), 3.0))
+    assert {violation.name for violation in check_history(history)} == {"poll-skip"}

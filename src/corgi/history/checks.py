@@ -7,10 +7,26 @@ by name.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
-from corgi.history.model import FAILED, OK, OPEN, History, Partition, Violation
+from corgi.history.gaps import partition_gaps
+from corgi.history.model import (
+    FAILED,
+    NEVER,
+    OK,
+    OPEN,
+    Handling,
+    History,
+    Partition,
+    Replica,
+    Send,
+    Value,
+    Violation,
+)
+from corgi.history.registers import judge_registers
 
 Check = Callable[[History], Iterator[Violation]]
 
@@ -41,7 +57,8 @@ def lost_write(history: History) -> Iterator[Violation]:
 def duplicate(history: History) -> Iterator[Violation]:
     """No value is stored twice: retries of idempotent producers are recognised, plain ones are not retried."""
     for partition, replicas in sorted(history.final.items()):
-        for node, records in sorted(replicas.items()):
+        for node in _replicas(replicas):
+            records = replicas[node]
             for value, count in Counter(value for _, value in records).items():
                 if count > 1:
                     at = [offset for offset, other in records if other == value]
@@ -52,46 +69,39 @@ def duplicate(history: History) -> Iterator[Violation]:
 
 def inconsistent_offsets(history: History) -> Iterator[Violation]:
     """One offset has one value, whoever looks, whenever; an acknowledgement names the offset that readers see."""
-    seen: dict[tuple[Partition, int], tuple[bytes, str]] = {}
-
-    def look(partition: Partition, offset: int, value: bytes, who: str, time: float) -> Iterator[Violation]:
-        known = seen.setdefault((partition, offset), (value, who))
+    seen: dict[Partition, dict[int, tuple[Value, str]]] = {}
+    for partition, offset, value, who, time in _sightings(history):
+        known = seen.setdefault(partition, {}).setdefault(offset, (value, who))
         if known[0] != value:
             text = f"{partition}@{offset} is {known[0]!r} for {known[1]} and {value!r} for {who}"
             yield Violation("inconsistent-offsets", text, time)
 
-    for send in history.sends:
-        if send.status == OK and send.offset >= 0:
-            for index, value in enumerate(send.values):
-                yield from look(send.partition, send.offset + index, value, f"writer {send.producer}", send.ended)
-    for read in history.reads:
-        for offset, value in read.records:
-            yield from look(read.partition, offset, value, f"reader {read.reader}", read.time)
-    for partition, replicas in sorted(history.final.items()):
-        for node, records in sorted(replicas.items()):
-            for offset, value in records:
-                yield from look(partition, offset, value, f"the final drain of node {node}", 0.0)
-
 
 def aborted_read(history: History) -> Iterator[Violation]:
-    """Nothing is stored that was never sent, or whose sender was told that it failed for good."""
+    """Nothing is stored, or read, that was never sent there, or whose sender was told that it failed for good."""
     sent = {value: send for send in history.sends for value in send.values}
     for partition, stored in _stored(history).items():
         for value, offset in stored.items():
-            send = sent.get(value)
-            if send is None or send.partition != partition:
-                yield Violation("aborted-read", f"{partition}@{offset} holds {value!r}, which nobody sent there", 0.0)
-            elif send.status == FAILED:
-                yield Violation("aborted-read", f"{send}: told as failed, and stored at {offset}", send.ended)
+            yield from _unsent(sent.get(value), partition, offset, value, "the final drain")
+    for read in history.reads:
+        for offset, value in read.records:
+            yield from _unsent(sent.get(value), read.partition, offset, value, read.reader)
+
+
+def _unsent(send: Send | None, partition: Partition, offset: int, value: Value, who: str) -> Iterator[Violation]:
+    if send is None or send.partition != partition:
+        yield Violation("aborted-read", f"{who} has {value!r} at {partition}@{offset}, which nobody sent there", 0.0)
+    elif send.status == FAILED:
+        yield Violation("aborted-read", f"{send}: told as failed, and {who} has it at {offset}", send.ended)
 
 
 def nonmonotonic_send(history: History) -> Iterator[Violation]:
     """What one producer sent to a partition, in order, is stored in that order."""
-    where = {(p, value): offset for p, stored in _stored(history).items() for value, offset in stored.items()}
+    stored = _stored(history)
     last: dict[tuple[str, Partition], tuple[int, int]] = {}
     for send in sorted((s for s in history.sends if s.ordered), key=lambda s: (s.producer, s.partition, s.sequence)):
         for index, value in enumerate(send.values):
-            offset = where.get((send.partition, value))
+            offset = stored.get(send.partition, {}).get(value)
             if offset is None:
                 continue
             key = (send.producer, send.partition)
@@ -122,10 +132,11 @@ def send_gap(history: History) -> Iterator[Violation]:
 
 def poll_skip(history: History) -> Iterator[Violation]:
     """A reader gets every offset from its position on, without a hole."""
+    held = {} if history.dense else {p: sorted(stored.values()) for p, stored in _stored(history).items()}
     for read in history.reads:
         expected = read.position
         for offset, _ in read.records:
-            if offset > expected:
+            if offset > expected and (history.dense or _any_between(held.get(read.partition, []), expected, offset)):
                 text = f"{read.reader} at {read.partition}@{expected} was given {offset}"
                 yield Violation("poll-skip", text, read.time)
             expected = offset + 1
@@ -157,15 +168,53 @@ def stale_end(history: History) -> Iterator[Violation]:
                 yield Violation("stale-end", f"{bound.reader} was told {bound.end} after {text}", bound.ended)
 
 
+def key_order(history: History) -> Iterator[Violation]:
+    """In a group the messages of a key are handled in log order, and never two at once."""
+    by_key: dict[tuple[str, Partition, str], list[Handling]] = {}
+    for handling in history.handlings:
+        by_key.setdefault((handling.group, handling.partition, handling.key), []).append(handling)
+    for (group, partition, key), handlings in sorted(by_key.items()):
+        handlings.sort(key=lambda handling: (handling.started, handling.offset))
+        for before, after in pairwise(handlings):
+            what = f"{group} {partition} key {key!r}: {after.process} began {after.offset}"
+            if before.ended == NEVER or before.ended > after.started:
+                text = f"{what} while {before.process} was at {before.offset}"
+                yield Violation("key-order", text, after.started)
+            elif after.offset < before.offset:
+                yield Violation("key-order", f"{what} after {before.process} had done {before.offset}", after.started)
+
+
+def linearizability(history: History) -> Iterator[Violation]:
+    """For each small register there is one order of its operations that explains every answer, in real time."""
+    for name, outcome in judge_registers(history.calls):
+        if outcome.broken:
+            yield Violation("linearizability", f"{name}: {outcome.broken}", outcome.time)
+
+
+def write_gap(history: History) -> Iterator[Violation]:
+    """No publish waits longer for its acknowledgement than was promised."""
+    limit_s = history.limits.write_gap_s
+    if limit_s is not None:
+        for partition, gap in partition_gaps(history).items():
+            if gap.seconds > limit_s and gap.send is not None:
+                text = f"{partition}: {gap.send} waited {gap.seconds * 1000:.0f} ms, {limit_s * 1000:.0f} were promised"
+                yield Violation("write-gap", text, gap.send.due)
+
+
 def stuck(history: History) -> Iterator[Violation]:
-    """After healing every operation ends and every replica serves the same."""
+    """After healing every operation ends, within the time that was promised, and every replica serves the same."""
     for text in history.unfinished:
         yield Violation("stuck", text, 0.0)
+    settle_s = history.limits.settle_s
     for send in history.sends:
         if send.status == OPEN:
             yield Violation("stuck", f"{send} has no outcome", send.invoked)
+        elif settle_s is not None and history.healed != NEVER:
+            waited = send.ended - max(send.invoked, history.healed)
+            if waited > settle_s:
+                yield Violation("stuck", f"{send} ended {waited:.1f} s after all was healed", send.invoked)
     for partition, replicas in sorted(history.final.items()):
-        nodes = sorted(replicas)
+        nodes = _replicas(replicas)
         for node in nodes[1:]:
             if replicas[node] != replicas[nodes[0]]:
                 counts = f"{len(replicas[nodes[0]])} and {len(replicas[node])} records"
@@ -182,17 +231,48 @@ CHECKS: dict[str, Check] = {
     "poll-skip": poll_skip,
     "nonmonotonic-poll": nonmonotonic_poll,
     "stale-end": stale_end,
+    "key-order": key_order,
+    "linearizability": linearizability,
+    "write-gap": write_gap,
     "stuck": stuck,
 }
 
 
-def _stored(history: History) -> dict[Partition, dict[bytes, int]]:
+def _stored(history: History) -> dict[Partition, dict[Value, int]]:
     """Per drained partition: value to offset, from the first replica (``stuck`` says whether they are equal)."""
-    out: dict[Partition, dict[bytes, int]] = {}
+    out: dict[Partition, dict[Value, int]] = {}
     for partition, replicas in sorted(history.final.items()):
-        records = replicas[min(replicas)] if replicas else []
-        stored: dict[bytes, int] = {}
+        records = replicas[_replicas(replicas)[0]] if replicas else []
+        stored: dict[Value, int] = {}
         for offset, value in records:
             stored.setdefault(value, offset)
         out[partition] = stored
     return out
+
+
+def _replicas(replicas: Mapping[Replica, object]) -> list[Replica]:
+    return sorted(replicas, key=str)
+
+
+def _sightings(history: History) -> Iterator[tuple[Partition, int, Value, str, float]]:
+    """Every time that somebody saw, or was told, which value lies at an offset: with who it was and when."""
+    for send in history.sends:
+        if send.status == OK and send.offset >= 0:
+            who = f"writer {send.producer}"
+            for index, value in enumerate(send.values):
+                yield send.partition, send.offset + index, value, who, send.ended
+    for read in history.reads:
+        who = f"reader {read.reader}"
+        for offset, value in read.records:
+            yield read.partition, offset, value, who, read.time
+    for partition, replicas in sorted(history.final.items()):
+        for node in _replicas(replicas):
+            who = f"the final drain of node {node}"
+            for offset, value in replicas[node]:
+                yield partition, offset, value, who, 0.0
+
+
+def _any_between(offsets: Sequence[int], first: int, end: int) -> bool:
+    """Whether one of the sorted offsets lies in first to end - 1."""
+    at = bisect_left(offsets, first)
+    return at < len(offsets) and offsets[at] < end

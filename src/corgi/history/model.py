@@ -1,14 +1,26 @@
-"""What clients did and saw in a run: every operation with its times and outcome. Checkers read it."""
+"""What clients did and saw in a run: every operation with its times and outcome. Checkers read it.
+
+It knows no broker. Times are seconds on one clock; which zero it has does not matter. ``docs/histories.md`` describes
+the same as lines of JSON.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 OPEN = "open"  # no outcome yet
 OK = "ok"  # acknowledged
 FAILED = "failed"  # told that it was not and will not be stored
 UNKNOWN = "unknown"  # it may be stored, now or later
+REFUSED = "refused"  # a swap that found another state than it was to replace
+
+NEVER = -1.0  # a time that has not come
+
+Value: TypeAlias = bytes | str  # what tells one message from all others
+Replica: TypeAlias = int | str
+State: TypeAlias = str | int | None  # of a register
 
 
 class Violation(NamedTuple):
@@ -30,17 +42,23 @@ class Partition(NamedTuple):
 @dataclass(slots=True)
 class Send:
     """One batch of one producer for one partition, however often it was sent. ``sequence`` counts the producer's
-    records in the partition; ``ordered``: the producer promises order and exactly-once (it is idempotent)."""
+    records in the partition; ``ordered``: the producer promises order and exactly-once (it is idempotent);
+    ``scheduled``: when it was due, if it was sent by a timetable."""
 
     producer: str
     partition: Partition
     sequence: int
-    values: tuple[bytes, ...]
+    values: tuple[Value, ...]
     invoked: float
     ordered: bool
-    ended: float = -1.0
+    ended: float = NEVER
     status: str = OPEN
     offset: int = -1
+    scheduled: float = NEVER
+
+    @property
+    def due(self) -> float:
+        return self.scheduled if self.scheduled >= 0 else self.invoked
 
     def __str__(self) -> str:
         return f"{self.producer} {self.partition} #{self.sequence}+{len(self.values)} {self.status}@{self.offset}"
@@ -52,7 +70,7 @@ class Read(NamedTuple):
     reader: str
     partition: Partition
     position: int
-    records: tuple[tuple[int, bytes], ...]  # offset, value
+    records: tuple[tuple[int, Value], ...]  # offset, value
     time: float
 
 
@@ -66,19 +84,85 @@ class Bound(NamedTuple):
     end: int
 
 
+class Handling(NamedTuple):
+    """One message in the hands of a consumer of a group, from ``started`` to ``ended`` (NEVER: not finished)."""
+
+    group: str
+    process: str
+    partition: Partition
+    key: str
+    offset: int
+    started: float
+    ended: float
+
+
+class Call(NamedTuple):
+    """An operation on a small register: ``read`` gave ``old``; ``write`` sets ``new``; ``swap`` sets ``new`` where it
+    finds ``old``, and is refused elsewhere. None is the state of what does not exist."""
+
+    process: str
+    register: str
+    action: str
+    old: State
+    new: State
+    status: str
+    invoked: float
+    ended: float
+
+    def __str__(self) -> str:
+        change = {"read": f"{self.old!r}", "write": f"{self.new!r}"}.get(self.action, f"{self.old!r} to {self.new!r}")
+        span = f"{self.invoked:.3f} to " + (f"{self.ended:.3f} s" if self.ended >= 0 else "no end")
+        return f"{self.process} {self.action} {change} {self.status} ({span})"
+
+
+class Fault(NamedTuple):
+    """Something that was done to the cluster, from ``began`` to ``ended``."""
+
+    kind: str
+    target: str
+    began: float
+    ended: float
+    detail: str = ""
+
+
+class Leadership(NamedTuple):
+    """From ``time`` on ``node`` led ``group``."""
+
+    group: int
+    node: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long something may last (s); None: as long as it likes."""
+
+    write_gap_s: float | None = None  # a publish that waits for its acknowledgement
+    settle_s: float | None = None  # an operation after everything was healed
+
+
 @dataclass(slots=True)
 class History:
-    """Everything recorded. ``final`` holds what each node serves at the very end: (offset, value) in served order."""
+    """Everything recorded. ``final`` holds what each replica serves at the very end: (offset, value) in served order.
+    ``dense``: the offsets of a partition have no holes; without it only what the final drain holds can be skipped."""
 
     sends: list[Send] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
+    handlings: list[Handling] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    leaderships: list[Leadership] = field(default_factory=list)
     other_operations: int = 0
     unfinished: list[str] = field(default_factory=list)  # operations that never ended, after healing
-    final: dict[Partition, dict[int, list[tuple[int, bytes]]]] = field(default_factory=dict)
+    final: dict[Partition, dict[Replica, Sequence[tuple[int, Value]]]] = field(default_factory=dict)
+    healed: float = NEVER  # when the last fault was over
+    dense: bool = True
+    limits: Limits = Limits()
 
     def operations(self) -> int:
-        return len(self.sends) + len(self.reads) + len(self.bounds) + self.other_operations
+        asked = len(self.bounds) + len(self.handlings) + len(self.calls)
+        return len(self.sends) + len(self.reads) + asked + self.other_operations
 
     def partitions(self) -> list[Partition]:
         seen = {send.partition for send in self.sends} | {read.partition for read in self.reads}
