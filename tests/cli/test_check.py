@@ -54,7 +54,7 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         buffer = io.BytesIO(GOOD.encode())
 
     monkeypatch.setattr("sys.stdin", Stdin)
-    assert main(["check", "-"]) == Exit.OK
+    assert main(["check"]) == Exit.OK
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ PROGRESS_S = 5.0
 
 
 def check(
-    history: Path,
+    history: Path | None = None,
     /,
     *,
     write_gap_ms: int | None = None,
@@ -33,8 +33,8 @@ def check(
 ) -> int:
     """Judge a recorded history: is anything lost, doubled, out of order, stuck?
 
-    HISTORY is a file of JSON lines, or - for stdin. docs/histories.md describes
-    the format, so that clients of any broker can write it.
+    HISTORY is a file of JSON lines, by default stdin. docs/histories.md
+    describes the format, so that clients of any broker can write it.
 
     Examples:
 
@@ -53,7 +53,7 @@ def check(
     Parameters
     ----------
     history
-        The file; - is stdin.
+        The file; by default stdin.
     write_gap_ms
         The longest time that a publish may wait for its acknowledgement; by
         default no limit.
@@ -133,8 +133,8 @@ def without_collector() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == "-":
+def _opened(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
         yield sys.stdin.buffer
         return
     try:
