@@ -83,6 +83,7 @@ class Ledger:
         self._digests: dict[tuple[GroupId, Slot], tuple[int, NodeId]] = {}
         self._highest: dict[GroupId, Slot] = {}  # prefix of the replica that is furthest
         self._heard: set[tuple[NodeId, GroupId, Slot, Ballot]] = set()
+        self._unheard: set[tuple[NodeId, GroupId, Slot, Ballot]] = set()  # forgotten, but perhaps still on their way
         self._committed: dict[tuple[GroupId, Ballot], Slot] = {}  # commit indexes told, per ballot
         self._forwards: dict[tuple[Origin, int], set[Ballot]] = {}  # command, in which ballots it may be proposed
         self._proposed: dict[tuple[GroupId, Slot], list[Buffer]] = {}
@@ -118,7 +119,7 @@ class Ledger:
         memory.votes = found.votes
 
     def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
-        """A disk lost votes. Those that nobody has heard of never happened: nobody can miss them."""
+        """A disk lost votes. Those that nobody has heard of never happened, unless somebody hears of them yet."""
         for (group, slot), ballots in sorted(self._slots.items()):
             if slot <= self._highest.get(group, 0):
                 continue
@@ -126,12 +127,21 @@ class Ledger:
                 heard = (node, group, slot, ballot) in self._heard
                 if node in voters and not heard and (group, slot, ballot) not in kept.votes:
                     voters.discard(node)
+                    self._unheard.add((node, group, slot, ballot))
             if ballots.chosen and all(len(voters) < self.majority for _, voters in ballots.by_ballot.values()):
                 ballots.chosen = Ballot(0)
 
     def heard(self, sender: NodeId, message: Accepted) -> None:
         """A proposer counts this vote."""
-        self._heard.add((sender, message.group, message.slot, message.ballot))
+        vote = (sender, message.group, message.slot, message.ballot)
+        self._heard.add(vote)
+        if vote in self._unheard:
+            self._unheard.discard(vote)
+            ballots = self._slots[message.group, message.slot]
+            value, voters = ballots.by_ballot[message.ballot]
+            voters.add(sender)
+            if len(voters) >= self.majority:
+                self._choose((message.group, message.slot), ballots, message.ballot, value)
 
     def _write_down(self, node: NodeId, memory: DiskMemory, record: LogRecord) -> None:
         if record.kind not in _PROMISING:
