@@ -4,9 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-from corgi.sim.__main__ import main
 from corgi.sim.run import run_seed
 
 SEED = 6
@@ -29,15 +26,3 @@ def test_a_seed_gives_one_trace_hash_under_any_hash_seed() -> None:
 
 def test_other_seeds_give_other_traces() -> None:
     assert run_seed(SEED).trace_hash != run_seed(SEED + 1).trace_hash
-
-
-def test_the_program_runs_seeds_and_says_what_they_covered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "1", "--seed", str(SEED)]) == 0
-    words = capsys.readouterr().out
-    assert f"seed {SEED}: ok" in words
-    assert "takeovers" in words
-
-
-def test_the_program_fails_with_a_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "3", "--mutant", "quorum-minus-one"]) == 1
-    assert "chosen-without-quorum" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from corgi.sim.report import explain
 from corgi.sim.run import OPERATIONS_MIN, SECONDS_MIN, Options, run_suite
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,7 +23,7 @@ def run(first: int, count: int) -> Counter[str]:
     """All seeds hold; what they covered together."""
     coverage: Counter[str] = Counter()
     for result in run_suite(first, count):
-        assert result.ok, result.report()
+        assert result.ok, explain(result)
         assert result.seconds >= SECONDS_MIN
         assert result.operations >= OPERATIONS_MIN
         assert result.faults >= 1
@@ -70,7 +71,7 @@ SOUGHT = {
 def test_rare_things_hold_too(what: str) -> None:
     options, counters = SOUGHT[what]
     results = run_suite(301, 4, options=options)
-    assert not [result.report() for result in results if not result.ok]
+    assert not [explain(result) for result in results if not result.ok]
     assert not [name for name in counters if not sum(result.coverage[name] for result in results)]
 
 

@@ -10,7 +10,7 @@ from corgi.base.ids import NodeId, next_boot
 from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
 from corgi.sim.disk import SimDisk
-from corgi.sim.ledger import DiskMemory, Ledger
+from corgi.sim.ledger import DiskMemory, Focus, Ledger
 from corgi.sim.network import NetworkOptions, SimNetwork
 from corgi.sim.process import Computer, Process
 from corgi.sim.world import SimClock, World
@@ -156,7 +156,7 @@ class Cluster:
 
     def failed(self, process: Process, text: str) -> None:
         """A node found a fault, in itself or on its disk."""
-        self.ledger.violate("node-failed", f"node {process.id}: {text}")
+        self.ledger.violate("node-failed", f"node {process.id}: {text}", Focus(process.id))
         self._end(process)
         process.kill()
 

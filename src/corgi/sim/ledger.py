@@ -20,7 +20,7 @@ replicas believe, what acceptors answer and what clients are told. A broken rule
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
 from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_node, ballot_round, origin_node
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from corgi.sim.process import Process
 
 _PROMISING = (RecordKind.PROMISE, RecordKind.ACCEPT, RecordKind.STATE)
+
+
+class Focus(NamedTuple):
+    """Where a rule was broken, as far as one can tell: 0 is every node or slot, -1 every group."""
+
+    node: int = 0
+    group: int = -1
+    slot: int = 0
+
+
+NOWHERE = Focus()
 
 
 class DiskMemory:
@@ -78,6 +89,7 @@ class Ledger:
         self.world = world
         self.majority = nodes // 2 + 1
         self.violations: list[Violation] = []
+        self.focus = NOWHERE
         self.chosen_slots = 0
         self._slots: dict[tuple[GroupId, Slot], Ballots] = {}
         self._digests: dict[tuple[GroupId, Slot], tuple[int, NodeId]] = {}
@@ -89,7 +101,10 @@ class Ledger:
         self._proposed: dict[tuple[GroupId, Slot], list[Buffer]] = {}
         self._granted: dict[tuple[NodeId, int, GroupId], Ballot] = {}  # who, after which loss, from which ballot on
 
-    def violate(self, name: str, detail: str) -> None:
+    def violate(self, name: str, detail: str, focus: Focus | None = None) -> None:
+        """A broken rule, by name; ``focus`` tells where, for those who read what led to it."""
+        if not self.violations and focus is not None:
+            self.focus = focus
         self.violations.append(Violation(name, detail, self.world.now))
         self.world.halt()
 
@@ -102,7 +117,7 @@ class Ledger:
             if record.kind is RecordKind.LEARNED:
                 ballots = self._slots.get((record.group, record.slot))
                 if ballots is None or not ballots.chosen or ballots.value != record.payload:
-                    self.violate("learned-unchosen", f"node {node} learned {record}")
+                    self.violate("learned-unchosen", f"node {node} learned {record}", _of(node, record))
 
     def recovered(self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord]) -> None:
         """A restart read these records. What was synced before must be among them."""
@@ -111,9 +126,14 @@ class Ledger:
             self._write_down(node, found, record)
         for group, ballot in sorted(memory.promised.items()):
             if found.promised.get(group, 0) < ballot:
-                self.violate("synced-record-lost", f"node {node} group {group}: promise {_show(ballot)} is gone")
+                self.violate(
+                    "synced-record-lost",
+                    f"node {node} group {group}: promise {_show(ballot)} is gone",
+                    Focus(node, group),
+                )
         for group, slot, ballot in sorted(memory.votes - found.votes):
-            self.violate("synced-record-lost", f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone")
+            text = f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone"
+            self.violate("synced-record-lost", text, Focus(node, group, slot))
         memory.promised = found.promised
         memory.written = found.written
         memory.votes = found.votes
@@ -156,7 +176,8 @@ class Ledger:
         if record.kind is not RecordKind.STATE:
             before = memory.written.get(group, Ballot(0))
             if ballot < before:
-                self.violate("promise-went-back", f"node {node}: {record} behind a promise of {_show(before)}")
+                text = f"node {node}: {record} behind a promise of {_show(before)}"
+                self.violate("promise-went-back", text, _of(node, record))
             memory.written[group] = max(before, ballot)
 
     def _vote(self, node: NodeId, record: LogRecord) -> None:
@@ -169,10 +190,11 @@ class Ledger:
             known = ballots.by_ballot[record.ballot] = (bytes(record.payload), set())
         value, voters = known
         if value != record.payload:
-            self.violate("agreement", f"two values in one ballot: {record} at node {node}")
+            self.violate("agreement", f"two values in one ballot: {record} at node {node}", _of(node, record))
         voters.add(node)
         if ballots.chosen and record.ballot > ballots.chosen and record.payload != ballots.value:
-            self.violate("agreement", f"node {node} votes {record} against the value chosen in {_show(ballots.chosen)}")
+            text = f"node {node} votes {record} against the value chosen in {_show(ballots.chosen)}"
+            self.violate("agreement", text, _of(node, record))
         if len(voters) >= self.majority:
             self._choose(key, ballots, record.ballot, value)
 
@@ -182,13 +204,13 @@ class Ledger:
             ballots.value = value
             ballots.chosen = ballot
         elif ballots.value != value:
-            self.violate("agreement", f"group {key[0]} slot {key[1]} is chosen twice, with two values")
+            self.violate("agreement", f"group {key[0]} slot {key[1]} is chosen twice, with two values", Focus(0, *key))
         ballots.chosen = min(ballots.chosen, ballot)
         for other, (rival, voters) in sorted(ballots.by_ballot.items()):
             if other > ballots.chosen and rival != value:
                 who = sorted(voters)
                 text = f"group {key[0]} slot {key[1]} is chosen in {_show(ballot)}, against it {who} in {_show(other)}"
-                self.violate("agreement", text)
+                self.violate("agreement", text, Focus(0, *key))
 
     # ---- messages
 
@@ -196,7 +218,8 @@ class Ledger:
         """A node sends: what it says must be on its disk."""
         if isinstance(message, Accepted):
             if (message.group, message.slot, message.ballot) not in process.memory.votes:
-                self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced vote")
+                text = f"node {process.id} sends {message} without a synced vote"
+                self.violate("answer-not-durable", text, Focus(process.id, message.group, message.slot))
             self._amnesia(process, message.group, message.ballot)
         elif isinstance(message, Accept):
             self._check_commit(process, message.group, message.ballot, message.commit)
@@ -209,7 +232,8 @@ class Ledger:
                 self._forwards.setdefault((origin, counter), set()).add(message.ballot)
         elif isinstance(message, Promise | Prepare):
             if process.memory.promised.get(message.group, 0) < message.ballot:
-                self.violate("answer-not-durable", f"node {process.id} sends {message} without a synced promise")
+                text = f"node {process.id} sends {message} without a synced promise"
+                self.violate("answer-not-durable", text, Focus(process.id, message.group))
             self._amnesia(process, message.group, message.ballot)
         elif isinstance(message, Rejoined):
             key = (*process.peer_incarnation(peer), message.group)
@@ -234,7 +258,7 @@ class Ledger:
                 text = (
                     f"node {process.id} tells slot {slot} of group {group} as chosen in {_show(ballot)}, where it lost"
                 )
-                self.violate("false-commit", text)
+                self.violate("false-commit", text, Focus(process.id, group, slot))
 
     def _check_proposal(self, process: Process, message: Accept, value: Buffer) -> None:
         """What others forwarded may enter the log only in the ballot that the forward named."""
@@ -250,14 +274,14 @@ class Ledger:
                     text = (
                         f"node {process.id} proposes {what} in {_show(message.ballot)}, forwarded in {sorted(ballots)}"
                     )
-                    self.violate("forward-out-of-ballot", text)
+                    self.violate("forward-out-of-ballot", text, Focus(process.id, message.group, message.slot))
 
     def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:
         if process.doubted:
             granted = self._granted.get((process.id, process.doubted, group))
             if granted is None or ballot < granted:
                 text = f"node {process.id} lost its state and acts in group {group} in {_show(ballot)}"
-                self.violate("amnesiac-vote", text)
+                self.violate("amnesiac-vote", text, Focus(process.id, group))
 
     # ---- replicas
 
@@ -273,20 +297,20 @@ class Ledger:
                     ballots = self._slots.get((number, Slot(slot)))
                     if ballots is None or not ballots.chosen:
                         text = f"node {process.id} takes slot {slot} of group {number} as chosen"
-                        self.violate("chosen-without-quorum", text)
+                        self.violate("chosen-without-quorum", text, Focus(process.id, number, slot))
                 seen[number] = prefix
                 if prefix > self._highest.get(number, 0):
                     self._highest[number] = prefix
                 self._compare(process, number, group.machine.applied, group.machine.digest)
                 if group.machine.applied > prefix:
                     text = f"node {process.id} applied {group.machine.applied} of group {number}, chosen {prefix}"
-                    self.violate("chosen-without-quorum", text)
+                    self.violate("chosen-without-quorum", text, Focus(process.id, number))
 
     def _compare(self, process: Process, group: GroupId, applied: Slot, digest: int) -> None:
         known = self._digests.setdefault((group, applied), (digest, process.id))
         if known[0] != digest:
             text = f"group {group} after slot {applied}: node {process.id} differs from node {known[1]}"
-            self.violate("diverged", text)
+            self.violate("diverged", text, Focus(process.id, group, applied))
 
     # ---- clients
 
@@ -300,7 +324,11 @@ class Ledger:
                 ends = [log.end for log in logs if log is not None]
                 if not any(0 <= offset < end for end in ends):
                     text = f"node {process.id} confirms {topic}/{partition}@{offset}, its end is {ends}"
-                    self.violate("early-answer", text)
+                    self.violate("early-answer", text, Focus(process.id))
+
+
+def _of(node: NodeId, record: LogRecord) -> Focus:
+    return Focus(node, record.group, record.slot)
 
 
 def _show(ballot: Ballot) -> str:

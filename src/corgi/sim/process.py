@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from corgi.base import errors
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId, Slot
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.base.ports import LogRecord, Message
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
@@ -33,6 +35,15 @@ TURN_DELAY_S = 0.000_02  # from the first fact to the turn that handles it
 TURN_COST_S = 0.000_05
 FACT_COST_S = 0.000_02
 WAKE_AFTER_S = 0.000_05  # timers fire a little late, as real ones do
+
+
+class Synced(msgspec.Struct, frozen=True, array_like=True):
+    """A record that became durable, for the transcript."""
+
+    kind: str
+    group: GroupId
+    ballot: Ballot
+    slot: Slot
 
 
 @dataclass(slots=True)
@@ -145,6 +156,7 @@ class Process:
 
     def synced(self, records: Sequence[LogRecord]) -> None:
         """The disk has these records."""
+        self.world.note(self.name, tuple(Synced(r.kind.name, r.group, r.ballot, r.slot) for r in records))
         self.cluster.ledger.synced(self.id, self.memory, records)
         self.fact("log_synced", records)
 
@@ -202,7 +214,7 @@ class Process:
         elif isinstance(call, str):
             if call == "client_request":
                 note(self.name, (arguments[0].listener.name, arguments[1], arguments[2]))
-            else:
+            elif call != "log_synced":  # noted when it was
                 note(self.name, call)
             getattr(self.node, call)(*arguments)
         else:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from corgi.history.checks import check_history
 from corgi.history.model import History, Violation
 from corgi.sim.cluster import Cluster, ClusterOptions
 from corgi.sim.faults import Faults
+from corgi.sim.ledger import NOWHERE, Focus
 from corgi.sim.network import NetworkOptions
 from corgi.sim.readers import Drainer
 from corgi.sim.scene import Scene
 from corgi.sim.sessions import Front
 from corgi.sim.workload import Workload
-from corgi.sim.world import World
+from corgi.sim.world import Note, World, line
 
 HEAL_AT_S = 24.0
 STOP_AT_S = 28.0  # producers make no new batches
@@ -23,7 +25,8 @@ SETTLE_S = 15.0  # after that every operation must have ended and every replica 
 DRAIN_S = 10.0
 OPERATIONS_MIN = 500
 SECONDS_MIN = 30.0
-WINDOW_LINES = 60  # of the transcript, in a failure's report
+EVENTS_MAX = 5_000_000  # of a run: fifty times what a busy one needs
+RUNAWAY = "runaway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Options:
     minimum: bool = True  # a run with too few operations is a failure of the simulator
 
     def flags(self) -> str:
-        """The same for ``python -m corgi.sim``."""
+        """The same for ``corgi sim``."""
         flags = [f"--faults {','.join(self.faults)}"] if self.faults is not None else []
         if self.nodes is not None:
             flags.append(f"--nodes {self.nodes}")
@@ -48,7 +51,7 @@ class Options:
 
 @dataclass(slots=True)
 class Result:
-    """What a run found. ``transcript`` is readable text around the first violation, or all of it when traced."""
+    """What a run found."""
 
     seed: int
     violations: list[Violation]
@@ -59,26 +62,30 @@ class Result:
     faults: int
     coverage: Counter[str]
     options: Options
-    transcript: list[str] = field(default_factory=list)
+    focus: Focus = NOWHERE  # where the first broken rule was
+    replicas: list[str] = field(default_factory=list)  # how each stood at the end of a failure
+    notes: Sequence[Note] = ()  # what happened, as it was noted: all of it when traced
+    traced: bool = False
 
     @property
     def ok(self) -> bool:
         return not self.violations
 
-    def report(self) -> str:
-        """For people: the seed, the first broken rule by name, what happened around it."""
-        if self.ok:
-            return f"seed {self.seed}: ok, {self.operations} operations, {self.faults} faults, hash {self.trace_hash}"
-        first = self.violations[0]
-        head = [f"seed {self.seed}: {first.name} at {first.time:.6f} s", f"  {first.detail}"]
-        head += [f"  also {violation.name}: {violation.detail}" for violation in self.violations[1:6]]
-        repeat = f"repeat: python -m corgi.sim --seeds 1 --seed {self.seed}{self.options.flags()} --trace"
-        return "\n".join([*head, *self.transcript, repeat])
+    @property
+    def transcript(self) -> list[str]:
+        """The notes, readable."""
+        return [line(note) for note in self.notes]
 
 
 def run_seed(seed: int, options: Options | None = None, *, trace: bool = False) -> Result:
     """Run one seed. With ``trace`` the transcript is kept as a whole; the run itself is the same."""
-    return _Run(seed, options or Options(), trace).run()
+    collecting = gc.isenabled()
+    gc.disable()  # what a run makes lives until its end
+    try:
+        return _Run(seed, options or Options(), trace).run()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def run_suite(
@@ -109,6 +116,7 @@ class _Run:
         self.workload = Workload(self.scene, busy=options.rough)
         self.faults = Faults(self.cluster, self.front, only=options.faults)
         self.violations = self.cluster.ledger.violations
+        self.replicas: list[str] = []
 
     def _shape(self) -> ClusterOptions:
         """The cluster that the seed asks for."""
@@ -139,6 +147,7 @@ class _Run:
         self.faults.start(at=1.0)
         if not (self._until(HEAL_AT_S) or self._heal() or self._finish() or self._drain()):
             self.cluster.compare_states()
+            self.replicas = self.cluster.describe()
             self.cluster.finish()
             self.violations.extend(check_history(self.history))
             self._check_size()
@@ -146,7 +155,11 @@ class _Run:
 
     def _until(self, when: float) -> bool:
         """Whether something broke before ``when``."""
-        return self.world.run(when)
+        broke = self.world.run(when, EVENTS_MAX)
+        if self.world.events >= EVENTS_MAX and not self.violations:
+            text = f"{EVENTS_MAX} events in {self.world.now:.3f} s: something goes round in a circle"
+            self.violations.append(Violation(RUNAWAY, text, self.world.now))
+        return broke
 
     def _heal(self) -> bool:
         self.faults.heal()
@@ -192,11 +205,7 @@ class _Run:
         coverage["chosen_slots"] = self.cluster.ledger.chosen_slots
         coverage["acknowledged"] = sum(send.status == "ok" for send in self.history.sends)
         coverage["torn_writes"] = sum(computer.disk.torn_writes for computer in self.cluster.computers.values())
-        lines: list[str] = []
-        if self.trace:
-            lines = self.world.lines()
-        elif self.violations:
-            lines = [*self.world.lines()[-WINDOW_LINES:], *self.cluster.describe()]
+        failed = bool(self.violations)
         return Result(
             self.seed,
             list(self.violations),
@@ -207,5 +216,8 @@ class _Run:
             self.faults.injected,
             coverage,
             self.options,
-            lines,
+            self.cluster.ledger.focus,
+            (self.replicas or self.cluster.describe()) if failed else [],
+            self.world.transcript if failed or self.trace else (),
+            self.trace,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -19,6 +20,8 @@ import msgspec
 
 WALL_AT_ZERO_MS = 1_700_000_000_000  # what an unskewed wall clock shows when a run begins
 TRANSCRIPT_LINES = 3_000  # kept when the run is not traced as a whole
+
+Note = tuple[float, str, object]  # when (s), who took it in, what
 
 _TIME = struct.Struct("<d")
 _encode = msgspec.msgpack.Encoder().encode
@@ -33,7 +36,7 @@ class World:
         self.seed = seed
         self.now = 0.0
         self.events = 0
-        self.transcript: deque[tuple[float, str, object]] = deque(maxlen=None if keep_transcript else TRANSCRIPT_LINES)
+        self.transcript: deque[Note] = deque(maxlen=None if keep_transcript else TRANSCRIPT_LINES)
         self._halted = False
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
@@ -57,8 +60,8 @@ class World:
         """Let ``run`` return behind the event that happens now, for good."""
         self._halted = True
 
-    def run(self, until: float) -> bool:
-        """Run events up to the time ``until``; True if the world was halted before."""
+    def run(self, until: float, events_max: int = sys.maxsize) -> bool:
+        """Run events up to the time ``until``; True if the world was halted before, or has seen ``events_max``."""
         queue = self._queue
         pop = heapq.heappop
         while queue and queue[0][0] <= until and not self._halted:
@@ -66,6 +69,8 @@ class World:
             self.now = when
             self.events += 1
             call(*arguments)
+            if self.events >= events_max:
+                self._halted = True
         if not self._halted:
             self.now = max(self.now, until)
         return self._halted
@@ -80,9 +85,11 @@ class World:
     def trace_hash(self) -> str:
         return self._hash.hexdigest()
 
-    def lines(self) -> list[str]:
-        """The transcript, readable: time in ms, who, what."""
-        return [f"{time * 1000:12.3f} {who:<10} {what}" for time, who, what in self.transcript]
+
+def line(note: Note) -> str:
+    """A note of the transcript, readable: time in ms, who, what."""
+    time, who, what = note
+    return f"{time * 1000:12.3f} {who:<10} {what}"
 
 
 class SimClock:

@@ -1,0 +1,55 @@
+"""The onlooker reckons for itself what is chosen; where it could err, it would accuse the innocent or miss a fault."""
+
+import pytest
+
+from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.paxos.messages import Accepted
+from corgi.sim.ledger import DiskMemory, Focus, Ledger
+from corgi.sim.world import World
+
+A, B = NodeId(1), NodeId(2)
+G, SLOT, BALLOT = GroupId(0), Slot(1), Ballot(65537)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(World(1), 3)
+
+
+def vote(ballot: Ballot = BALLOT, value: bytes = b"value") -> LogRecord:
+    record = LogRecord(RecordKind.ACCEPT, G, ballot, SLOT, Slot(0), value)
+    record.position = Position(1)
+    return record
+
+
+def learned() -> LogRecord:
+    return LogRecord(RecordKind.LEARNED, G, BALLOT, SLOT, Slot(0), b"value")
+
+
+def test_a_vote_that_an_old_disk_has_lost_counts_once_a_peer_hears_of_it(ledger: Ledger) -> None:
+    """It was on its way when the disk was replaced."""
+    ledger.synced(A, DiskMemory(), [vote()])
+    ledger.forget_unheard(A, DiskMemory())
+    ledger.synced(B, DiskMemory(), [vote()])
+    ledger.heard(A, Accepted(G, BALLOT, SLOT))
+    ledger.synced(B, DiskMemory(), [learned()])
+    assert not ledger.violations
+
+
+def test_a_vote_that_an_old_disk_has_lost_and_nobody_heard_of_never_was(ledger: Ledger) -> None:
+    ledger.synced(A, DiskMemory(), [vote()])
+    ledger.forget_unheard(A, DiskMemory())
+    ledger.synced(B, DiskMemory(), [vote()])
+    ledger.synced(B, DiskMemory(), [learned()])
+    assert [violation.name for violation in ledger.violations] == ["learned-unchosen"]
+    assert ledger.focus == Focus(B, G, SLOT)
+
+
+def test_a_vote_against_what_is_chosen_is_seen_whichever_comes_first(ledger: Ledger) -> None:
+    higher = Ballot(BALLOT + 65536)
+    ledger.synced(A, DiskMemory(), [vote()])
+    ledger.synced(NodeId(3), DiskMemory(), [vote(higher, b"other")])
+    assert not ledger.violations
+    ledger.synced(B, DiskMemory(), [vote()])
+    assert [violation.name for violation in ledger.violations] == ["agreement"]
