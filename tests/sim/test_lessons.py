@@ -11,9 +11,22 @@ from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.detector import Detector
 from corgi.broker.identity import Identity, NodeRecord
 from corgi.log.record import NO_GROUP
-from corgi.paxos.messages import Accept, Accepted, Commit, Handover, Heartbeat, Lead, Learned, Promise
+from corgi.paxos.messages import (
+    Accept,
+    Accepted,
+    Commit,
+    Handover,
+    Heartbeat,
+    Lead,
+    Learned,
+    Promise,
+    Recall,
+    Remembered,
+)
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
+from corgi.sim.cluster import Cluster, ClusterOptions
+from corgi.sim.world import World
 
 ME, LEADER, OTHER = NodeId(1), NodeId(2), NodeId(3)
 G = GroupId(0)
@@ -162,6 +175,70 @@ def test_the_last_record_about_itself_tells_a_node_whether_it_is_in_doubt() -> N
         identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
     identity.start()
     assert identity.state == "asking"
+
+
+def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
+    """Twice the same old disk came back: the peer that knew better had restarted meanwhile."""
+    appended: list[LogRecord] = []
+    answers: list[Remembered] = []
+
+    class Node:
+        class options:  # noqa: N801 - an attribute of the node
+            members = (ME, LEADER)
+            node = ME
+            groups = 1
+            recovering = False
+
+        class wal:  # noqa: N801
+            append = staticmethod(appended.append)
+
+        class network:  # noqa: N801
+            @staticmethod
+            def send(_: NodeId, message: Remembered) -> None:
+                answers.append(message)
+
+        clock = Clock()
+
+    def life() -> Identity:
+        identity = Identity(Node())  # type: ignore[arg-type]
+        for record in appended:
+            identity.recover(record)
+        return identity
+
+    def asked(identity: Identity, durable_to: int) -> bool:
+        identity.on_recall(LEADER, Recall(b"disk", ((G, OLD, Slot(1)),), durable_to))
+        return answers[-1].trusted
+
+    first = life()
+    assert asked(first, 100)
+    first.beaten(LEADER, 5_000)
+    first.beaten(LEADER, 6_000)
+    assert len(appended) == 2, "its identity, and one mark a second"
+    assert not asked(life(), 4_000)
+    assert asked(life(), 5_500), "younger than the mark: nobody can tell"
+
+
+def test_a_process_that_was_stopped_writes_what_waited_when_it_goes_on() -> None:
+    """Its disk finished meanwhile; the simulator waited for another append, which a full window never made."""
+    world = World(1)
+    cluster = Cluster(world, ClusterOptions(nodes=1))
+    cluster.start(ME)
+    world.run(0.5)
+    process = cluster.process_of(ME)
+    assert process is not None
+    journal = process.wal.journal
+    assert journal is not None
+    mark = msgspec.msgpack.encode(NodeRecord(0, bytes(16)))
+    for _ in range(2):  # the first is being written, the second waits
+        process.wal.append(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), mark))
+        process.wal.turn_ended()
+    assert journal.pending
+    cluster.pause(ME)
+    world.run(1.0)
+    assert journal.pending
+    cluster.resume(ME)
+    world.run(1.5)
+    assert not journal.pending
 
 
 def test_a_boot_number_is_above_the_last_one_and_above_those_of_a_lost_disk() -> None:

@@ -3,7 +3,8 @@
 After every start a node asks its peers what they remember of it, and does not vote before enough of them found nothing
 above what its disk holds: with itself a majority, after a moment's patience for the others. Beside the promises and
 votes that reached them they remember how far its log was durable, which also covers what a leader voted for by itself.
-What they remember is in their memory only: it does not outlast their own restart.
+About once a second they write down how far the other's log was durable: so a disk that is older than that is found out
+even when they restart themselves before it comes back.
 
 A node in doubt recovers group by group, as a story: (1) it asks the group's leader for a fresh ballot; (2) the leader
 prepares anew with a majority that cannot include the asker, since that does not answer Prepare; (3) the leader tells
@@ -29,26 +30,33 @@ if TYPE_CHECKING:
 NO_GROUP = GroupId(0xFFFF)
 REJOIN_RETRY_S = 0.5
 RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
+MARK_S = 1.0  # how often at most the length of a peer's log is written down
 
 
 class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
-    """Body of a NODE record: ``peer`` 0 tells of this node itself, else which incarnation of a peer is known."""
+    """Body of a NODE record: ``peer`` 0 tells of this node itself, else which incarnation of a peer is known.
+
+    ``durable_to`` is how far that peer's log was durable; -1 says nothing of it.
+    """
 
     peer: int
     incarnation: bytes = b""
     recovering: bool = False
+    durable_to: int = -1
 
 
 class Memory:
     """What this node remembers of a peer's promises and votes."""
 
-    __slots__ = ("ballots", "durable_to", "incarnation", "slots")
+    __slots__ = ("ballots", "durable_to", "incarnation", "mark_at", "marked_to", "slots")
 
     def __init__(self, groups: int) -> None:
         self.incarnation = b""
         self.ballots = [Ballot(0)] * groups
         self.slots = [Slot(0)] * groups
         self.durable_to = 0  # position in its log
+        self.marked_to = 0  # the same, as written down
+        self.mark_at = 0.0  # not again before
 
 
 class Identity:
@@ -87,7 +95,10 @@ class Identity:
         if found.peer == 0:
             self._doubted = found.recovering
         elif NodeId(found.peer) in self._memories:
-            self._memories[NodeId(found.peer)].incarnation = found.incarnation
+            memory = self._memories[NodeId(found.peer)]
+            memory.incarnation = found.incarnation
+            if found.durable_to >= 0:
+                memory.durable_to = memory.marked_to = found.durable_to
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +165,13 @@ class Identity:
         """A heartbeat tells how far the peer's log is durable."""
         memory = self._memories[peer]
         memory.durable_to = max(memory.durable_to, durable_to)
+        if memory.durable_to > memory.marked_to and memory.incarnation and self._node.clock.now() >= memory.mark_at:
+            self._mark(peer, memory)
+
+    def _mark(self, peer: NodeId, memory: Memory) -> None:
+        memory.marked_to = memory.durable_to
+        memory.mark_at = self._node.clock.now() + MARK_S
+        self._persist(NodeRecord(peer, memory.incarnation, durable_to=memory.marked_to))
 
     def promised(self, sender: NodeId, message: Promise) -> None:
         memory = self._memories[sender]
@@ -238,7 +256,9 @@ class Identity:
             memory = self._memories[sender]
             memory.ballots = [Ballot(0)] * len(memory.ballots)
             memory.slots = [Slot(0)] * len(memory.slots)
-        self._memories[sender].durable_to = 0
+        self._memories[sender].durable_to = 0  # its log is another one, or a shorter one
+        if self._memories[sender].marked_to:
+            self._mark(sender, self._memories[sender])
         replica = self._node.groups[message.group].replica
         key = (message.group, sender)
         if self._wanted.get(key, (0, Ballot(0)))[0] != message.nonce:

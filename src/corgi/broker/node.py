@@ -82,7 +82,7 @@ class Node:
         self.requests = Requests(self)
         self.outgoing = Outgoing(self)
         self.disk_full = False
-        self.durable_to = 0  # position of the last record known durable
+        self.durable_to = 0  # position of the last record on a group known durable; NODE records tell of other logs
         self._recovering = True
         self._applied: set[int] = set()
         self._submitted = False
@@ -96,10 +96,10 @@ class Node:
 
     def recover(self, record: LogRecord) -> None:
         """Take one record of the disk scan, in order, before ``start``. Raises CorgiError "log-damaged"."""
-        self.durable_to = max(self.durable_to, record.position)
         if record.kind is RecordKind.NODE:
             self.identity.recover(record)
         elif record.kind is not RecordKind.CLOSE:
+            self.durable_to = max(self.durable_to, record.position)
             if not 0 <= record.group < len(self.groups):
                 raise CorgiError(
                     "log-damaged", f"the log tells of group {record.group}, this node has {len(self.groups)}"
@@ -156,14 +156,13 @@ class Node:
 
     def log_synced(self, records: Sequence[LogRecord]) -> None:
         """These records are durable: their messages leave, their votes count."""
-        if records:
-            self.durable_to = max(self.durable_to, records[-1].position)
         for record in records:
             if record.kind is RecordKind.NODE:
                 self.identity.durable(record)
                 continue
             if record.kind is RecordKind.CLOSE:
                 continue
+            self.durable_to = max(self.durable_to, record.position)
             self.values.placed(record)
             if record.release is not None:
                 peer, message = record.release

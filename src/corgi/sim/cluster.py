@@ -40,6 +40,8 @@ class Image:
     segments: dict[int, bytes]
     memory: DiskMemory
     boot: int
+    durable_to: int  # as the node tells its peers
+    starts: tuple[int, ...]  # of each computer, when the image was taken
 
 
 class Cluster:
@@ -203,7 +205,17 @@ class Cluster:
 
     def image(self, node: NodeId) -> Image:
         computer = self.computers[node]
-        return Image(computer.disk.image(), computer.memory.copy(), computer.boot)
+        assert computer.process is not None
+        durable_to = computer.process.node.durable_to
+        return Image(computer.disk.image(), computer.memory.copy(), computer.boot, durable_to, self._starts(node))
+
+    def _starts(self, node: NodeId) -> tuple[int, ...]:
+        return tuple(self.computers[other].starts for other in self.members if other != node)
+
+    def outdated(self, node: NodeId, image: Image) -> bool:
+        """Every peer has written down that the node's log was longer than this image of it."""
+        peers = (self.computers[other].memory for other in self.members if other != node)
+        return all(memory.marks.get(node, 0) > image.durable_to for memory in peers)
 
     def wipe(self, node: NodeId) -> None:
         """The disk of a node that is down is lost; the operator makes the node anew with --rejoin."""
@@ -239,6 +251,8 @@ class Cluster:
         computer.boot = image.boot
         self.ledger.forget_unheard(node, computer.memory)
         self.count("old_disks")
+        if image.starts != self._starts(node):
+            self.count("old_disks_behind_restarts")
 
     # ---- the end
 

@@ -184,6 +184,10 @@ class SimWal:
             self._appended = False
             self._pump(False)
 
+    def resumed(self) -> None:
+        """The process goes on: what it had to write meanwhile is written at the end of its next turn."""
+        self._appended = True
+
     def crash(self) -> None:
         """The process died: its last write may not have begun."""
         journal = self.journal

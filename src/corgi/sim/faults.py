@@ -40,7 +40,7 @@ class Faults:
         self.healed = False
         self._quiet_until = 0.0
         cluster.on_exit.append(self._restart_stopped)
-        self._image: tuple[NodeId, Image, tuple[int, ...]] | None = None
+        self._image: tuple[NodeId, Image, int] | None = None
         self._inject: dict[str, Callable[[], bool]] = {
             "kill": self._kill,
             "kill-in-flight": self._kill_in_flight,
@@ -339,24 +339,23 @@ class Faults:
     def _old_disk(self) -> bool:
         """The first time an image is taken, later it is put back.
 
-        Only while no peer has restarted in between: what peers remember of others' votes is in their memory.
+        Only when every peer has durably noted that the log had grown since. A copy that is younger than that is what a
+        crash would leave without its last moments, which no peer can tell from a synced log that lost them.
         """
-        if self._image is not None and self._image[2] != self._boots(self._image[0]):
+        if self._image is not None and self._image[2] != self.cluster.computers[self._image[0]].doubted:
             self._image = None
         if self._image is None:
             node = self.chance.choice(self.cluster.members)
             if self.cluster.process_of(node) is not None:
-                self._image = (node, self.cluster.image(node), self._boots(node))
-            return False
-        if not self._calm():
+                self._image = (node, self.cluster.image(node), self.cluster.computers[node].doubted)
             return False
         node, image, _ = self._image
+        if not self._calm() or not self.cluster.outdated(node, image):
+            return False
         self._image = None
         self._lose(node, lambda: self.cluster.put_back(node, image))
+        if self.chance.random() < 0.4:  # and those who knew better restart before they are asked
+            for other in self.cluster.members:
+                if other != node:
+                    self._power_off(other)
         return True
-
-    def _boots(self, node: NodeId) -> tuple[int, ...]:
-        """How often the peers of a node were started, and which disk the node has."""
-        computers = self.cluster.computers
-        peers = (computers[other].starts for other in self.cluster.members if other != node)
-        return (computers[node].doubted, *peers)

@@ -22,9 +22,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
 from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_node, ballot_round, origin_node
 from corgi.base.ports import LogRecord, RecordKind
+from corgi.broker.identity import NodeRecord
 from corgi.history.model import Violation
 from corgi.paxos.messages import Accept, Accepted, Commit, Forward, Heartbeat, PeerMessage, Prepare, Promise, Rejoined
 from corgi.sim.world import World
@@ -50,9 +53,10 @@ NOWHERE = Focus()
 class DiskMemory:
     """What the onlooker knows to be durable on one disk."""
 
-    __slots__ = ("promised", "votes", "written")
+    __slots__ = ("marks", "promised", "votes", "written")
 
     def __init__(self) -> None:
+        self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
         self.promised: dict[GroupId, Ballot] = {}  # by any record
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
@@ -65,6 +69,7 @@ class DiskMemory:
     def copy(self) -> DiskMemory:
         """For a disk image: what the image holds."""
         other = DiskMemory()
+        other.marks = dict(self.marks)
         other.promised = dict(self.promised)
         other.written = dict(self.written)
         other.votes = set(self.votes)
@@ -134,6 +139,7 @@ class Ledger:
         for group, slot, ballot in sorted(memory.votes - found.votes):
             text = f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone"
             self.violate("synced-record-lost", text, Focus(node, group, slot))
+        memory.marks = found.marks
         memory.promised = found.promised
         memory.written = found.written
         memory.votes = found.votes
@@ -164,6 +170,10 @@ class Ledger:
                 self._choose((message.group, message.slot), ballots, message.ballot, value)
 
     def _write_down(self, node: NodeId, memory: DiskMemory, record: LogRecord) -> None:
+        if record.kind is RecordKind.NODE:
+            told = msgspec.msgpack.decode(record.payload, type=NodeRecord)
+            if told.peer and told.durable_to >= 0:
+                memory.marks[NodeId(told.peer)] = told.durable_to
         if record.kind not in _PROMISING:
             return
         group, ballot = record.group, record.ballot

@@ -178,6 +178,17 @@ def vote_after_a_wiped_disk() -> tuple[object, str, Callable[..., Any]]:
     return Identity, "_doubt", untroubled
 
 
+def forget_marks() -> tuple[object, str, Callable[..., Any]]:
+    recover = Identity.recover
+
+    def forgetful(self: Identity, record: LogRecord) -> None:
+        recover(self, record)
+        for memory in self._memories.values():
+            memory.durable_to = 0
+
+    return Identity, "recover", forgetful
+
+
 def propose_any_forward() -> tuple[object, str, Callable[..., Any]]:
     forward = PeerDispatch._forward
 
@@ -234,6 +245,7 @@ COMEBACKS = Options(rough=False, faults=("isolate", "split"))  # leaders that ta
 SPLITS = Options(nodes=5, faults=("split", "isolate", "one-way"))
 RESTARTS = Options(faults=("kill", "power", "isolate"))
 DISKS = Options(faults=("wipe", "kill", "power"))
+OLD_DISKS = Options(faults=("old-disk", "kill", "power-all"))
 FLIPS = Options(faults=("bit-flip",))
 
 MUTANTS: dict[str, Mutant] = {
@@ -272,6 +284,12 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "vote-after-wipe": Mutant(
         "a lost disk is no vote", (vote_after_a_wiped_disk,), ("amnesiac-vote", *SAFETY), options=DISKS
+    ),
+    "forget-marks": Mutant(
+        "what is known of others' disks outlasts a restart",
+        (forget_marks,),
+        ("amnesiac-vote", *SAFETY),
+        options=OLD_DISKS,
     ),
     "forward-in-two-ballots": Mutant(
         "a forward is proposed in the ballot that it names",

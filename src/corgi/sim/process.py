@@ -250,6 +250,7 @@ class Process:
 
     def resume(self) -> None:
         self.paused = False
+        self.wal.resumed()
         self._due()
 
     def kill(self) -> None:
