@@ -26,6 +26,7 @@ COMMANDS = {
     "status": ("corgi.cli.status:status", "Show nodes, groups, leaders and lag in one look."),
     "bench": ("corgi.cli.bench:app", "Measure throughput, latency, failover and memory."),
     "sim": ("corgi.cli.sim:sim", "Run whole clusters in the simulator, from seeds."),
+    "chaos": ("corgi.cli.chaos:chaos", "Break a cluster of real processes, and check what its clients saw."),
     "check": ("corgi.cli.check:check", "Judge a recorded history, of Corgi or another broker."),
     "errors": ("corgi.cli.errors:errors", "Explain an error code."),
     "completion": ("corgi.cli.completion:completion", "Print a completion script for your shell."),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-OPEN = "open"  # no outcome yet
-OK = "ok"  # acknowledged
-FAILED = "failed"  # told that it was not and will not be stored
-UNKNOWN = "unknown"  # it may be stored, now or later
-REFUSED = "refused"  # a swap that found another state than it was to replace
+OPEN: Final = "open"  # no outcome yet
+OK: Final = "ok"  # acknowledged
+FAILED: Final = "failed"  # told that it was not and will not be stored
+UNKNOWN: Final = "unknown"  # it may be stored, now or later
+REFUSED: Final = "refused"  # a swap that found another state than it was to replace
 
 NEVER = -1.0  # a time that has not come
 

@@ -121,15 +121,27 @@ class LocalCluster:
         for number, port in enumerate(self._ports.ports, start=1):
             place = options.folder / f"node-{number}"
             self.nodes.append(LocalNode(number, port, place, place.with_suffix(".toml"), place.with_suffix(".log")))
-        for node in self.nodes:
-            node.config.write_text(self._config_of(node), encoding="utf-8")
         try:
+            self.ports_known()
+            for node in self.nodes:
+                node.config.write_text(self._config_of(node), encoding="utf-8")
             self.start_nodes(self.nodes)
             asyncio.run(_wait_until_led(self.native))
             self._note_made()
         except BaseException:
             self.stop(grace_s=0.0)
             raise
+
+    def ports_known(self) -> None:
+        """Called by ``start`` between choosing the nodes' ports and writing their configurations."""
+
+    def peer_address(self, member: LocalNode, *, dialled_by: LocalNode) -> str:
+        """host:port by which one node reaches another."""
+        return member.native
+
+    def client_address(self, member: LocalNode) -> str:
+        """host:port by which clients reach a node."""
+        return member.native
 
     def start_nodes(self, nodes: Sequence[LocalNode], *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start processes for these nodes, at once, and wait until each says that it listens."""
@@ -256,7 +268,8 @@ class LocalCluster:
                 "",
                 "[[members]]",
                 f"node = {member.node}",
-                f'address = "{member.native}"',
+                f'address = "{self.peer_address(member, dialled_by=node)}"',
+                f'advertised = "{self.client_address(member)}"',
                 f'label = "{label}"',
             ]
         return "\n".join(lines) + "\n"

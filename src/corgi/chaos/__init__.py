@@ -1,0 +1,1 @@
+"""Real processes under real faults: a cluster, a workload with a recorded history, a seeded schedule, and verdicts."""

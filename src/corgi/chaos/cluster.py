@@ -1,0 +1,94 @@
+"""A local cluster whose nodes and clients meet through links that can be broken, and whose processes can be stopped.
+
+What is done to a disk is in ``disks``; which fault is done when, in ``faults``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from corgi.base.errors import CorgiError
+from corgi.chaos.links import LOOPBACK
+from corgi.chaos.network import CLIENTS, Network
+from corgi.server.local import LocalCluster, LocalNode, LocalOptions
+
+TERMINATE_S = 15.0
+
+
+class ChaosCluster(LocalCluster):
+    """Use as ``LocalCluster``; ``network`` is there from ``start`` on."""
+
+    def __init__(self, options: LocalOptions) -> None:
+        super().__init__(options)
+        self._network: Network | None = None
+        self._halted: set[int] = set()
+
+    @property
+    def network(self) -> Network:
+        if self._network is None:
+            raise CorgiError("closed", "the cluster was not started")
+        return self._network
+
+    @property
+    def native(self) -> str:
+        """Where clients reach the nodes."""
+        return ",".join(self.client_address(node) for node in self.nodes)
+
+    @property
+    def wal_folders(self) -> dict[int, Path]:
+        return {node.node: node.folder / "wal" for node in self.nodes}
+
+    def ports_known(self) -> None:
+        self._network = Network({node.node: node.port for node in self.nodes})
+
+    def peer_address(self, member: LocalNode, *, dialled_by: LocalNode) -> str:
+        if dialled_by.node < member.node:
+            return f"{LOOPBACK}:{self.network.port(dialled_by.node, member.node)}"
+        return member.native  # it is never dialled
+
+    def client_address(self, member: LocalNode) -> str:
+        return f"{LOOPBACK}:{self.network.port(CLIENTS, member.node)}"
+
+    def halt(self, number: int) -> None:
+        """SIGSTOP."""
+        self._running(number).send_signal(signal.SIGSTOP)
+        self._halted.add(number)
+
+    def go_on(self, number: int) -> None:
+        """SIGCONT."""
+        if number in self._halted:
+            self._halted.discard(number)
+            self._running(number).send_signal(signal.SIGCONT)
+
+    def terminate(self, number: int) -> None:
+        """SIGTERM, and wait until the process has ended. Raises CorgiError "timeout"."""
+        process = self._running(number)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(TERMINATE_S)
+        except subprocess.TimeoutExpired:
+            raise CorgiError("timeout", f"node {number} did not end {TERMINATE_S:.0f} s after SIGTERM") from None
+        self.ended()
+
+    def kill(self, number: int) -> float:
+        self._halted.discard(number)
+        at = super().kill(number)
+        self.node(number).process = None
+        return at
+
+    def wipe(self, number: int) -> None:
+        """The disk of a node that does not run is lost; its next start is as one that rejoins."""
+        shutil.rmtree(self.node(number).folder)
+
+    def resume_all(self) -> None:
+        for number in list(self._halted):
+            self.go_on(number)
+
+    def stop(self, *, grace_s: float = 3.0) -> None:
+        self.resume_all()
+        super().stop(grace_s=grace_s)
+        if self._network is not None:
+            self._network.close()

@@ -1,0 +1,328 @@
+"""One run from its start to its verdict: cluster, clients, faults, healing, drain, judgement.
+
+What is judged is the file that is left behind, read back: so ``corgi check`` says the same of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from corgi.base.errors import CorgiError
+from corgi.base.limits import NODES_MAX
+from corgi.chaos.clients import FINISH_S, Job
+from corgi.chaos.cluster import ChaosCluster
+from corgi.chaos.drain import drain
+from corgi.chaos.faults import KINDS, Kind, Victim
+from corgi.chaos.health import busiest, wait_healthy
+from corgi.chaos.logs import leaderships
+from corgi.chaos.recorder import Recorder
+from corgi.chaos.schedule import Turn, turns
+from corgi.client.corgi import Corgi, connect
+from corgi.history.lines import DrainLine, FaultLine, HealedLine, LeaderLine, UnfinishedLine
+from corgi.history.loading import read_history
+from corgi.history.model import History, Limits
+from corgi.history.verdicts import Verdict, judge
+from corgi.server.local import LocalOptions
+
+TOPIC = "chaos"
+WARM_S = 1.0
+AFTER_S = 2.0  # the load goes on for so long after the last fault
+HEALTHY_S = 30.0
+DRAIN_S = 60.0
+SETTLE_S = 30.0
+HISTORY = "history.jsonl"
+SECONDS_MAX = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosOptions:
+    """``rate``: publishes per second to each partition, of all producers together. ``folder`` is empty or not there."""
+
+    folder: Path
+    seed: int
+    seconds: float = 60.0
+    nodes: int = 3
+    faults: tuple[str, ...] = tuple(KINDS)
+    partitions: int = 8
+    producers: int = 2
+    rate: float = 50.0
+    size: int = 200
+    suspicion_ms: int = 150
+    write_gap_ms: int | None = None
+
+    def check(self) -> None:
+        """Raises CorgiError "invalid-argument"."""
+        ranges = (
+            ("seconds", self.seconds, 1, SECONDS_MAX),
+            ("nodes", self.nodes, 1, NODES_MAX),
+            ("partitions", self.partitions, 1, 100),
+            ("producers", self.producers, 1, 16),
+            ("rate", self.rate, 1, 1_000),
+            ("size", self.size, 1, 1 << 20),
+        )
+        for name, value, least, most in ranges:
+            if not least <= value <= most:
+                raise CorgiError("invalid-argument", f"{name} = {value:g}: expected {least:g} to {most:g}")
+        for fault in self.faults:
+            if fault not in KINDS:
+                hint = "there are " + ", ".join(KINDS)
+                raise CorgiError("invalid-argument", f"{fault!r} is no kind of fault", hint=hint)
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise CorgiError("invalid-argument", f"{self.folder} is not an empty folder", hint="name another: --dir")
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What can be done to so many nodes: one node alone has no links to break and no copy of a lost disk."""
+        kinds = [KINDS[name] for name in self.faults]
+        if self.nodes == 1:
+            kinds = [k for k in kinds if k.name in ("kill", "kill-all", "pause", "restart", "hide", "torn-tail")]
+        elif self.nodes == 2:
+            kinds = [k for k in kinds if k.part != "disk" or k.name == "torn-tail"]
+        return kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is left of a run."""
+
+    options: ChaosOptions
+    history: History
+    verdicts: list[Verdict]
+    began: float
+    ended: float
+    interrupted: bool
+
+    @property
+    def ok(self) -> bool:
+        return all(verdict.good for verdict in self.verdicts)
+
+
+Tell = Callable[[str], None]
+
+
+async def run_chaos(options: ChaosOptions, tell: Tell = lambda _: None, stop: asyncio.Event | None = None) -> Run:
+    """The whole run; ``tell`` is told what happens, ``stop`` ends the faults early: all is healed and judged then.
+
+    Everything started is ended. Raises CorgiError when the run itself could not be made.
+    """
+    options.check()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    conductor = _Conductor(options, tell, stop or asyncio.Event())
+    try:
+        return await conductor.run()
+    finally:
+        await conductor.close()
+
+
+class _Conductor:
+    def __init__(self, options: ChaosOptions, tell: Tell, stop: asyncio.Event) -> None:
+        self._options = options
+        self._tell = tell
+        self._stop = stop
+        local = LocalOptions(
+            options.folder / "cluster", nodes=options.nodes, suspicion_ms=options.suspicion_ms, log_level="info"
+        )
+        self._cluster = ChaosCluster(local)
+        self._clients: list[tuple[asyncio.subprocess.Process, Path]] = []
+        self._faults: list[FaultLine] = []
+        self._unfinished: list[str] = []
+        self._healed = 0.0
+
+    async def run(self) -> Run:
+        options = self._options
+        self._tell(f"seed {options.seed}: {options.nodes} nodes, {len(options.kinds)} kinds of faults")
+        await asyncio.to_thread(self._cluster.start)
+        began = time.monotonic()
+        async with connect(",".join(node.native for node in self._cluster.nodes)) as mq:
+            await mq.topics.create(TOPIC, partitions=options.partitions)
+            await self._start_clients()
+            await self._sleep(WARM_S)
+            await self._torment(mq, time.monotonic() + options.seconds)
+            await self._heal(mq)
+            await self._sleep(AFTER_S)
+            await self._finish_clients()
+            path = options.folder / HISTORY
+            with Recorder(path) as recorder:
+                await self._write_down(mq, recorder)
+        history = await asyncio.to_thread(_read, path)
+        history.limits = Limits(options.write_gap_ms / 1000 if options.write_gap_ms else None, SETTLE_S)
+        verdicts = await asyncio.to_thread(judge, history)
+        return Run(options, history, verdicts, began, time.monotonic(), self._stop.is_set())
+
+    async def close(self) -> None:
+        for process, _ in self._clients:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        await asyncio.to_thread(self._cluster.stop, grace_s=0.0)
+
+    # faults
+
+    async def _torment(self, mq: Corgi, until: float) -> None:
+        options = self._options
+        if not options.kinds:
+            await self._sleep(until - time.monotonic())
+            return
+        for number, turn in enumerate(turns(options.kinds, options.nodes, options.seed)):
+            if self._stop.is_set() or time.monotonic() >= until:
+                return
+            chance = random.Random(f"turn {number} of {options.seed}")
+            async with asyncio.TaskGroup() as tasks:
+                for at, kind in enumerate(turn.kinds):
+                    node = await self._target(mq, turn, at)
+                    victim = Victim(self._cluster, node, turn.hold_s[at], chance, lambda: self._wait_healthy(mq))
+                    tasks.create_task(self._inject(kind, victim))
+            await self._wait_healthy(mq)
+            await self._sleep(turn.calm_s)
+
+    async def _target(self, mq: Corgi, turn: Turn, at: int) -> int:
+        wanted = turn.places[at] + 1
+        if turn.aims[at] < turn.kinds[at].aims_at_leader:
+            return await busiest(mq) or wanted
+        return wanted
+
+    async def _inject(self, kind: Kind, victim: Victim) -> None:
+        began = time.monotonic()
+        self._tell(f"{kind.name}: node {victim.node}, {victim.hold_s:.1f} s")
+        detail = await kind.act(victim)
+        self._faults.append(FaultLine(kind.name, f"node {victim.node}", began, time.monotonic(), detail.strip("; ")))
+
+    async def _heal(self, mq: Corgi) -> None:
+        self._tell("healing")
+        self._cluster.network.heal()
+        self._cluster.resume_all()
+        down = [node for node in self._cluster.nodes if not node.pid]
+        if down:
+            await asyncio.to_thread(self._cluster.start_nodes, down)
+        self._healed = time.monotonic()
+        await self._wait_healthy(mq)
+
+    async def _wait_healthy(self, mq: Corgi) -> None:
+        """Raises CorgiError for a node that has ended by itself; one that does not recover is a finding."""
+        for node, code in self._cluster.ended():
+            self._unfinished.append(f"node {node.node} ended by itself, with {code}; see {node.log}")
+            await asyncio.to_thread(self._cluster.start_nodes, [node])
+        try:
+            await wait_healthy(mq, self._options.nodes, HEALTHY_S)
+        except CorgiError as error:
+            if error.code != "timeout":
+                raise
+            self._unfinished.append(error.message)
+            self._stop.set()
+
+    # clients
+
+    async def _start_clients(self) -> None:
+        options = self._options
+        servers = self._cluster.native
+
+        def job(name: str, topic: str = TOPIC) -> str:
+            seed = random.Random(f"{name} of {options.seed}").randrange(2**32)
+            rate = options.rate / options.producers
+            return json.dumps(asdict(Job(name, servers, topic, options.partitions, rate, options.size, seed)))
+
+        plans = [("producer", f"producer-{number}") for number in range(1, options.producers + 1)]
+        for role, name in plans:
+            await self._spawn(name, [role, job(name)])
+        readers = ["consumer", job("consumer-1"), "wanderer", job("wanderer-1"), "wanderer", job("wanderer-2")]
+        admins = ["administrator", job("admin-1", "chaos-a"), "administrator", job("admin-2", "chaos-b")]
+        await self._spawn("readers", [*readers, *admins])
+
+    async def _spawn(self, name: str, jobs: Sequence[str]) -> None:
+        part = self._options.folder / f"{name}.part"
+        pipe = asyncio.subprocess.PIPE
+        command = [sys.executable, "-m", "corgi.chaos.client_process", str(part), *jobs]
+        with (self._options.folder / f"{name}.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True
+            )
+        self._clients.append((process, part))
+        assert process.stdout is not None
+        if not await process.stdout.readline():
+            raise CorgiError("closed", f"the client process {name} ended at once", hint=f"see {name}.log")
+
+    async def _finish_clients(self) -> None:
+        """Producers first: then readers know what the end is."""
+        self._tell("clients finish")
+        producers = [client for client in self._clients if client[1].name.startswith("producer")]
+        for clients in (producers, [client for client in self._clients if client not in producers]):
+            for process, _ in clients:
+                assert process.stdin is not None
+                process.stdin.close()
+            for process, part in clients:
+                try:
+                    async with asyncio.timeout(FINISH_S * 2):
+                        code = await process.wait()
+                except TimeoutError:
+                    process.kill()
+                    code = await process.wait()
+                if code:
+                    self._unfinished.append(f"the client process {part.stem} ended with {code}; see {part.stem}.log")
+
+    # the record
+
+    async def _write_down(self, mq: Corgi, recorder: Recorder) -> None:
+        recorder.head("corgi chaos")
+        for _, part in self._clients:
+            recorder.copy(part)
+            part.unlink()
+        for fault in self._faults:
+            recorder.write(fault)
+        recorder.write(HealedLine(self._healed))
+        for group, node, at in leaderships([node.log for node in self._cluster.nodes]):
+            recorder.write(LeaderLine(group, f"node {node}", at))
+        await self._drain(mq, recorder)
+        for text in self._unfinished:
+            recorder.write(UnfinishedLine(text))
+
+    async def _drain(self, mq: Corgi, recorder: Recorder) -> None:
+        self._tell("draining every node")
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                ends = await mq.topics.offsets(TOPIC)
+        except (TimeoutError, CorgiError) as error:
+            self._unfinished.append(f"the ends of the partitions could not be learned: {error}")
+            return
+        for node in self._cluster.nodes:
+            try:
+                async with asyncio.timeout(DRAIN_S), contextlib.aclosing(_drained(node.port, ends)) as parts:
+                    async for partition, records in parts:
+                        recorder.write(DrainLine(f"node {node.node}", TOPIC, partition, records))
+            except (TimeoutError, CorgiError) as error:
+                self._unfinished.append(f"node {node.node} could not be drained: {error!r}")
+
+    async def _sleep(self, seconds: float) -> None:
+        """Or until the run is to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._stop.wait()
+
+
+async def _drained(port: int, ends: dict[int, int]) -> AsyncGenerator[tuple[int, tuple[tuple[int, str], ...]], None]:
+    async for part in drain("127.0.0.1", port, TOPIC, ends):
+        yield part.partition, tuple([(offset, _identity(value)) for offset, value in part.records])
+
+
+def _identity(value: bytes) -> str:
+    return value.split(b" ", 1)[0].decode("utf-8", "backslashreplace")
+
+
+def _read(path: Path) -> History:
+    with path.open("rb") as file:
+        return read_history(file)
+
+
+def remove_data(folder: Path) -> None:
+    """What the nodes wrote; history, logs and pictures stay."""
+    for node in (folder / "cluster").glob("node-*"):
+        if node.is_dir():
+            shutil.rmtree(node, ignore_errors=True)
