@@ -28,6 +28,9 @@ class Disk:
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         done(self.bytes[position][:length])
 
+    def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
+        raise AssertionError
+
     def unsynced_age(self) -> float:
         return 0.0
 
@@ -37,7 +40,8 @@ class Story:
 
     def __init__(self) -> None:
         self.disk = Disk()
-        self.values = Values(1, self.disk, tail_bytes_max=0)
+        self.wanted: list[Slot] = []
+        self.values = Values(1, self.disk, 0, lambda group, slot, done: self.wanted.append(slot))
         self._position = 100
 
     def placed(self, value: bytes, kind: RecordKind = RecordKind.ACCEPT) -> None:

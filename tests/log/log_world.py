@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
 from corgi.log.record import DATA_FROM, LogIdentity, encode_segment_header
 from corgi.log.recovery import Scan
 from corgi.log.writer import Journal, LogEnd, WriteBatch
@@ -81,16 +81,24 @@ class Log:
             batches.append(batch)
         return batches
 
-    def scan(self) -> tuple[list[LogRecord], LogEnd]:
+    def items(self) -> tuple[list[LogRecord | Hole], LogEnd]:
+        """What a scan finds, holes and faulty records among it."""
         scan = Scan(IDENTITY, segment_bytes=self.segment_bytes)
-        records = list(scan.records(sorted(self.segments.items())))
-        return records, scan.end
+        items = list(scan.records(sorted(self.segments.items())))
+        return items, scan.end
+
+    def scan(self) -> tuple[list[LogRecord], LogEnd]:
+        """The same for a log without damage."""
+        items, end = self.items()
+        records = [item for item in items if isinstance(item, LogRecord) and not isinstance(item, FaultyRecord)]
+        assert len(records) == len(items), items
+        return records, end
 
     def restart(self) -> list[LogRecord]:
         """What a new process does: scan, clear the torn tail, go on."""
-        records, end = self.scan()
+        items, end = self.items()
         if end.torn is not None:
             segment, start, stop = end.torn
             self.segments[segment][start:stop] = bytes(stop - start)
         self.journal = self._journal(end)
-        return records
+        return [item for item in items if isinstance(item, LogRecord) and not isinstance(item, FaultyRecord)]

@@ -8,7 +8,7 @@ from log_world import IDENTITY, accept, fields
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId, Position
-from corgi.base.ports import RecordKind
+from corgi.base.ports import FaultyRecord, RecordKind
 from corgi.log.record import (
     DATA_FROM,
     BatchHeader,
@@ -32,8 +32,9 @@ def test_a_segment_header_is_as_the_format_says() -> None:
     header = encode_segment_header(IDENTITY, 5, 1 << 20, 99)
     assert len(header) == DATA_FROM
     told = struct.unpack(">8sHHI16sQIQ8xI", header[:64])
-    assert told == (b"CORGIWAL", 1, 0, 3, b"c" * 16, 5, 1 << 20, 99, crc32c.crc32c(header[:60]))
-    assert not any(header[64:])
+    assert told == (b"CORGIWAL", 2, 0, 3, b"c" * 16, 5, 1 << 20, 99, crc32c.crc32c(header[:60]))
+    assert header[2048:2112] == header[:64]
+    assert not any(header[64:2048] + header[2112:])
     assert decode_segment_header(header, IDENTITY) == (5, 1 << 20, 99)
 
 
@@ -41,7 +42,7 @@ def test_a_batch_header_is_as_the_format_says() -> None:
     header = BatchHeader(1, 5, 12, Position(70_000), 480, 3)
     encoded = encode_batch_header(header, SEED)
     told = struct.unpack(">4sBBHQQQIIII", encoded)
-    assert told == (b"CWSB", 1, 1, 0, 5, 12, 70_000, 480, 3, 0, crc32c.crc32c(encoded[:44], SEED))
+    assert told == (b"CWSB", 2, 1, 0, 5, 12, 70_000, 480, 3, 0, crc32c.crc32c(encoded[:44], SEED))
     assert decode_batch_header(encoded, 0, SEED) == header
 
 
@@ -49,8 +50,9 @@ def test_a_record_header_is_as_the_format_says() -> None:
     record = accept(8, b"abc", group=6)
     header = encode_record_header(record, SEED)
     told = struct.unpack(">IIBBHIQQQ", header)
-    crc = crc32c.crc32c(b"abc", crc32c.crc32c(header[8:], SEED))
-    assert told == (43, crc, RecordKind.ACCEPT, 1, 6, 0, 7 << 16 | 3, 8, 7)
+    crc = crc32c.crc32c(b"abc", SEED)
+    header_crc = crc32c.crc32c(header[:12] + header[16:], SEED)
+    assert told == (43, crc, RecordKind.ACCEPT, 2, 6, header_crc, 7 << 16 | 3, 8, 7)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"1234567", b"12345678", b"y" * 10_000])
@@ -63,11 +65,13 @@ def test_a_record_survives_the_round_trip(payload: bytes) -> None:
     assert (decoded.position, after) == (1000 + 16 + 40, 16 + len(data))
 
 
-def test_every_bit_of_a_segment_header_is_checked() -> None:
+def test_every_bit_of_a_segment_header_is_checked_and_its_copy_serves() -> None:
     header = encode_segment_header(IDENTITY, 5, 1 << 20, 99)
     for bit in range(64 * 8):
         flipped = bytearray(header)
         flipped[bit // 8] ^= 1 << bit % 8
+        assert decode_segment_header(flipped, IDENTITY) == (5, 1 << 20, 99)
+        flipped[2048 + 20] ^= 1
         with pytest.raises(Damage):
             decode_segment_header(flipped, IDENTITY)
 
@@ -84,11 +88,18 @@ def test_every_bit_of_a_batch_header_is_checked() -> None:
 def test_every_bit_of_a_record_is_checked() -> None:
     record = accept(8, b"some payload")
     data = encode_record_header(record, SEED) + record.payload + padding(len(record.payload))
-    for bit in range((40 + len(record.payload)) * 8):
+    for bit in range(40 * 8):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Damage):
             decode_record(flipped, 0, len(data), SEED, 0)
+    for bit in range(40 * 8, (40 + len(record.payload)) * 8):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        faulty, after = decode_record(flipped, 0, len(data), SEED, 0)
+        assert isinstance(faulty, FaultyRecord)
+        assert fields(faulty) == (*fields(record)[:5], b"")
+        assert (faulty.length, faulty.position, after) == (12, 40, len(data))
 
 
 @pytest.mark.parametrize("other", [segment_seed(6, 99), segment_seed(5, 98)])
@@ -133,7 +144,7 @@ def test_a_newer_format_is_told_as_such() -> None:
 def test_a_record_of_a_newer_release_is_told_as_such(at: int) -> None:
     record = bytearray(encode_record_header(accept(1, b""), SEED))
     record[at] = 99
-    record[4:8] = crc32c.crc32c(bytes(record[8:]), SEED).to_bytes(4, "big")
+    record[12:16] = crc32c.crc32c(bytes(record[:12] + record[16:]), SEED).to_bytes(4, "big")
     with pytest.raises(CorgiError) as caught:
         decode_record(record, 0, 40, SEED, 0)
     assert caught.value.code == "unsupported-version"
@@ -141,8 +152,9 @@ def test_a_record_of_a_newer_release_is_told_as_such(at: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 39, 49, 2**31, 2**32 - 1])
 def test_a_record_longer_than_its_batch_is_damage(length: int) -> None:
-    record = struct.pack(">I", length) + encode_record_header(accept(1, b""), SEED)[4:]
-    with pytest.raises(Damage):
+    record = bytearray(struct.pack(">I", length) + encode_record_header(accept(1, b""), SEED)[4:])
+    record[12:16] = crc32c.crc32c(bytes(record[:12] + record[16:]), SEED).to_bytes(4, "big")
+    with pytest.raises(Damage, match=f"tells {length} bytes"):
         decode_record(record + bytes(8), 0, 48, SEED, 0)
 
 

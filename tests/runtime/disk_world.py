@@ -14,7 +14,7 @@ from pathlib import Path
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
 from corgi.runtime.disk import DiskLog, DiskOptions
 from corgi.runtime.preparer import FillOptions
 from corgi.runtime.segments import write_fully
@@ -43,6 +43,8 @@ class World:
         self.released: list[LogRecord] = []
         self.failures: list[CorgiError] = []
         self.fullness: list[bool] = []
+        self.holes: list[Hole] = []
+        self.faulty: list[int] = []
         self.on_release: Callable[[Sequence[LogRecord]], None] = lambda records: None
         self._changed = asyncio.Event()
         self.log = DiskLog(
@@ -58,8 +60,11 @@ class World:
         )
 
     def recover(self) -> list[int]:
-        """The slots of the accepts that are found."""
-        return [record.slot for record in self.log.recover() if record.kind is RecordKind.ACCEPT]
+        """The slots of the accepts that are found whole; ``faulty`` and ``holes`` tell what else."""
+        found = list(self.log.recover())
+        self.holes = [item for item in found if isinstance(item, Hole)]
+        self.faulty = [item.slot for item in found if isinstance(item, FaultyRecord)]
+        return [item.slot for item in found if type(item) is LogRecord and item.kind is RecordKind.ACCEPT]
 
     def append(self, *slots: int, size: int = 5) -> None:
         for slot in slots:

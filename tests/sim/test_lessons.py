@@ -54,7 +54,7 @@ class Host:
     def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
         self.values[slot] = value
 
-    def may_lead(self) -> bool:
+    def may_lead(self, group: GroupId) -> bool:
         return True
 
     def epoch_value(self, group: GroupId, ballot: Ballot) -> bytes:

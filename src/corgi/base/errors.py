@@ -69,6 +69,8 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(34, "codec", False, "A value cannot be encoded or decoded.", "check the type given to mq.topic(...)"),
     ErrorKind(35, "outcome-unknown", False, "The connection ended before the answer; the message may be stored or not.",
               "use an idempotent producer, which retries safely"),
+    ErrorKind(36, "record-lost", False, "Stored records are damaged on every node that holds them.",
+              "they cannot be read; go on behind them: the message names the range, corgi status counts them"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}
@@ -94,6 +96,7 @@ PARTITION_NOT_OPEN = BY_CODE["partition-not-open"].number
 RECOVERING = BY_CODE["recovering"].number
 UNSETTLED = BY_CODE["unsettled"].number
 RECORD_DAMAGED = BY_CODE["record-damaged"].number
+RECORD_LOST = BY_CODE["record-lost"].number
 
 
 class CorgiError(Exception):

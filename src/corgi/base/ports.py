@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
@@ -61,6 +61,32 @@ class LogRecord:
         )
 
 
+class FaultyRecord(LogRecord):
+    """A record found on the disk whose header is sound and whose payload, of ``length`` bytes, is damaged.
+
+    Never written, and never the same as absent: that it was written is known.
+    """
+
+    __slots__ = ("length",)
+
+    def __init__(self, kind: RecordKind, group: GroupId, ballot: Ballot, slot: Slot, commit: Slot, length: int) -> None:
+        super().__init__(kind, group, ballot, slot, commit)
+        self.length = length
+
+    def __repr__(self) -> str:
+        return f"Faulty{super().__repr__()}"
+
+
+class Hole(NamedTuple):
+    """Records may have been in [``start``, ``end``) of a log segment that nobody can know any more; ``what`` says
+    why."""
+
+    segment: int
+    start: int
+    end: int
+    what: str
+
+
 class Message(Protocol):
     """A message between nodes: a msgspec struct with a frame type of its own."""
 
@@ -95,6 +121,14 @@ class Wal(Protocol):
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         """Read ``length`` payload bytes at ``position`` off the loop; ``done`` is called later with them or an
         error."""
+        ...
+
+    def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
+        """Put the payload of a durable record back where it was, off the loop; ``done`` is called later.
+
+        Nothing is written, and "record-damaged" is told, unless the record's header there is sound and ``payload`` has
+        the length and the checksum that it names.
+        """
         ...
 
     def unsynced_age(self) -> float:

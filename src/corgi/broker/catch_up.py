@@ -51,9 +51,11 @@ class CatchUp:
                 found.append(value)
                 self._collect(key, first, Slot(at + 1), last, prefix, found, size + len(value))
 
-            value = self._values.read(group, slot, go_on)
+            value = self._values.read_here(group, slot, go_on)
             if value is None:
                 return  # go_on is called when the disk has answered
+            if isinstance(value, CorgiError):
+                break
             found.append(value)
             size += len(value)
             slot = Slot(slot + 1)

@@ -7,6 +7,7 @@ from collections import deque
 from corgi.base.command import Buffer
 from corgi.base.ids import GroupId, Slot
 from corgi.broker.proposals import Proposals
+from corgi.broker.values import Values
 from corgi.log.slots import SlotTable
 from corgi.paxos.replica import Replica
 from corgi.state.machine import Machine
@@ -15,15 +16,16 @@ from corgi.state.machine import Machine
 class Group:
     """Consensus, state, own commands, and the commands that others forwarded to this leader."""
 
-    __slots__ = ("foreign", "id", "machine", "proposals", "replica", "slots", "told_to")
+    __slots__ = ("foreign", "id", "machine", "proposals", "replica", "slots", "told_to", "values")
 
     def __init__(
-        self, group: GroupId, replica: Replica, machine: Machine, proposals: Proposals, slots: SlotTable
+        self, group: GroupId, replica: Replica, machine: Machine, proposals: Proposals, values: Values
     ) -> None:
         self.id = group
         self.replica = replica
         self.machine = machine
         self.proposals = proposals
-        self.slots = slots
+        self.values = values
+        self.slots: SlotTable = values.tables[group]
         self.foreign: deque[Buffer] = deque()
         self.told_to = Slot(0)  # up to this slot other nodes wait for outcomes

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import Hole, LogRecord, RecordKind
 from corgi.paxos.messages import Accepted, Promise, Recall, Rejoin, Rejoined, Remembered
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Identity:
         self._targets: dict[GroupId, tuple[Ballot, Slot]] = {}
         self._ask_at = 0.0
         self._wanted: dict[tuple[GroupId, NodeId], tuple[int, Ballot]] = {}  # rejoins asked of this node
-        self._doubted = options.recovering
+        self._doubted = "the disk was replaced" if options.recovering else ""
 
     @property
     def voting(self) -> bool:
@@ -83,7 +83,7 @@ class Identity:
 
     def start(self) -> None:
         if self._doubted:
-            self._doubt("the disk was replaced")
+            self._doubt(self._doubted)
         elif self._needed == 0:
             self._trust()
         else:
@@ -93,12 +93,21 @@ class Identity:
         """A NODE record of the disk scan; of those on this node itself the last one holds."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
         if found.peer == 0:
-            self._doubted = found.recovering
+            self._doubted = (self._doubted or "a recovery was interrupted") if found.recovering else ""
         elif NodeId(found.peer) in self._memories:
             memory = self._memories[NodeId(found.peer)]
             memory.incarnation = found.incarnation
             if found.durable_to >= 0:
                 memory.durable_to = memory.marked_to = found.durable_to
+
+    def recover_hole(self, hole: Hole) -> None:
+        """Promises or votes may be lost here in the log. A recovery that is told behind it has made up for them."""
+        where = f"segment {hole.segment:016x} at offset {hole.start}"
+        self._node.count("log_holes")
+        self._node.note("log-hole", GroupId(0), f"{where}: {hole.what}")
+        for group in self._node.groups:
+            group.replica.learner.recover_hole()
+        self._doubted = f"the log is damaged in {where}: {hole.what}"
 
     # -- asking ---------------------------------------------------------------------------------------------------
 

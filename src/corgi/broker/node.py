@@ -24,7 +24,18 @@ from corgi.base.command import (
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Origin, Slot, TopicId, make_origin, origin_boot
 from corgi.base.limits import BUSY_HEARTBEAT_S, HEARTBEAT_S
-from corgi.base.ports import ClientSession, Clock, LogRecord, Message, Network, Random, RecordKind, Wal
+from corgi.base.ports import (
+    ClientSession,
+    Clock,
+    FaultyRecord,
+    Hole,
+    LogRecord,
+    Message,
+    Network,
+    Random,
+    RecordKind,
+    Wal,
+)
 from corgi.broker.catch_up import CatchUp
 from corgi.broker.detector import Detector
 from corgi.broker.group import Group
@@ -33,6 +44,8 @@ from corgi.broker.options import NodeOptions
 from corgi.broker.outgoing import Outgoing
 from corgi.broker.peers import PeerDispatch
 from corgi.broker.proposals import Proposals
+from corgi.broker.repair import Repairs
+from corgi.broker.replay import Replay
 from corgi.broker.requests import Requests
 from corgi.broker.values import Values
 from corgi.paxos.messages import Heartbeat, Lead, PeerMessage
@@ -61,7 +74,8 @@ class Node:
         self.stopping = False
         self.origin = make_origin(options.node, options.boot)
         self.detector = Detector(options.node, options.members, options.suspicion_s, clock)
-        self.values = Values(options.groups, wal, options.tail_bytes_max)
+        self.repairs = Repairs(self)
+        self.values = Values(options.groups, wal, options.tail_bytes_max, self.repairs.want)
         self.catch_up = CatchUp(self.values, network)
         self.incarnations: dict[NodeId, bytes] = {}
         members = Members(options.members)
@@ -74,10 +88,11 @@ class Node:
                     Replica(group, options.node, members, self),
                     Machine(group, options.groups),
                     Proposals(group, self.origin, self.count),
-                    self.values.tables[number],
+                    self.values,
                 )
             )
         self.identity = Identity(self)
+        self.replay = Replay(self)
         self.dispatch = PeerDispatch(self)
         self.requests = Requests(self)
         self.outgoing = Outgoing(self)
@@ -94,8 +109,13 @@ class Node:
 
     # -- recovery -------------------------------------------------------------------------------------------------
 
-    def recover(self, record: LogRecord) -> None:
-        """Take one record of the disk scan, in order, before ``start``. Raises CorgiError "log-damaged"."""
+    def recover(self, record: LogRecord | Hole) -> None:
+        """Take what the disk scan finds, in order, before ``start``. Raises CorgiError "log-damaged"."""
+        if isinstance(record, Hole):
+            self.identity.recover_hole(record)
+            return
+        if isinstance(record, FaultyRecord):
+            self.count("damaged_records")
         if record.kind is RecordKind.NODE:
             self.identity.recover(record)
         elif record.kind is not RecordKind.CLOSE:
@@ -114,6 +134,8 @@ class Node:
             group.machine.take_appended()
         self._applied.clear()
         self.identity.start()
+        self.repairs.start()
+        self.replay.start()
         self._wake = self.clock.now()
 
     def group_states(self) -> list[LogRecord]:
@@ -127,6 +149,7 @@ class Node:
         self.incarnations[peer] = incarnation
         self.detector.connected(peer)
         self.identity.peer_connected(peer)
+        self.repairs.peer_connected()
         for group in self.groups:
             group.replica.peer_connected(peer)
         self._beat_at = self.clock.now()
@@ -208,6 +231,8 @@ class Node:
                 reason = errors.NO_QUORUM if group.replica.route() == 0 else errors.TIMEOUT
                 group.proposals.expire(now, reason)
             self.identity.tick(now)
+            self.repairs.tick(now)
+            self.replay.tick(now)
         self.requests.advance(now)
 
     def wake_at(self, when: float) -> None:
@@ -326,6 +351,10 @@ class Node:
             return
         proposals.submit(kind, body, done, self.clock.now() + timeout_s, leader_ack)
 
+    def later(self, call: Callable[[], None]) -> None:
+        """Call this at the end of the turn."""
+        self._later.append(call)
+
     def group_of(self, topic: TopicId, partition: int) -> GroupId:
         """The group of a partition. Raises CorgiError "unknown-topic" or "unknown-partition"."""
         if topic < FIRST_USER_TOPIC:
@@ -371,9 +400,20 @@ class Node:
         self.wal.append(record)
 
     def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
+        self.values.chosen(group, slot, value)
+        if self.groups[group].machine.applied + 1 == slot:
+            self.apply(group, slot, value)
+
+    def chosen_unread(self, group: GroupId, slot: Slot) -> None:
+        self.values.chosen_unread(group, slot)
+
+    def readable(self, group: GroupId) -> Slot:
+        return self.values.readable(group)
+
+    def apply(self, group: GroupId, slot: Slot, value: Buffer) -> None:
+        """The next value of the group."""
         found = self.groups[group]
         machine = found.machine
-        self.values.chosen(group, slot, value)
         epoch = machine.epoch
         outcomes = machine.apply(slot, value)
         own = machine.windows.get(self.options.node)
@@ -444,7 +484,9 @@ class Node:
     def heard_all(self) -> bool:
         return self.detector.heard_all()
 
-    def may_lead(self) -> bool:
+    def may_lead(self, group: GroupId) -> bool:
+        if self.replay.behind(group):
+            return False
         return not self.stopping and not self.disk_full and self.identity.voting and self.detector.clock_trusted()
 
     def may_vote(self) -> bool:

@@ -22,11 +22,13 @@ from corgi.paxos.messages import (
     PeerMessage,
     Prepare,
     Promise,
+    ReadSlot,
     Recall,
     Refuse,
     Rejoin,
     Rejoined,
     Remembered,
+    SlotRead,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class PeerDispatch:
             Remembered: lambda sender, m, _: node.identity.on_remembered(sender, m),
             Rejoin: lambda sender, m, _: self._rejoin(sender, m),
             Rejoined: lambda sender, m, _: self._rejoined(sender, m),
+            ReadSlot: lambda sender, m, _: self._read_slot(sender, m),
+            SlotRead: self._slot_read,
         }
 
     def received(self, sender: NodeId, message: PeerMessage, payload: memoryview) -> None:
@@ -126,3 +130,11 @@ class PeerDispatch:
     def _rejoined(self, sender: NodeId, message: Rejoined) -> None:
         self._group(message.group)
         self._node.identity.on_rejoined(sender, message)
+
+    def _read_slot(self, sender: NodeId, message: ReadSlot) -> None:
+        self._group(message.group)
+        self._node.repairs.on_read_slot(sender, message)
+
+    def _slot_read(self, sender: NodeId, message: SlotRead, payload: memoryview) -> None:
+        self._group(message.group)
+        self._node.repairs.on_slot_read(sender, message, payload)

@@ -35,7 +35,7 @@ def group_status(group: Group) -> GroupStatus:
         replica.ballot,
         replica.role,
         replica.prefix,
-        replica.applied,
+        group.machine.applied,
         replica.open_slots,
         len(group.proposals),
         replica.leadership_changes,

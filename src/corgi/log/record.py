@@ -15,7 +15,7 @@ import crc32c
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 
 SEGMENT_MAGIC = b"CORGIWAL"
 SEGMENT_HEADER = struct.Struct(">8sHHI16sQIQQI")
@@ -27,22 +27,23 @@ BATCH_HEADER_BYTES = BATCH_HEADER.size  # 48
 RECORD_HEADER = struct.Struct(">IIBBHIQQQ")
 RECORD_HEADER_BYTES = RECORD_HEADER.size  # 40
 ALIGNMENT = 8
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of segments, batches and records
+SECOND_HEADER_AT = 2048  # a segment header lies twice in its first page, in sectors far apart
 NO_GROUP = GroupId(0xFFFF)  # of records that belong to the node
 
 FLAG_SEALS = 1  # a batch header's flag: the next batch is in the next segment
 
 _CRC = struct.Struct(">I")
-_RECORD_START = struct.Struct(">II")
-_RECORD_REST = struct.Struct(">BBHIQQQ")
+_RECORD_START = struct.Struct(">IIBBH")
+_RECORD_REST = struct.Struct(">QQQ")
 _SEED = struct.Struct(">QQ")
 _PADDING = tuple(bytes(-length % ALIGNMENT) for length in range(ALIGNMENT))
 
 assert SEGMENT_HEADER_BYTES == 64
 assert BATCH_HEADER_BYTES == 48
 assert RECORD_HEADER_BYTES == 40
-assert _RECORD_START.size + _RECORD_REST.size == RECORD_HEADER_BYTES
-assert SEGMENT_HEADER_BYTES <= DATA_FROM
+assert _RECORD_START.size + _CRC.size + _RECORD_REST.size == RECORD_HEADER_BYTES
+assert SEGMENT_HEADER_BYTES <= SECOND_HEADER_AT <= DATA_FROM - SEGMENT_HEADER_BYTES
 assert DATA_FROM % ALIGNMENT == BATCH_HEADER_BYTES % ALIGNMENT == RECORD_HEADER_BYTES % ALIGNMENT == 0
 
 
@@ -82,17 +83,31 @@ def encode_segment_header(identity: LogIdentity, number: int, segment_bytes: int
     fields = SEGMENT_HEADER.pack(
         SEGMENT_MAGIC, version, 0, identity.node, identity.cluster, number, segment_bytes, salt, 0, 0
     )[: -_CRC.size]
-    return (fields + _CRC.pack(crc32c.crc32c(fields))).ljust(DATA_FROM, b"\0")
+    header = fields + _CRC.pack(crc32c.crc32c(fields))
+    return (header.ljust(SECOND_HEADER_AT, b"\0") + header).ljust(DATA_FROM, b"\0")
 
 
 def decode_segment_header(buffer: Buffer, identity: LogIdentity) -> SegmentHeader:
-    """Raises Damage, or CorgiError "unsupported-version" or "wrong-cluster"."""
-    if len(buffer) < SEGMENT_HEADER_BYTES:
+    """From the first page of a segment; if the header is damaged its second copy serves.
+
+    Raises Damage if both are, or CorgiError "unsupported-version" or "wrong-cluster".
+    """
+    try:
+        return _decode_segment_header(buffer, 0, identity)
+    except Damage as damage:
+        try:
+            return _decode_segment_header(buffer, SECOND_HEADER_AT, identity)
+        except Damage:
+            raise damage from None
+
+
+def _decode_segment_header(buffer: Buffer, at: int, identity: LogIdentity) -> SegmentHeader:
+    if len(buffer) < at + SEGMENT_HEADER_BYTES:
         raise Damage("the file ends inside the segment header")
-    magic, version, _, node, cluster, number, segment_bytes, salt, _, crc = SEGMENT_HEADER.unpack_from(buffer)
+    magic, version, _, node, cluster, number, segment_bytes, salt, _, crc = SEGMENT_HEADER.unpack_from(buffer, at)
     if magic != SEGMENT_MAGIC:
         raise Damage("the segment header has the wrong magic")
-    if crc32c.crc32c(buffer[: SEGMENT_HEADER_BYTES - _CRC.size]) != crc:
+    if crc32c.crc32c(buffer[at : at + SEGMENT_HEADER_BYTES - _CRC.size]) != crc:
         raise Damage("the segment header fails its checksum")
     if version != FORMAT_VERSION:
         raise CorgiError("unsupported-version", f"log segment {number} has format {version}, not {FORMAT_VERSION}")
@@ -146,36 +161,67 @@ def decode_batch_header(buffer: Buffer, at: int, seed: int) -> BatchHeader:
 
 
 def encode_record_header(record: LogRecord, seed: int) -> bytes:
-    """The 40 bytes in front of the record's payload."""
+    """The 40 bytes in front of the record's payload. They have a checksum of their own, so that a flipped bit in the
+    payload leaves group, slot, ballot and length trustworthy."""
     payload = record.payload
-    rest = _RECORD_REST.pack(record.kind, FORMAT_VERSION, record.group, 0, record.ballot, record.slot, record.commit)
-    crc = crc32c.crc32c(rest, seed)
-    if payload:
-        crc = crc32c.crc32c(payload, crc)
-    return _RECORD_START.pack(RECORD_HEADER_BYTES + len(payload), crc) + rest
+    crc = crc32c.crc32c(payload, seed) if payload else seed
+    start = _RECORD_START.pack(RECORD_HEADER_BYTES + len(payload), crc, record.kind, FORMAT_VERSION, record.group)
+    rest = _RECORD_REST.pack(record.ballot, record.slot, record.commit)
+    return start + _CRC.pack(crc32c.crc32c(rest, crc32c.crc32c(start, seed))) + rest
 
 
-def decode_record(buffer: Buffer, at: int, end: int, seed: int, base: int) -> tuple[LogRecord, int]:
-    """The record at ``at`` in a batch that ends at ``end``, and where the next one begins; raises Damage.
+class RecordHeader(NamedTuple):
+    """``length`` is the payload's, ``crc`` its checksum, seeded by the segment."""
 
-    The payload is copied out of ``buffer``. ``base`` is the position of the buffer's first byte.
-    """
+    length: int
+    crc: int
+    kind: RecordKind
+    group: GroupId
+    ballot: Ballot
+    slot: Slot
+    commit: Slot
+
+
+def decode_record_header(buffer: Buffer, at: int, end: int, seed: int) -> RecordHeader:
+    """The header at ``at`` of a record that ends at ``end`` at the latest; raises Damage, or CorgiError
+    "unsupported-version"."""
     if at + RECORD_HEADER_BYTES > end:
         raise Damage("a batch ends inside a record header")
-    length, crc, kind, version, group, _, ballot, slot, commit = RECORD_HEADER.unpack_from(buffer, at)
-    after = at + padded(length)
-    if length < RECORD_HEADER_BYTES or after > end:
-        raise Damage(f"a record tells {length} bytes, {end - at} are left in its batch")
-    if crc32c.crc32c(buffer[at + _RECORD_START.size : at + length], seed) != crc:
-        raise Damage("a record fails its checksum")
+    length, crc, kind, version, group, header_crc, ballot, slot, commit = RECORD_HEADER.unpack_from(buffer, at)
+    rest_at = at + _RECORD_START.size + _CRC.size
+    start_crc = crc32c.crc32c(buffer[at : at + _RECORD_START.size], seed)
+    if crc32c.crc32c(buffer[rest_at : at + RECORD_HEADER_BYTES], start_crc) != header_crc:
+        raise Damage("a record header fails its checksum")
     if version != FORMAT_VERSION:
         raise CorgiError("unsupported-version", f"a log record of kind {kind} has format {version}")
     try:
         known = RecordKind(kind)
     except ValueError:
         raise CorgiError("unsupported-version", f"log records of kind {kind} are not known to this release") from None
+    if length < RECORD_HEADER_BYTES or at + padded(length) > end:
+        raise Damage(f"a record tells {length} bytes, {end - at} are left in its batch")
+    header = (length - RECORD_HEADER_BYTES, crc, known, GroupId(group), Ballot(ballot), Slot(slot), Slot(commit))
+    return RecordHeader(*header)
+
+
+def payload_is_sound(payload: Buffer, header: RecordHeader, seed: int) -> bool:
+    """Whether ``payload`` is what was written behind ``header``."""
+    return len(payload) == header.length and (crc32c.crc32c(payload, seed) if payload else seed) == header.crc
+
+
+def decode_record(buffer: Buffer, at: int, end: int, seed: int, base: int) -> tuple[LogRecord, int]:
+    """The record at ``at`` in a batch that ends at ``end``, and where the next one begins.
+
+    The payload is copied out of ``buffer``; if it is damaged the record is a FaultyRecord. ``base`` is the position of
+    the buffer's first byte. Raises Damage if the header is damaged.
+    """
+    header = decode_record_header(buffer, at, end, seed)
+    length, _, kind, group, ballot, slot, commit = header
     payload_at = at + RECORD_HEADER_BYTES
-    payload = bytes(buffer[payload_at : at + length])
-    record = LogRecord(known, GroupId(group), Ballot(ballot), Slot(slot), Slot(commit), payload)
+    payload = bytes(buffer[payload_at : payload_at + length])
+    if payload_is_sound(payload, header, seed):
+        record = LogRecord(kind, group, ballot, slot, commit, payload)
+    else:
+        record = FaultyRecord(kind, group, ballot, slot, commit, length)
     record.position = Position(base + payload_at)
-    return record, after
+    return record, at + padded(RECORD_HEADER_BYTES + length)

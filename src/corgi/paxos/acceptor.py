@@ -8,24 +8,42 @@ given before it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from corgi.base.command import Buffer
 from corgi.base.errors import check
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
 from corgi.base.limits import PROMISE_CHUNK_BYTES
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 from corgi.paxos.host import Host
 from corgi.paxos.messages import Accepted, Promise
 
+UNREADABLE = -1  # the length that a promise tells of a vote whose value is damaged
+
 
 class Vote:
-    """The highest-ballot value accepted in one slot above the chosen prefix."""
+    """The highest-ballot value accepted in one slot above the chosen prefix.
 
-    __slots__ = ("ballot", "durable", "value")
+    ``value`` None: a faulty vote. That it was given is known, what for is not, because its record is damaged. Then
+    ``below`` is the vote of the next lower ballot that the disk still tells, if any. ``doubtful``: records that nobody
+    can know any more lie behind it in the log, so a later vote in the same slot may be among them.
+    """
 
-    def __init__(self, ballot: Ballot, value: Buffer, durable: bool) -> None:
+    __slots__ = ("ballot", "below", "doubtful", "durable", "value")
+
+    def __init__(self, ballot: Ballot, value: Buffer | None, durable: bool, below: Vote | None = None) -> None:
         self.ballot = ballot
         self.value = value
         self.durable = durable
+        self.below = below
+        self.doubtful = False
+
+    def told(self) -> Iterator[tuple[Ballot, Buffer | None]]:
+        """What others must hear of: faulty votes from the highest on, down to the first whose value is known."""
+        vote: Vote | None = self
+        while vote is not None:
+            yield vote.ballot, vote.value
+            vote = vote.below if vote.value is None else None
 
 
 class Acceptor:
@@ -56,7 +74,7 @@ class Acceptor:
         self.promised = ballot
         leader = ballot_node(ballot)
         old = self.votes.get(slot)
-        if old is not None and old.ballot == ballot:
+        if old is not None and old.ballot == ballot and old.value is not None:
             if old.durable and leader != self.me:
                 self.host.send(leader, Accepted(self.group, ballot, slot))
             return
@@ -75,31 +93,38 @@ class Acceptor:
             if vote is not None and vote.ballot == record.ballot:
                 vote.durable = True
 
-    def forget_chosen(self, slot: Slot) -> Buffer | None:
-        """The slot is chosen: its vote is no longer needed. Returns the value voted for, if any."""
-        vote = self.votes.pop(slot, None)
-        return None if vote is None else vote.value
+    def forget_chosen(self, slot: Slot) -> None:
+        """The slot is chosen: its vote is no longer needed."""
+        self.votes.pop(slot, None)
 
-    def send_promise(self, ballot: Ballot, prefix: Slot) -> None:
-        """Answer a Prepare in ``ballot`` with the chosen prefix and every vote above it, in chunks."""
+    def send_promise(self, ballot: Ballot, prefix: Slot, readable: Slot) -> None:
+        """Answer a Prepare in ``ballot`` with the chosen prefix and every vote above it, in chunks.
+
+        A faulty vote is told as one: whoever took it for absent could choose another value in a slot that is decided.
+        """
         to = ballot_node(ballot)
         entries: list[tuple[Slot, Ballot, int]] = []
         values: list[Buffer] = []
         size = 0
         chunk = 0
         for slot in sorted(self.votes):
-            vote = self.votes[slot]
             if slot <= prefix:
                 continue
-            if values and size + len(vote.value) > PROMISE_CHUNK_BYTES:
-                message = Promise(self.group, ballot, prefix, tuple(entries), chunk, last=False)
-                self.host.send(to, message, b"".join(values))
-                chunk += 1
-                entries, values, size = [], [], 0
-            entries.append((slot, vote.ballot, len(vote.value)))
-            values.append(vote.value)
-            size += len(vote.value)
-        self.host.send(to, Promise(self.group, ballot, prefix, tuple(entries), chunk, last=True), b"".join(values))
+            for voted, value in self.votes[slot].told():
+                if value is None:
+                    self.host.count("faulty_votes_told")
+                    entries.append((slot, voted, UNREADABLE))
+                    continue
+                if values and size + len(value) > PROMISE_CHUNK_BYTES:
+                    message = Promise(self.group, ballot, prefix, tuple(entries), chunk, False, readable)
+                    self.host.send(to, message, b"".join(values))
+                    chunk += 1
+                    entries, values, size = [], [], 0
+                entries.append((slot, voted, len(value)))
+                values.append(value)
+                size += len(value)
+        last = Promise(self.group, ballot, prefix, tuple(entries), chunk, True, readable)
+        self.host.send(to, last, b"".join(values))
 
     def recover(self, record: LogRecord) -> None:
         """Take one record of the disk scan, in order. An accept is also a promise of its ballot."""
@@ -108,4 +133,16 @@ class Acceptor:
             self.promised_durable = self.promised
         if record.kind is RecordKind.ACCEPT:
             self.highest = max(self.highest, record.slot)
+            self._recover_vote(record)
+
+    def recover_hole(self) -> None:
+        """Records are lost here in the log: any vote before may have been followed by another."""
+        for vote in self.votes.values():
+            vote.doubtful = True
+
+    def _recover_vote(self, record: LogRecord) -> None:
+        old = self.votes.get(record.slot)
+        if not isinstance(record, FaultyRecord):
             self.votes[record.slot] = Vote(record.ballot, record.payload, durable=True)
+        elif old is None or old.ballot != record.ballot or old.value is None:
+            self.votes[record.slot] = Vote(record.ballot, None, durable=True, below=old)

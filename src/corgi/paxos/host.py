@@ -29,6 +29,15 @@ class Host(Protocol):
         """Apply: slots come in order, each once."""
         ...
 
+    def chosen_unread(self, group: GroupId, slot: Slot) -> None:
+        """Only during recovery: the slot is chosen and its value, once on this disk, is damaged. It comes in order with
+        ``chosen``; nothing behind it is applied before its value was fetched."""
+        ...
+
+    def readable(self, group: GroupId) -> Slot:
+        """This node holds the values of all chosen slots up to here (-1: of all); the next one is damaged."""
+        ...
+
     def epoch_value(self, group: GroupId, ballot: Ballot) -> bytes:
         """The value with the epoch record of a new leadership."""
         ...
@@ -56,8 +65,8 @@ class Host(Protocol):
         """Every connected peer has sent a heartbeat since its connection came up."""
         ...
 
-    def may_lead(self) -> bool:
-        """Clock, disk and state allow this node to lead."""
+    def may_lead(self, group: GroupId) -> bool:
+        """Clock, disk and state allow this node to lead the group; it has applied all that it knows chosen."""
         ...
 
     def wake_at(self, when: float) -> None:

@@ -6,11 +6,13 @@ Both belong to one ballot and are thrown away with it. Neither knows of takeover
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
-from corgi.base.ids import Ballot, NodeId, Slot
+from corgi.base.ids import Ballot, NodeId, Slot, ballot_node, ballot_round
 from corgi.base.limits import RETRANSMIT_S
+from corgi.paxos.acceptor import Vote
 from corgi.paxos.messages import Promise
 from corgi.paxos.quorum import Members
 
@@ -43,11 +45,13 @@ class Candidate:
         self.started = now
         self.sent_at = now
         self.own_durable = False
+        self.waits = False  # for further acceptors, because of votes that nobody can read
         self.mask = 0
         self.polite = 0  # who answered "the leader lives"
-        self.best: dict[Slot, tuple[Ballot, bytes]] = {}
+        self.votes: dict[Slot, dict[Ballot, _Told]] = {}
         self.prefix = Slot(0)  # highest chosen prefix among the promises
         self.prefix_holder = NodeId(0)
+        self._prefixes: dict[NodeId, tuple[Slot, Slot]] = {}  # told: chosen, and readable there
         self._chunks: dict[NodeId, _Chunks] = {}
 
     def on_promise(self, sender: NodeId, message: Promise, payload: memoryview) -> None:
@@ -58,44 +62,115 @@ class Candidate:
         if not chunks.add(message, payload):
             return
         for part, values in chunks.by_number.values():
-            self._merge(part, values)
+            self._merge(sender, part, values)
         del self._chunks[sender]
-        self.mask |= self.members.bit[sender]
+        self.answered(sender, message.prefix, message.readable)
         if message.prefix > self.prefix:
             self.prefix = message.prefix
             self.prefix_holder = sender
 
-    def _merge(self, message: Promise, values: memoryview) -> None:
+    def answered(self, node: NodeId, prefix: Slot, readable: Slot) -> None:
+        """All that ``node`` tells is here."""
+        self.mask |= self.members.bit[node]
+        self._prefixes[node] = (prefix, readable)
+
+    def own_promise(self, me: NodeId, prefix: Slot, votes: dict[Slot, Vote]) -> None:
+        """The proposer's own acceptor has promised, durably."""
+        self.own_durable = True
+        self.answered(me, prefix, Slot(-1))
+        for slot, vote in votes.items():
+            if slot > prefix:
+                for ballot, value in vote.told():
+                    self.tell(me, slot, ballot, value)
+
+    def tell(self, node: NodeId, slot: Slot, ballot: Ballot, value: Buffer | None) -> None:
+        """A vote of ``node``; None: its value is damaged there."""
+        told = self.votes.setdefault(slot, {}).setdefault(ballot, _Told())
+        told.mask |= self.members.bit[node]
+        if value is not None and told.value is None:
+            told.value = bytes(value)
+
+    def _merge(self, sender: NodeId, message: Promise, values: memoryview) -> None:
         at = 0
         for slot, ballot, length in message.entries:
-            value = bytes(values[at : at + length])
+            if length < 0:
+                self.tell(sender, slot, ballot, None)
+                continue
+            value = values[at : at + length]
             if len(value) != length:
                 raise CorgiError("malformed-frame", "a promise's values end too early")
             at += length
-            best = self.best.get(slot)
-            if best is None or ballot > best[0]:
-                self.best[slot] = (ballot, value)
+            self.tell(sender, slot, ballot, value)
 
     def has_quorum(self) -> bool:
         return self.members.has_majority(self.mask)
 
-    def plan(self, prefix: Slot, noop: Callable[[], bytes]) -> list[tuple[Slot, bytes, bool]]:
+    def has_quorum_within(self, prefix: Slot) -> bool:
+        """Whether a majority answered even without those who know more chosen than ``prefix`` and cannot read it: what
+        they know chosen was voted for by a majority, which the others overlap."""
+        mask = 0
+        for node, (chosen, readable) in self._prefixes.items():
+            if chosen > prefix and not 0 <= readable <= prefix:
+                return False  # it can be asked
+            if chosen <= prefix:
+                mask |= self.members.bit[node]
+        return self.members.has_majority(mask)
+
+    def plan(self, prefix: Slot, noop: Callable[[], bytes]) -> list[tuple[Slot, bytes, bool]] | Undecided:
         """What must be proposed again above ``prefix``: (slot, value, is a filled gap), consecutive, in order.
 
         Per slot the value of the highest ballot among the promises; a slot without any vote becomes a no-op. Called
-        when the proposer itself has learned every slot up to the highest prefix among the promises.
+        when the proposer itself has learned every slot up to the highest prefix among the promises that count.
         """
-        if prefix < self.prefix:
+        if prefix < self.prefix and not self.has_quorum_within(prefix):
             raise CorgiError("invariant-failed", f"re-proposal below a chosen prefix ({prefix} < {self.prefix})")
-        last = max((slot for slot in self.best), default=Slot(0))
+        last = max(self.votes, default=Slot(0))
         plan: list[tuple[Slot, bytes, bool]] = []
         for number in range(prefix + 1, last + 1):
-            found = self.best.get(Slot(number))
-            if found is None:
-                plan.append((Slot(number), noop(), True))
-            else:
-                plan.append((Slot(number), found[1], False))
+            found = self._value(Slot(number))
+            if isinstance(found, Undecided):
+                return found
+            plan.append((Slot(number), noop() if found is None else found, found is None))
         return plan
+
+    def _value(self, slot: Slot) -> bytes | Undecided | None:
+        """The value of the highest ballot in which the slot can have been decided.
+
+        A ballot whose votes are all damaged counts, unless those who voted in it and those who do not tell of this slot
+        are fewer than a majority: then nothing was chosen in it, and nothing will be, since the others have promised
+        this ballot. Each acceptor tells its faulty votes down to one that it can read, so no vote hides behind another.
+        """
+        told = self.votes.get(slot, {})
+        silent = len(self.members.nodes) - sum(chosen < slot for chosen, _ in self._prefixes.values())
+        for ballot in sorted(told, reverse=True):
+            found = told[ballot]
+            if found.value is not None:
+                return found.value
+            if found.mask.bit_count() + silent >= self.members.majority:
+                return Undecided(slot, ballot)
+        return None
+
+
+class _Told:
+    """The votes of one ballot in one slot."""
+
+    __slots__ = ("mask", "value")
+
+    def __init__(self) -> None:
+        self.mask = 0
+        self.value: bytes | None = None
+
+
+class Undecided(NamedTuple):
+    """The value of ``ballot`` in ``slot`` may be chosen, and nobody who answered can read it."""
+
+    slot: Slot
+    ballot: Ballot
+
+    def __str__(self) -> str:
+        return (
+            f"slot {self.slot}: the votes in ballot {ballot_round(self.ballot)}.{ballot_node(self.ballot)} are damaged"
+        )
 
 
 class Flight:

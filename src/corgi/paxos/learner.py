@@ -9,7 +9,7 @@ from __future__ import annotations
 from corgi.base.command import Buffer, check_value
 from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 from corgi.paxos.acceptor import Acceptor
 from corgi.paxos.host import Host
 from corgi.paxos.messages import Learn, Learned
@@ -27,6 +27,7 @@ class Learner:
         self.host = host
         self.prefix = Slot(0)
         self.known = Slot(0)  # somebody knows this much chosen
+        self.damaged = False  # the log of this node has lost records
         self._asked: NodeId | None = None
         self._ask_again_at = 0.0
 
@@ -38,13 +39,19 @@ class Learner:
         self.acceptor.forget_chosen(slot)
         self.host.chosen(self.group, slot, value)
 
+    def choose_unread(self, slot: Slot) -> None:
+        """Slot ``prefix + 1`` is chosen; its value was on the own disk and is damaged."""
+        self.prefix = slot
+        self.acceptor.forget_chosen(slot)
+        self.host.chosen_unread(self.group, slot)
+
     def commit(self, ballot: Ballot, index: Slot, source: NodeId) -> None:
         """The leader of ``ballot`` knows slots up to ``index`` chosen; choose what was voted for in that ballot."""
         votes = self.acceptor.votes
         while self.prefix < index:
             slot = Slot(self.prefix + 1)
             vote = votes.get(slot)
-            if vote is None or vote.ballot != ballot:
+            if vote is None or vote.ballot != ballot or vote.value is None:
                 break
             self.choose(slot, vote.value)
         if self.prefix < index:
@@ -93,7 +100,9 @@ class Learner:
     def _take(self, slot: Slot, value: bytes) -> Ballot:
         self.host.count("learned_slots")
         vote = self.acceptor.votes.get(slot)
-        against = vote.ballot if vote is not None and vote.value != value else Ballot(0)
+        against = Ballot(0)
+        if vote is not None and vote.value is not None and vote.value != value:
+            against = vote.ballot
         if vote is None or vote.value != value:
             record = LogRecord(RecordKind.LEARNED, self.group, Ballot(0), slot, self.prefix, value)
             self.host.persist(record)
@@ -104,22 +113,33 @@ class Learner:
         """Take one record of the disk scan: ``commit`` is the prefix that this node knew when it wrote the record.
 
         What is known chosen has, for each slot, the value of the last record written before: a chosen slot's value
-        never changes, and a learned value was written before the prefix moved past it.
+        never changes, and a learned value was written before the prefix moved past it. If that record is damaged, or
+        may be lost in a hole, the slot is chosen all the same; its value must come from a peer.
         """
         bound = record.slot if record.kind is RecordKind.STATE else record.commit
         self._recover_to(bound)
         if record.kind is RecordKind.LEARNED:
             self._recover_to(Slot(record.slot - 1))
-            if record.slot == self.prefix + 1:
+            if record.slot == self.prefix + 1 and isinstance(record, FaultyRecord):
+                self.choose_unread(record.slot)
+            elif record.slot == self.prefix + 1:
                 self.choose(record.slot, record.payload)
+
+    def recover_hole(self) -> None:
+        """Records are lost here in the log."""
+        self.damaged = True
+        self.acceptor.recover_hole()
 
     def _recover_to(self, bound: Slot) -> None:
         while self.prefix < bound:
             slot = Slot(self.prefix + 1)
             vote = self.acceptor.votes.get(slot)
-            if vote is None:
+            if vote is None and not self.damaged:
                 raise CorgiError(
                     "log-damaged",
                     f"group {self.group}: slot {slot} is known chosen up to {bound}, but its value is missing",
                 )
-            self.choose(slot, vote.value)
+            if vote is None or vote.value is None or vote.doubtful:
+                self.choose_unread(slot)
+            else:
+                self.choose(slot, vote.value)

@@ -32,7 +32,9 @@ class Prepare(PeerMessage, frozen=True, array_like=True, gc=False):
 class Promise(PeerMessage, frozen=True, array_like=True, gc=False):
     """Phase 1b, one chunk. ``entries`` are (slot, accepted ballot, length); their values are the payload, in order.
 
-    ``prefix`` is the acceptor's chosen prefix: "absent" means "no vote" only above it.
+    Length -1: a vote whose value is damaged on the acceptor's disk; the next lower vote in the slot follows, if known.
+    ``prefix`` is the acceptor's chosen prefix: "absent" means "no vote" only above it. It can tell the values of slots
+    up to ``readable`` (-1: of all up to the prefix); the others of its prefix are damaged.
     """
 
     TYPE: ClassVar[int] = 65
@@ -42,6 +44,7 @@ class Promise(PeerMessage, frozen=True, array_like=True, gc=False):
     entries: tuple[tuple[Slot, Ballot, int], ...]
     chunk: int = 0
     last: bool = True
+    readable: Slot = Slot(-1)
 
 
 class Refuse(PeerMessage, frozen=True, array_like=True, gc=False):
@@ -179,6 +182,27 @@ class Rejoined(PeerMessage, frozen=True, array_like=True, gc=False):
     slot: Slot
 
 
+class ReadSlot(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Ask for the value of a chosen slot that is damaged on the asker's disk.
+
+    It is the value of ``ballot``, if that is not 0: who voted for it need not know that it is chosen.
+    """
+
+    TYPE: ClassVar[int] = 84
+    group: GroupId
+    slot: Slot
+    ballot: Ballot = Ballot(0)
+
+
+class SlotRead(PeerMessage, frozen=True, array_like=True, gc=False):
+    """The value of a slot as payload; not ``found``: the sender cannot read it either."""
+
+    TYPE: ClassVar[int] = 85
+    group: GroupId
+    slot: Slot
+    found: bool
+
+
 class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a heartbeat tells of one group: the ballot that its sender leads or follows, its chosen prefix, and how long
     ago that ballot's leader last had a majority, as far as the sender knows (ms; -1: no live leader is seen here)."""
@@ -224,7 +248,7 @@ PEER_TYPES: dict[int, type[PeerMessage]] = {
     message.TYPE: message
     for message in (
         Prepare, Promise, Refuse, LeaderLives, Accept, Accepted, Commit, Forward, ForwardRefused, Learn, Learned,
-        Handover, Recall, Remembered, Rejoin, Rejoined, Heartbeat, PeerHello,
+        Handover, Recall, Remembered, Rejoin, Rejoined, ReadSlot, SlotRead, Heartbeat, PeerHello,
     )
 }  # fmt: skip
 PEER_VERSION = 1

@@ -21,7 +21,7 @@ from corgi.base.limits import RANK_DELAY_S
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.paxos.acceptor import Acceptor
 from corgi.paxos.host import Host
-from corgi.paxos.leader import Candidate, Flight, Tenure
+from corgi.paxos.leader import Candidate, Flight, Tenure, Undecided
 from corgi.paxos.learner import Learner
 from corgi.paxos.messages import Accept, Accepted, Commit, Handover, LeaderLives, Learned, Prepare, Promise, Refuse
 from corgi.paxos.quorum import Members
@@ -59,10 +59,8 @@ class Replica:
 
     @property
     def prefix(self) -> Slot:
-        """Everything up to here is chosen and applied."""
+        """Everything up to here is chosen."""
         return self.learner.prefix
-
-    applied = prefix
 
     @property
     def leading(self) -> bool:
@@ -137,18 +135,12 @@ class Replica:
         if ballot != self.acceptor.promised:
             return  # overtaken: an answer now would tell votes above its own ballot
         if ballot_node(ballot) != self.me:
-            self.acceptor.send_promise(ballot, self.prefix)
+            self.acceptor.send_promise(ballot, self.prefix, self.host.readable(self.group))
             return
         candidate = self.candidate
         if candidate is None or candidate.ballot != ballot or candidate.own_durable:
             return
-        candidate.own_durable = True
-        candidate.mask |= self.members.bit[self.me]
-        for slot, vote in self.acceptor.votes.items():
-            if slot > self.prefix:
-                best = candidate.best.get(slot)
-                if best is None or vote.ballot > best[0]:
-                    candidate.best[slot] = (vote.ballot, bytes(vote.value))
+        candidate.own_promise(self.me, self.prefix, self.acceptor.votes)
         self.host.note("prepare-sent", self.group, f"ballot {ballot_round(ballot)}.{self.me}")
         self._send_prepare(candidate)
         self._try_to_lead()
@@ -166,7 +158,7 @@ class Replica:
             self.host.send(sender, Refuse(self.group, message.ballot, acceptor.promised, self.prefix))
         elif message.ballot == acceptor.promised:
             if acceptor.promised_durable >= message.ballot:
-                acceptor.send_promise(message.ballot, self.prefix)  # asked again
+                acceptor.send_promise(message.ballot, self.prefix, self.host.readable(self.group))  # asked again
         elif not message.forced and sender != self.leader and self.host.leader_lives(self.group, self.ballot):
             self._declined = (sender, message)
             self.host.count("polite_refusals")
@@ -236,17 +228,24 @@ class Replica:
         if self.prefix < candidate.prefix:
             # No slot at or below the highest prefix among the promises is ever proposed in: learn up to it first.
             self.learner.ask(candidate.prefix_holder, candidate.prefix)
-            return
-        self._lead(candidate)
+            if not candidate.has_quorum_within(self.prefix):
+                return
+        plan = candidate.plan(self.prefix, self.host.noop_value)
+        if isinstance(plan, Undecided):
+            if not candidate.waits:
+                candidate.waits = True
+                self.host.note("vote-unreadable", self.group, str(plan))
+        else:
+            self._lead(candidate, plan)
 
-    def _lead(self, candidate: Candidate) -> None:
+    def _lead(self, candidate: Candidate, plan: list[tuple[Slot, bytes, bool]]) -> None:
         self.candidate = None
         self.takeover.won()
         self.tenure = tenure = Tenure(candidate.ballot, self.members, Slot(self.prefix + 1))
         self._set_leader(self.me, candidate.ballot)
         self.host.count("takeovers")
         self.host.note("promise-quorum", self.group, f"ballot {ballot_round(candidate.ballot)}.{self.me}")
-        for slot, value, gap in candidate.plan(self.prefix, self.host.noop_value):
+        for slot, value, gap in plan:
             self.host.count("noop_fills" if gap else "reproposals")
             if self._propose(tenure, value) != slot:
                 raise InvariantError(f"group {self.group}: slots re-proposed out of order")
@@ -393,7 +392,7 @@ class Replica:
             self._start_candidate(forced=True)
 
     def on_handover(self, sender: NodeId, message: Handover) -> None:
-        if message.ballot >= self.acceptor.promised and self.acceptor.voting and self.host.may_lead():
+        if message.ballot >= self.acceptor.promised and self.acceptor.voting and self.host.may_lead(self.group):
             self._start_candidate(forced=True)
 
     def _hand_over(self, tenure: Tenure) -> None:
@@ -488,7 +487,7 @@ class Replica:
         forced = self.takeover.take()
         if self.tenure is not None or self.candidate is not None or not self.acceptor.voting:
             return
-        if (not forced and self.route() != 0) or not self.host.may_lead():
+        if (not forced and self.route() != 0) or not self.host.may_lead(self.group):
             return
         if not self.takeover.quorum_in_reach():
             return  # tried again at a later tick

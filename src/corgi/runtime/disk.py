@@ -19,13 +19,13 @@ from pathlib import Path
 from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ids import NodeId, Position
 from corgi.base.limits import SEGMENT_BYTES
-from corgi.base.ports import LogRecord
+from corgi.base.ports import Hole, LogRecord
 from corgi.log.record import DATA_FROM, LogIdentity
 from corgi.log.recovery import Scan
 from corgi.log.writer import BATCH_BYTES_MAX, CLOSE_AFTER_S, Journal, LogEnd, WriteBatch
 from corgi.runtime.preparer import FillOptions, Preparer
 from corgi.runtime.reads import Done, Reads
-from corgi.runtime.segments import NO_ROOM, UNFINISHED, open_segments, rewrite, segment_path, write_zeros
+from corgi.runtime.segments import NO_ROOM, UNFINISHED, open_segments, repair_record, rewrite, segment_path, write_zeros
 from corgi.runtime.syncer import Syncer, best_syncer
 
 SAMPLES = 1024  # latencies kept for percentiles
@@ -134,14 +134,17 @@ class DiskLog:
         """Why the log is broken for good, if it is."""
         return self._failure
 
-    def recover(self) -> Iterator[LogRecord]:
-        """Every record of the log in order. Raises CorgiError "log-damaged", "wrong-cluster", "unsupported-version"."""
+    def recover(self) -> Iterator[LogRecord | Hole]:
+        """Every record of the log in order, and what of it is lost.
+
+        Raises CorgiError "log-damaged", "wrong-cluster", "unsupported-version".
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._folder.glob(f"*{UNFINISHED}"):
             leftover.unlink()
         size = self._options.segment_bytes
         scan = Scan(self._identity, segment_bytes=size)
-        yield from scan.records(open_segments(self._folder, size))
+        yield from scan.records(open_segments(self._folder))
         self._end = scan.end
 
     def start(self) -> None:
@@ -208,6 +211,21 @@ class DiskLog:
     def read(self, position: Position, length: int, done: Done) -> None:
         """Read payload bytes off the loop. Errors: "record-damaged" (another node may help), "closed"."""
         self._reads.read(position, length, done)
+
+    def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
+        """Put a damaged payload back in place, off the loop. Only below what is synced: the writer is not there."""
+        journal = self._journal
+        if journal is None or position + len(payload) > journal.synced_position:
+            raise InvariantError(f"a repair at {position} would meet the writer")
+        folder, identity, size = self._folder, self._identity, self._options.segment_bytes
+
+        def repaired(error: CorgiError | None) -> None:
+            if error is not None and error.code == "disk-failed":
+                self._fail(error)  # what the sync had to cover besides this may be gone
+            elif error is None or error.code != "closed":
+                done(error)
+
+        self._reads.call(lambda: repair_record(folder, identity, size, position, payload), repaired)
 
     def unsynced_age(self) -> float:
         """Seconds that the oldest record not yet durable has waited; 0.0 if there is none."""
@@ -354,7 +372,7 @@ class DiskLog:
         What was read may be in the page cache only (the process was killed before its sync, or the sync failed and the
         kernel forgot that the pages are dirty), so it is written again; see ``LogEnd``.
         """
-        ranges = [(end.segment, end.unsynced, end.offset, rewrite)] if end.segment else []
+        ranges = [(end.segment, end.unsynced, end.offset, rewrite)] if end.unsynced < end.offset else []
         if end.torn is not None:
             ranges.append((*end.torn, write_zeros))
         for segment, start, stop, action in ranges:

@@ -403,6 +403,10 @@ class _NodeWal:
         own = self._own
         self._disk.read(position, length, lambda result: own(done, result))
 
+    def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
+        own = self._own
+        self._disk.repair(position, payload, lambda error: own(done, error))
+
 
 def _fault(error: Exception) -> InvariantError:
     """Any other exception of the node as what it is, with its place, for people; the rest goes to the debug log."""

@@ -24,7 +24,7 @@ OPEN_MAX = 32  # files kept open per thread
 AHEAD_BYTES = 2 * MIB  # asked of the kernel in front of a reader
 
 Done = Callable[[bytes | CorgiError], None]
-_Job = tuple[Position, int, Done]
+_Job = tuple[Callable[["_Files"], bytes | CorgiError], Done]
 
 
 class Reads:
@@ -43,6 +43,13 @@ class Reads:
 
     def read(self, position: Position, length: int, done: Done) -> None:
         """Read ``length`` bytes at ``position``; ``done`` is called on the loop, later, with them or an error."""
+        self._submit(lambda files: self._perform(files, position, length), done)
+
+    def call(self, work: Callable[[], CorgiError | None], done: Callable[[CorgiError | None], None]) -> None:
+        """Have other work on the segments done by a reader; ``done`` is called on the loop, later."""
+        self._submit(lambda _: work() or b"", lambda result: done(result if isinstance(result, CorgiError) else None))
+
+    def _submit(self, work: Callable[[_Files], bytes | CorgiError], done: Done) -> None:
         if self._closed:
             self._loop.call_soon(done, CorgiError("closed", "the log is closed"))
             return
@@ -51,7 +58,7 @@ class Reads:
             self._threads.append(thread)
             thread.start()
         self.waiting += 1
-        self._jobs.put((position, length, done))
+        self._jobs.put((work, done))
 
     def close(self) -> None:
         """End the threads behind what they are reading; every ``done`` that is left gets "closed"."""
@@ -65,12 +72,12 @@ class Reads:
         files = _Files(self._folder)
         try:
             while (job := self._jobs.get()) is not None:
-                position, length, done = job
+                work, done = job
                 result: bytes | CorgiError
                 if self._closed:
                     result = CorgiError("closed", "the log is closed")
                 else:
-                    result = self._perform(files, position, length)
+                    result = work(files)
                 self._loop.call_soon_threadsafe(self._finish, done, result)
         finally:
             files.close()

@@ -14,8 +14,19 @@ from pathlib import Path
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
+from corgi.base.ids import Position
 from corgi.base.limits import MIB
-from corgi.log.record import DATA_FROM, LogIdentity, encode_segment_header
+from corgi.log.record import (
+    DATA_FROM,
+    RECORD_HEADER_BYTES,
+    Damage,
+    LogIdentity,
+    decode_record_header,
+    decode_segment_header,
+    encode_segment_header,
+    payload_is_sound,
+    segment_seed,
+)
 
 SUFFIX = ".wal"
 UNFINISHED = ".new"
@@ -128,17 +139,50 @@ def rewrite(fd: int, start: int, end: int) -> None:
         start += len(chunk)
 
 
-def open_segments(folder: Path, segment_bytes: int) -> Iterator[tuple[int, Buffer]]:
+def repair_record(
+    folder: Path, identity: LogIdentity, segment_bytes: int, position: Position, payload: bytes
+) -> CorgiError | None:
+    """Put the payload of a record back in place and sync it, if the header in front of it is sound and names it.
+
+    Returns "record-damaged" if not, "disk-failed" if the disk does not take it.
+    """
+    number, offset = divmod(position, segment_bytes)
+    where = f"the record in segment {number:016x} at offset {offset}"
+    try:
+        fd = os.open(segment_path(folder, number), os.O_RDWR)
+    except OSError as error:
+        return CorgiError("record-damaged", f"{where} cannot be written: {error}")
+    try:
+        salt = decode_segment_header(os.pread(fd, DATA_FROM, 0), identity).salt
+        seed = segment_seed(number, salt)
+        start = offset - RECORD_HEADER_BYTES
+        header = decode_record_header(os.pread(fd, RECORD_HEADER_BYTES, start), 0, segment_bytes, seed)
+        if not payload_is_sound(payload, header, seed):
+            return CorgiError("record-damaged", f"{where} held something else")
+    except (OSError, Damage) as error:
+        os.close(fd)
+        return CorgiError("record-damaged", f"{where} cannot be written in place: {error}")
+    try:
+        write_fully(fd, [payload], offset)
+        os.fdatasync(fd)
+    except OSError as error:
+        return CorgiError("disk-failed", f"{where} cannot be written: {error}")
+    finally:
+        os.close(fd)
+    return None
+
+
+def open_segments(folder: Path) -> Iterator[tuple[int, Buffer]]:
     """(number, content) of each segment in order, mapped into memory one at a time.
 
-    A content that is too short is given as it is. The consumer lets go of it before it asks for the next.
+    A file of another length is given as it is. The consumer lets go of it before it asks for the next.
     """
     for number in segment_numbers(folder):
         fd = os.open(segment_path(folder, number), os.O_RDONLY)
         try:
             size = os.fstat(fd).st_size
-            if size != segment_bytes:
-                yield number, bytes(min(size, segment_bytes + 1))
+            if size == 0:
+                yield number, b""
                 continue
             with mmap.mmap(fd, size, prot=mmap.PROT_READ) as content:
                 content.madvise(mmap.MADV_SEQUENTIAL)

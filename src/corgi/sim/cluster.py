@@ -162,15 +162,6 @@ class Cluster:
         self._end(process)
         process.kill()
 
-    def damage_found(self, process: Process) -> None:
-        """A node refuses its damaged log; the operator does as the error's hint says."""
-        self.world.note("cluster", f"node {process.id} finds its log damaged")
-        self.count("damage_found")
-        self._end(process)
-        process.kill()
-        self.wipe(process.id)
-        self.world.after(0.1, self.start, process.id)
-
     def _end(self, process: Process) -> None:
         process.computer.process = None
         for name, number in process.node.counters.items():
@@ -227,7 +218,6 @@ class Cluster:
         computer.incarnation = self._fresh_incarnation()
         computer.boot = 0
         computer.recovering = True
-        computer.flipped = False
         computer.doubted += 1
         self.count("wiped_disks")
 
@@ -235,9 +225,8 @@ class Cluster:
         """A bit of the log goes wrong, below what is stated as synced; False if there is nothing yet."""
         computer = self.computers[node]
         assert computer.process is None
-        computer.flipped = computer.disk.flip()
         self.world.note("cluster", f"flip a bit on the disk of node {node}")
-        return computer.flipped
+        return computer.disk.flip()
 
     def put_back(self, node: NodeId, image: Image) -> None:
         """Somebody puts an older copy of the disk back."""

@@ -10,10 +10,20 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from corgi.base.errors import CorgiError
+from corgi.base.errors import CorgiError, check
 from corgi.base.ids import Position
-from corgi.base.ports import LogRecord
-from corgi.log.record import DATA_FROM, LogIdentity, encode_segment_header
+from corgi.base.ports import Hole, LogRecord
+from corgi.log.record import (
+    DATA_FROM,
+    RECORD_HEADER_BYTES,
+    Damage,
+    LogIdentity,
+    decode_record_header,
+    decode_segment_header,
+    encode_segment_header,
+    payload_is_sound,
+    segment_seed,
+)
 from corgi.log.recovery import Scan
 from corgi.log.writer import Journal, WriteBatch
 from corgi.sim.world import World
@@ -97,6 +107,20 @@ class SimDisk:
         self.segments[segment][self.chance.randrange(DATA_FROM, end)] ^= 1 << self.chance.randrange(8)
         return True
 
+    def repair(self, position: Position, payload: bytes) -> CorgiError | None:
+        """As ``runtime.segments.repair_record`` does."""
+        number, offset = divmod(position, self.segment_bytes)
+        file = self.segments.get(number, bytearray())
+        try:
+            seed = segment_seed(number, decode_segment_header(file[:DATA_FROM], self.identity).salt)
+            header = decode_record_header(file, offset - RECORD_HEADER_BYTES, len(file), seed)
+        except Damage as damage:
+            return CorgiError("record-damaged", str(damage))
+        if not payload_is_sound(payload, header, seed):
+            return CorgiError("record-damaged", "the record held something else")
+        file[offset : offset + len(payload)] = payload
+        return None
+
     def wipe(self) -> None:
         self.segments.clear()
         self._unsynced.clear()
@@ -155,6 +179,17 @@ class SimWal:
             answer = bytes(file[offset : offset + length])
         self.world.at(self.disk.sync_time(self.world.now), self.process.call, done, answer)
 
+    def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
+        check(position + len(payload) <= self._opened().synced_position, "a repair would meet the writer")
+        self.world.at(self.disk.sync_time(self.world.now), self._repair, self.journal, position, payload, done)
+
+    def _repair(
+        self, journal: Journal, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]
+    ) -> None:
+        """Written and synced at once, or not at all: a crash in between leaves damage, as before."""
+        if self.journal is journal:
+            self.process.call(done, self.disk.repair(position, payload))
+
     def unsynced_age(self) -> float:
         journal = self._opened()
         if journal.outstanding is not None:
@@ -163,7 +198,7 @@ class SimWal:
 
     # ---- driven by the process
 
-    def open(self) -> list[LogRecord]:
+    def open(self) -> list[LogRecord | Hole]:
         """Read the log back and go on behind it; everything that is there is synced before it is relied upon."""
         disk = self.disk
         scan = Scan(disk.identity, segment_bytes=disk.segment_bytes)

@@ -26,7 +26,7 @@ import msgspec
 
 from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
 from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_node, ballot_round, origin_node
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 from corgi.broker.identity import NodeRecord
 from corgi.history.model import Violation
 from corgi.paxos.messages import Accept, Accepted, Commit, Forward, Heartbeat, PeerMessage, Prepare, Promise, Rejoined
@@ -124,11 +124,18 @@ class Ledger:
                 if ballots is None or not ballots.chosen or ballots.value != record.payload:
                     self.violate("learned-unchosen", f"node {node} learned {record}", _of(node, record))
 
-    def recovered(self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord]) -> None:
-        """A restart read these records. What was synced before must be among them."""
+    def recovered(self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord], *, holes: int) -> bool:
+        """A restart read these records. What was synced before must be among them, unless there are ``holes``.
+
+        True: promises or votes are lost in one.
+        """
         found = DiskMemory()
         for record in records:
             self._write_down(node, found, record)
+        lost = holes > 0 and found.lacks(memory)
+        if lost:
+            self.forget_unheard(node, found)
+            memory.promised, memory.votes = {}, set()
         for group, ballot in sorted(memory.promised.items()):
             if found.promised.get(group, 0) < ballot:
                 self.violate(
@@ -143,6 +150,7 @@ class Ledger:
         memory.promised = found.promised
         memory.written = found.written
         memory.votes = found.votes
+        return lost
 
     def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
         """A disk lost votes. Those that nobody has heard of never happened, unless somebody hears of them yet."""
@@ -181,7 +189,8 @@ class Ledger:
             if (group, record.slot, ballot) in memory.votes:
                 return  # copied forward to a newer segment
             memory.votes.add((group, record.slot, ballot))
-            self._vote(node, record)
+            if not isinstance(record, FaultyRecord):
+                self._vote(node, record)
         memory.promised[group] = max(memory.promised.get(group, Ballot(0)), ballot)
         if record.kind is not RecordKind.STATE:
             before = memory.written.get(group, Ballot(0))

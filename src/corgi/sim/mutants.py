@@ -13,7 +13,7 @@ from typing import Any
 
 from corgi.base.command import VALUE_HEADER_BYTES, Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
-from corgi.base.ports import LogRecord
+from corgi.base.ports import Hole, LogRecord
 from corgi.broker.barriers import Barriers
 from corgi.broker.identity import Identity
 from corgi.broker.node import Node
@@ -126,16 +126,11 @@ def noop_below_a_prefix() -> tuple[object, str, Callable[..., Any]]:
 
 
 def adopt_the_lowest() -> tuple[object, str, Callable[..., Any]]:
-    def wrong(self: Candidate, message: Promise, values: memoryview) -> None:
-        at = 0
-        for slot, ballot, length in message.entries:
-            value = bytes(values[at : at + length])
-            at += length
-            best = self.best.get(slot)
-            if best is None or ballot < best[0]:
-                self.best[slot] = (ballot, value)
+    def wrong(self: Candidate, slot: Slot) -> bytes | None:
+        told = self.votes.get(slot, {})
+        return next((told[ballot].value for ballot in sorted(told) if told[ballot].value is not None), None)
 
-    return Candidate, "_merge", wrong
+    return Candidate, "_value", wrong
 
 
 def apply_past_a_gap() -> tuple[object, str, Callable[..., Any]]:
@@ -143,7 +138,7 @@ def apply_past_a_gap() -> tuple[object, str, Callable[..., Any]]:
         while self.prefix < index:
             slot = Slot(self.prefix + 1)
             vote = self.acceptor.votes.get(slot)
-            if vote is None or vote.ballot != ballot:
+            if vote is None or vote.ballot != ballot or vote.value is None:
                 self.prefix = slot
             else:
                 self.choose(slot, vote.value)
@@ -153,7 +148,11 @@ def apply_past_a_gap() -> tuple[object, str, Callable[..., Any]]:
 
 def commit_in_any_ballot() -> tuple[object, str, Callable[..., Any]]:
     def credulous(self: Learner, ballot: Ballot, index: Slot, source: NodeId) -> None:
-        while self.prefix < index and (vote := self.acceptor.votes.get(Slot(self.prefix + 1))) is not None:
+        while (
+            self.prefix < index
+            and (vote := self.acceptor.votes.get(Slot(self.prefix + 1))) is not None
+            and vote.value is not None
+        ):
             self.choose(Slot(self.prefix + 1), vote.value)
         if self.prefix < index:
             self.ask(source, index)
@@ -215,7 +214,7 @@ def look_at_another_group() -> tuple[object, str, Callable[..., Any]]:
 def cut_a_synced_tail() -> tuple[object, str, Callable[..., Any]]:
     records = Scan.records
 
-    def shorter(self: Scan, segments: Any) -> Iterator[LogRecord]:
+    def shorter(self: Scan, segments: Any) -> Iterator[LogRecord | Hole]:
         found = list(records(self, segments))
         yield from found[: -1 if len(found) % 3 == 0 else None]
 
@@ -223,8 +222,8 @@ def cut_a_synced_tail() -> tuple[object, str, Callable[..., Any]]:
 
 
 def take_damage_for_the_end() -> tuple[object, str, Callable[..., Any]]:
-    def nothing_later(self: Scan, *_: object) -> None:
-        return None
+    def nothing_later(self: Scan, *_: object) -> int:
+        return -1
 
     return Scan, "_later_batch", nothing_later
 

@@ -16,9 +16,8 @@ import msgspec
 
 from corgi.base import errors
 from corgi.base.command import Buffer
-from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.base.ports import LogRecord, Message
+from corgi.base.ports import Hole, LogRecord, Message
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage
@@ -58,7 +57,6 @@ class Computer:
     starts: int = 0
     recovering: bool = False  # as told in node.json
     doubted: int = 0
-    flipped: bool = False  # a bit of the log is wrong
     memory: DiskMemory = field(default_factory=DiskMemory)
     process: Process | None = None
 
@@ -98,18 +96,19 @@ class Process:
     def start(self) -> bool:
         """Recover from the disk, then live; False if that fails."""
         try:
-            records = self.wal.open()
-            self.cluster.ledger.recovered(self.id, self.memory, records)
+            found = self.wal.open()
+            records = [item for item in found if not isinstance(item, Hole)]
+            holes = len(found) - len(records)
+            if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes):
+                self.computer.doubted += 1
+                self.doubted = self.computer.doubted
             self.cluster.count("recovered_records", len(records))
-            for record in records:
-                self.node.recover(record)
+            for item in found:
+                self.node.recover(item)
             self._replaying = False
             self.node.start()
-        except Exception as error:  # noqa: BLE001 - whatever a node raises is a finding
-            if self.computer.flipped and isinstance(error, CorgiError) and error.code == "log-damaged":
-                self.cluster.damage_found(self)
-            else:
-                self._failed()
+        except Exception:  # noqa: BLE001 - whatever a node raises is a finding
+            self._failed()
             return False
         self._due()
         return True

@@ -1,0 +1,270 @@
+"""Damaged values are fetched from peers, checked, and written again. Serves the same question of peers.
+
+A value is asked of one peer after the other until one has it. It goes back to where it lay if the record's header there
+is sound, so that the segment is as it was, byte for byte; else into a new record, which is knowledge and not a vote.
+When every other member has said that it cannot read the value either, it is lost as far as anybody knows: that is told,
+those who wait get "record-lost", and it is asked for again from time to time.
+
+Invariant: nothing is written that does not hold the value's own checksum and, in place, the one the header tells.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from corgi.base.command import Buffer, check_value
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot
+from corgi.base.ports import LogRecord, RecordKind
+from corgi.broker.values import Done, Faulty
+from corgi.paxos.messages import ReadSlot, SlotRead
+
+if TYPE_CHECKING:
+    from corgi.broker.node import Node
+
+ASKS_MAX = 64  # questions under way
+READS_MAX = 64  # of other nodes, served at once; what is above is dropped and asked again
+ASK_RETRY_S = 0.5
+LOST_RETRY_S = 5.0  # a peer that was down may have the value
+PATIENCE_S = 2.0  # those who wait are told that it takes longer
+NOTES_MAX = 100  # values named one by one in the log of events
+
+_Key = tuple[GroupId, Slot]
+
+
+class _Want:
+    """One value that is missing here."""
+
+    __slots__ = ("asked", "at", "denied", "lost", "since", "waiters")
+
+    def __init__(self, now: float) -> None:
+        self.waiters: list[Done] = []
+        self.asked = NodeId(0)
+        self.at = now  # asked then; or, while nobody is asked, not before
+        self.since = now
+        self.denied: set[NodeId] = set()
+        self.lost = False
+
+
+class Repairs:
+    """See the module. ``lost``: values that no member could read when it was asked last."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._peers = [peer for peer in node.options.members if peer != node.options.node]
+        self._wants: dict[_Key, _Want] = {}
+        self._queue: deque[_Key] = deque()  # to be asked as soon as there is room
+        self._asking: dict[_Key, _Want] = {}
+        self._resting: dict[_Key, _Want] = {}  # nobody to ask at the moment
+        self._serving = 0
+        self._notes = 0
+
+    @property
+    def wanted(self) -> int:
+        """Values that are missing here."""
+        return len(self._wants)
+
+    @property
+    def lost(self) -> list[tuple[GroupId, Slot]]:
+        return [key for key, want in self._wants.items() if want.lost]
+
+    def start(self) -> None:
+        """The scan is over: ask for whatever it found damaged."""
+        for group in self._node.groups:
+            for slot in group.values.faulty[group.id]:
+                self.want(group.id, slot)
+
+    def want(self, group: GroupId, slot: Slot, done: Done | None = None) -> None:
+        """Have a faulty value back; ``done`` is called later with it, with "record-damaged" if it takes long, or with
+        "record-lost"."""
+        key = (group, slot)
+        want = self._wants.get(key)
+        if want is None:
+            want = self._wants[key] = _Want(self._node.clock.now())
+            self._queue.append(key)
+            self._note("value-damaged", key)
+        elif not want.waiters:
+            want.since = self._node.clock.now()
+        if done is not None:
+            want.waiters.append(done)
+            if want.lost:
+                self._node.later(partial(self._tell, key, want))
+        self._node.wake_at(self._node.clock.now())
+
+    def peer_connected(self) -> None:
+        """Somebody new may have what is missing."""
+        for key, want in list(self._resting.items()):
+            self._again(key, want)
+
+    def tick(self, now: float) -> None:
+        """Ask the next peer when one does not answer, and go on with what waits."""
+        for key, want in list(self._asking.items()):
+            if now >= want.at + ASK_RETRY_S:
+                del self._asking[key]
+                self._queue.append(key)
+        for key, want in list(self._resting.items()):
+            if want.waiters and now >= want.since + PATIENCE_S:
+                self._tell(key, want)
+            if now >= want.at:
+                self._again(key, want)
+        self._pump(now)
+
+    def on_read_slot(self, sender: NodeId, message: ReadSlot) -> None:
+        """A peer's value is damaged. Answered with this node's, if it is readable here; with nothing if it is not."""
+        group, slot = self._node.groups[message.group], message.slot
+        answer: Callable[[Buffer | CorgiError], None] = partial(self._serve, sender, group.id, slot)
+        if not 1 <= slot <= group.replica.prefix:
+            vote = group.replica.acceptor.votes.get(slot)
+            found = dict(vote.told()).get(message.ballot) if vote is not None else None
+            answer(found if found is not None else CorgiError("record-damaged"))
+            return
+        if self._serving >= READS_MAX:
+            return
+        self._serving += 1
+
+        def read(found: Buffer | CorgiError) -> None:
+            self._serving -= 1
+            answer(found)
+            if isinstance(found, CorgiError) and slot in group.values.faulty[group.id]:
+                self.want(group.id, slot)
+
+        value = group.values.read_here(group.id, slot, read)
+        if value is not None:
+            read(value)
+
+    def on_slot_read(self, sender: NodeId, message: SlotRead, payload: memoryview) -> None:
+        """A peer's answer."""
+        key = (message.group, message.slot)
+        want = self._wants.get(key)
+        if want is None:
+            return
+        faulty = self._node.groups[message.group].values.faulty[message.group].get(message.slot)
+        if faulty is None:
+            self._settle(key, want)
+        elif message.found and self._sound(payload, faulty):
+            self._restore(key, want, faulty, bytes(payload))
+        else:
+            want.denied.add(sender)
+            self._again(key, want)
+        self._pump(self._node.clock.now())
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def _again(self, key: _Key, want: _Want) -> None:
+        self._asking.pop(key, None)
+        self._resting.pop(key, None)
+        if key not in self._queue:
+            self._queue.append(key)
+
+    def _pump(self, now: float) -> None:
+        while self._queue and len(self._asking) < ASKS_MAX:
+            key = self._queue.popleft()
+            want = self._wants.get(key)
+            if want is None:
+                continue
+            faulty = self._node.groups[key[0]].values.faulty[key[0]].get(key[1])
+            if faulty is None:
+                self._settle(key, want)
+                continue
+            peer = self._next_peer(want)
+            if peer:
+                want.asked, want.at = peer, now
+                self._asking[key] = want
+                self._node.network.send(peer, ReadSlot(*key, faulty.ballot))
+            else:
+                self._rest(key, want, now)
+
+    def _next_peer(self, want: _Want) -> NodeId:
+        """The next one in the ring that is linked and did not deny; 0 if there is none."""
+        at = self._peers.index(want.asked) + 1 if want.asked else 0
+        for peer in self._peers[at:] + self._peers[:at]:
+            if peer not in want.denied and self._node.linked(peer):
+                return peer
+        return NodeId(0)
+
+    def _rest(self, key: _Key, want: _Want, now: float) -> None:
+        if len(want.denied) == len(self._peers):
+            want.denied.clear()
+            want.at = now + LOST_RETRY_S
+            if not want.lost:
+                want.lost = True
+                self._node.count("lost_values")
+                self._note("value-lost", key)
+            self._node.later(partial(self._tell, key, want))
+        else:
+            want.at = now + ASK_RETRY_S
+        self._resting[key] = want
+        self._node.wake_at(want.at)
+
+    def _tell(self, key: _Key, want: _Want) -> None:
+        """Those who wait do not wait longer."""
+        what = f"the value of slot {key[1]} of group {key[0]} is damaged"
+        if want.lost:
+            error = CorgiError("record-lost", f"{what} on every node")
+        else:
+            error = CorgiError("record-damaged", f"{what} here, and no node that can be reached has it")
+        waiters, want.waiters = want.waiters, []
+        for done in waiters:
+            done(error)
+
+    # -- restoring ------------------------------------------------------------------------------------------------
+
+    def _sound(self, payload: memoryview, faulty: Faulty) -> bool:
+        try:
+            check_value(payload)
+        except CorgiError:
+            return False
+        return faulty.position < 0 or len(payload) == faulty.length
+
+    def _restore(self, key: _Key, want: _Want, faulty: Faulty, value: bytes) -> None:
+        """Serve it from memory at once, and write it down."""
+        group = self._node.groups[key[0]]
+        group.values.fetched(*key, value)
+        self._finish(key)
+        self._node.count("repaired_values")
+        if want.lost:
+            self._node.count("lost_values", -1)
+        self._note("value-repaired", key)
+        for done in want.waiters:
+            done(value)
+
+        def written(error: CorgiError | None) -> None:
+            if error is None:
+                self._node.count("repaired_in_place")
+                group.values.restored(*key, faulty.position, len(value))
+            else:
+                record = LogRecord(RecordKind.LEARNED, key[0], Ballot(0), key[1], group.replica.prefix, value)
+                self._node.persist(record)
+
+        if faulty.position >= 0:
+            self._node.wal.repair(faulty.position, value, written)
+        else:
+            written(CorgiError("record-damaged"))
+
+    def _settle(self, key: _Key, want: _Want) -> None:
+        """The value came another way."""
+        self._finish(key)
+        for done in want.waiters:
+            value = self._node.read_value(*key, done)
+            if value is not None:
+                done(bytes(value))
+
+    def _finish(self, key: _Key) -> None:
+        self._wants.pop(key, None)
+        self._asking.pop(key, None)
+        self._resting.pop(key, None)
+
+    def _serve(self, peer: NodeId, group: GroupId, slot: Slot, value: Buffer | CorgiError) -> None:
+        if isinstance(value, CorgiError):
+            self._node.network.send(peer, SlotRead(group, slot, found=False))
+        else:
+            self._node.count("repairs_served")
+            self._node.network.send(peer, SlotRead(group, slot, found=True), value)
+
+    def _note(self, name: str, key: _Key) -> None:
+        self._notes += 1
+        if self._notes <= NOTES_MAX or name == "value-lost":
+            self._node.note(name, key[0], f"slot {key[1]}")
