@@ -87,7 +87,7 @@ def test_a_line_over_many_chunks_stays_whole(tmp_path: Path) -> None:
     assert lines(path) == [b"a" * 200_000, b"b" * 70_000]
 
 
-@pytest.mark.parametrize("content", [None, gzip.compress(b"x" * 1000)[:20]])
+@pytest.mark.parametrize("content", [None, gzip.compress(b"x" * 1000)[:20]], ids=["absent", "cut short"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "lost.csv"
     if content is not None:
