@@ -1,7 +1,8 @@
 """A cluster for tests of the client core: links whose every request the test processes, answers, delays or loses.
 
 The log follows the rules that brokers promise an idempotent producer (KIP-98): the next sequence is appended, one of
-the last five batches is recognised, everything else is refused and leaves no trace.
+the last five batches is recognised, a higher epoch begins at 0 and shuts out the lower ones, everything else is refused
+and leaves no trace.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from corgi.wire import messages as m
 
 NOTHING = memoryview(b"")
 TOPIC = TopicId(16)
+FENCED = BY_CODE["producer-fenced"].number
 OUT_OF_ORDER = BY_CODE["out-of-order-sequence"].number
 
 
@@ -87,6 +89,7 @@ class ModelLog:
         self.records: list[Record] = []
         self.batches: list[bytes] = []
         self.next: dict[int, int] = {}
+        self.epochs: dict[int, int] = {}
         self.window: dict[int, deque[tuple[int, int, int]]] = {}
 
     def append(self, batch: bytes) -> tuple[int, int, int]:
@@ -94,11 +97,20 @@ class ModelLog:
         header: BatchHeader = check_batch(batch)
         producer = header.producer_id
         if producer >= 0:
+            epoch = self.epochs.get(producer, header.producer_epoch)
+            if header.producer_epoch < epoch:
+                return FENCED, -1, -1
+            if header.producer_epoch > epoch:
+                if header.base_sequence != 0:
+                    return OUT_OF_ORDER, -1, -1
+                self.next.pop(producer, None)
+                self.window.pop(producer, None)
             for sequence, count, offset in self.window.get(producer, ()):
                 if sequence == header.base_sequence and count == header.record_count:
                     return 0, offset, 5
             if header.base_sequence != self.next.get(producer, 0):
                 return OUT_OF_ORDER, -1, -1
+            self.epochs[producer] = header.producer_epoch
             self.next[producer] = header.base_sequence + header.record_count
             window = self.window.setdefault(producer, deque(maxlen=5))
             window.append((header.base_sequence, header.record_count, len(self.records)))

@@ -10,6 +10,7 @@ from tests.client.model import ModelCluster
 from corgi.base.batch import parse_header
 from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.ids import Offset
+from corgi.client.core.batch import EPOCH_MAX, Identity
 from corgi.client.core.options import ACKS, ClientOptions
 from corgi.wire.messages import ProduceReply
 
@@ -283,6 +284,49 @@ def test_after_a_refusal_for_good_the_others_go_on_under_a_new_identity() -> Non
     assert caught.value.code == "record-too-large"
     assert cluster.values() == [b"1", b"2"]
     assert [outcome_of(handle) for handle in handles[1:]] == [0, 1]
+    assert cluster.producer_ids == 1  # the same id in its next epoch: nobody has to be asked
+
+
+def test_a_late_copy_of_a_refused_batch_is_shut_out_by_what_came_after_it() -> None:
+    cluster = ModelCluster()
+    (refused,) = one_flight_each(cluster, [b"refused"])
+    (late,) = cluster.produces
+    cluster.produces.clear()
+    cluster.cut(1)  # it is still on its way
+    cluster.settle()
+    (again,) = cluster.produces
+    cluster.produces.clear()
+    cluster.refuse(again, "record-too-large")
+    cluster.settle()
+    after = cluster.publish(b"after")
+    cluster.settle()
+    cluster.pass_time(1.0)
+    cluster.serve()
+    assert outcome_of(after) == 0
+    (answer,) = cluster.apply(late).results
+    assert answer[0] == BY_CODE["producer-fenced"].number
+    assert cluster.values() == [b"after"]
+    with pytest.raises(CorgiError) as caught:
+        outcome_of(refused)
+    assert caught.value.code == "outcome-unknown"
+
+
+def test_when_the_epochs_of_an_id_are_used_up_there_is_another_id() -> None:
+    cluster = ModelCluster()
+    one_flight_each(cluster, [b"0"])
+    cluster.serve()
+    queue = next(iter(cluster.client.producer.sender._queues.values()))
+    queue.identity = Identity(queue.identity.producer_id, EPOCH_MAX)
+    cluster.logs[0].epochs[queue.identity.producer_id] = EPOCH_MAX
+    one_flight_each(cluster, [b"1", b"2"])
+    first, second = cluster.produces
+    cluster.produces.clear()
+    cluster.refuse(first, "record-too-large")
+    second.reply(cluster.apply(second))
+    cluster.settle()
+    cluster.pass_time(1.0)
+    cluster.serve()
+    assert cluster.values() == [b"0", b"2"]
     assert cluster.producer_ids == 2
 
 
@@ -487,4 +531,4 @@ def test_sequence_numbers_start_anew_before_they_run_out() -> None:
     cluster.settle()
     cluster.serve()
     assert cluster.values() == [b"0", b"0", b"1", b"2"]
-    assert cluster.producer_ids == 2
+    assert queue.identity.epoch == 1

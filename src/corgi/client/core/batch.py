@@ -22,6 +22,7 @@ from corgi.client.core.options import QUORUM
 from corgi.client.core.routing import NO_NODE
 
 SEQUENCE_MAX = 2**31 - 1
+EPOCH_MAX = 2**15 - 1
 UNKNOWN_OFFSET = -1
 _SPENT = BatchBuilder(0)
 

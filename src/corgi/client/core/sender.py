@@ -10,8 +10,8 @@ How order is kept and nothing is stored twice:
 4. A batch whose outcome stays unknown past its deadline is reported as such to its publisher, and goes on flying:
    to drop it would leave a gap that its successors could not cross, to renumber them could store them twice.
 5. A batch refused for good leaves such a gap. Its predecessors land first. Its successors cannot have been stored, so
-   they then take a new producer identity and fly again; but if the refused one had a sending of unknown outcome, those
-   of theirs that had one too are reported as unknown.
+   they then take the producer's next epoch and fly again; but if the refused one had a sending of unknown outcome,
+   those of theirs that had one too are reported as unknown. What comes of the older epoch after that is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.batch import (
+    EPOCH_MAX,
     SEQUENCE_MAX,
     UNKNOWN_OFFSET,
     GroupQueue,
@@ -242,12 +243,18 @@ class Sender:
         return batch
 
     def _renew(self, queue: PartitionQueue) -> bool:
-        """Give the queue, whose sendings are all answered, an identity that it has not had."""
-        identity = self.identity
-        if identity is None or identity is queue.identity:
-            queue.group.ready[queue] = None
-            self._need_identity()
-            return False
+        """Give the queue, whose sendings are all answered, an identity that it has not had.
+
+        That is its own in the next epoch (KIP-360), so that the partition refuses what of the old one is yet to come.
+        """
+        before = queue.identity
+        identity = Identity(before.producer_id, before.epoch + 1)
+        if not 0 < identity.epoch <= EPOCH_MAX:
+            if self.identity is None or self.identity.producer_id == before.producer_id:
+                queue.group.ready[queue] = None
+                self._need_identity()
+                return False
+            identity = self.identity
         queue.identity = identity
         queue.renew = False
         queue.next_sequence = 0
