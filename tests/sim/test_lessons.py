@@ -11,6 +11,7 @@ from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.detector import Detector
 from corgi.broker.identity import Identity, NodeRecord
 from corgi.log.record import NO_GROUP
+from corgi.paxos.leader import Candidate
 from corgi.paxos.messages import (
     Accept,
     Accepted,
@@ -18,6 +19,7 @@ from corgi.paxos.messages import (
     Handover,
     Heartbeat,
     Lead,
+    LeaderLives,
     Learned,
     Promise,
     Recall,
@@ -56,6 +58,9 @@ class Host:
 
     def may_lead(self, group: GroupId) -> bool:
         return True
+
+    def jitter(self) -> float:
+        return 0.5
 
     def epoch_value(self, group: GroupId, ballot: Ballot) -> bytes:
         return EPOCH
@@ -113,6 +118,32 @@ def test_a_leader_that_learns_another_value_than_it_proposed_leads_no_more(repli
     assert replica.prefix == 2
     assert replica.tenure is None
     assert not [message for message in host.sent if isinstance(message, Commit)]
+
+
+def test_a_leader_is_believed_in_the_ballot_in_which_it_lives(replica: Replica, host: Host) -> None:
+    """Forwards named the higher ballot of a leader that was gone; the living one refused them for ever."""
+    replica.heard_of(OTHER, NEW, Slot(0), lives=True)
+    assert (replica.leader, replica.ballot) == (OTHER, NEW)
+    replica.prepare_anew()
+    replica.peer_lost(OTHER)
+    replica.candidate = Candidate(make_ballot(3, ME), Slot(1), replica.members, forced=False, now=1.0)
+    replica.on_leader_lives(LEADER, LeaderLives(G, make_ballot(3, ME), OLD, Slot(0)))
+    assert (replica.leader, replica.ballot) == (LEADER, OLD)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_leader_that_hears_of_a_higher_ballot_leads_no_more(replica: Replica, host: Host, lives: bool) -> None:
+    """Who follows a higher ballot would refuse its Accepts; without writes nobody would have told it so."""
+    replica.on_handover(LEADER, Handover(G, Ballot(0)))
+    replica.durable(host.records.pop())
+    replica.on_promise(LEADER, Promise(G, replica.acceptor.promised, Slot(0), ()), memoryview(b""))
+    assert replica.tenure is not None
+    higher = make_ballot(9, OTHER)
+    replica.heard_of(LEADER, higher, Slot(0), lives=lives)
+    assert replica.tenure is None
+    assert (replica.takeover.at is None) == lives, "it prepares anew unless that leader lives"
+    if lives:
+        assert (replica.leader, replica.relay) == (OTHER, LEADER)
 
 
 class Clock:

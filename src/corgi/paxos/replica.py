@@ -104,8 +104,7 @@ class Replica:
         if record.kind is not RecordKind.ACCEPT or record.slot > self.prefix:
             self.acceptor.recover(record)
         else:
-            self.acceptor.promised = max(self.acceptor.promised, record.ballot)
-            self.acceptor.promised_durable = self.acceptor.promised
+            self.acceptor.promised = self.acceptor.promised_durable = max(self.acceptor.promised, record.ballot)
             self.acceptor.highest = max(self.acceptor.highest, record.slot)
         self.highest_seen = max(self.highest_seen, self.acceptor.promised)
         self._claimed = self.prefix
@@ -196,8 +195,7 @@ class Replica:
         if candidate is None or candidate.ballot != message.ballot:
             return
         candidate.polite |= self.members.bit[sender]
-        self.leader = ballot_node(message.leader_ballot)
-        self.ballot = max(self.ballot, message.leader_ballot)
+        self.leader, self.ballot = ballot_node(message.leader_ballot), message.leader_ballot
         self.relay = sender
         self.leader_heard_at = self.host.now() if sender == self.leader else UNHEARD
         if message.prefix > self.prefix:
@@ -335,6 +333,10 @@ class Replica:
         """A heartbeat's line on this group; ``lives``: the sender leads in ``ballot`` or hears its leader."""
         self._saw(ballot)
         leader = ballot_node(ballot)
+        if self.tenure is not None and ballot > self.tenure.ballot:  # a majority refuses this node's Accepts by now
+            self._step_down("a higher ballot was won")
+            if not lives:
+                self._takeover_in(2 * RANK_DELAY_S)
         if lives and leader == sender and ballot >= self.acceptor.promised:
             self._follow(ballot)
             self.learner.commit(ballot, prefix, sender)

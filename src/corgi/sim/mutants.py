@@ -170,6 +170,17 @@ def commit_what_was_learned() -> tuple[object, str, Callable[..., Any]]:
     return Learner, "_take", unworried
 
 
+def deaf_to_higher_ballots() -> tuple[object, str, Callable[..., Any]]:
+    heard_of = Replica.heard_of
+
+    def deaf(self: Replica, sender: NodeId, ballot: Ballot, prefix: Slot, *, lives: bool) -> None:
+        if self.tenure is not None:
+            ballot = min(ballot, self.tenure.ballot)
+        heard_of(self, sender, ballot, prefix, lives=lives)
+
+    return Replica, "heard_of", deaf
+
+
 def vote_after_a_wiped_disk() -> tuple[object, str, Callable[..., Any]]:
     def untroubled(self: Identity, reason: str) -> None:
         self._trust()
@@ -276,7 +287,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "commit-what-was-learned": Mutant(
         "a leader that learns another value than it proposed leads no more",
-        (commit_what_was_learned,),
+        (commit_what_was_learned, deaf_to_higher_ballots),  # heartbeats mostly tell sooner
         ("false-commit", *SAFETY),
         seeds=20,
         options=SPLITS,
