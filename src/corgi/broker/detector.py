@@ -23,12 +23,13 @@ class PeerView:
     """One peer as seen from here. Times are this node's monotonic seconds."""
 
     __slots__ = (
-        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "disk_age_ms", "gap_s", "heard_at",
-        "leads", "number", "unfit",
+        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms", "gap_s",
+        "heard_at", "leads", "number", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.connected = False
+        self.connected_at = NEVER
         self.heard_at = NEVER
         self.beat_at = NEVER
         self.beaten = False  # a heartbeat came since the connection came up
@@ -58,7 +59,7 @@ class Detector:
         view = self.peers[peer]
         view.connected = True
         view.beaten = False
-        view.heard_at = self.clock.now()
+        view.heard_at = view.connected_at = self.clock.now()
 
     def lost(self, peer: NodeId) -> None:
         view = self.peers[peer]

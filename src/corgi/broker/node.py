@@ -40,6 +40,7 @@ from corgi.broker.catch_up import CatchUp
 from corgi.broker.detector import Detector
 from corgi.broker.group import Group
 from corgi.broker.identity import Identity
+from corgi.broker.leadership import Leadership
 from corgi.broker.options import NodeOptions
 from corgi.broker.outgoing import Outgoing
 from corgi.broker.peers import PeerDispatch
@@ -54,7 +55,6 @@ from corgi.paxos.replica import Replica
 from corgi.state.machine import Machine
 from corgi.state.outcomes import Outcome
 
-SKEW_PATIENCE_S = 1.0
 EVENTS_MAX = 1000
 
 
@@ -96,6 +96,7 @@ class Node:
         self.dispatch = PeerDispatch(self)
         self.requests = Requests(self)
         self.outgoing = Outgoing(self)
+        self.leadership = Leadership(self)
         self.disk_full = False
         self.durable_to = 0  # position of the last record on a group known durable; NODE records tell of other logs
         self._recovering = True
@@ -104,8 +105,6 @@ class Node:
         self._later: list[Callable[[], None]] = []
         self._wake = clock.now()
         self._beat_at = clock.now()
-        self._skewed_since: float | None = None
-        self._stop_until = 0.0
 
     # -- recovery -------------------------------------------------------------------------------------------------
 
@@ -252,7 +251,7 @@ class Node:
         )
         number = detector.next_beat()
         disk_age_ms = int(detector.own_disk_age_s * 1000)
-        unfit = self.stopping or self.disk_full
+        unfit = not self._fit()
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
         for peer, view in detector.peers.items():
@@ -264,30 +263,12 @@ class Node:
         self._beat_at = now + interval
         self._wake = min(self._wake, now)
         self._retry_forwards(now)
-        self._check_fitness(now)
+        self.leadership.check(now)
 
     def _retry_forwards(self, now: float) -> None:
         for group in self.groups:
             if len(group.proposals) and group.replica.tenure is None:
                 group.proposals.retry_forwards(group.replica.ballot, now)
-
-    def _check_fitness(self, now: float) -> None:
-        """A leader with a wrong clock, a full disk, or one that stops gives its groups away."""
-        if self.detector.clock_trusted():
-            self._skewed_since = None
-        elif self._skewed_since is None:
-            self._skewed_since = now
-        skewed = self._skewed_since is not None and now - self._skewed_since > SKEW_PATIENCE_S
-        if not (self.stopping or self.disk_full or skewed):
-            return
-        led = [group for group in self.groups if group.replica.tenure is not None]
-        heirs = self.detector.heirs()
-        for group in led:
-            if heirs:
-                group.replica.handover(heirs[group.id % len(heirs)])
-        if self.stopping:
-            idle = not any(len(group.proposals) for group in self.groups)
-            self.stopped = (idle and (not led or not heirs)) or now > self._stop_until
 
     # -- the end of a turn ----------------------------------------------------------------------------------------
 
@@ -380,7 +361,7 @@ class Node:
     def stop(self) -> None:
         """Begin a graceful stop: lead no more; ``stopped`` turns True when everything is handed over (3 s at most)."""
         self.stopping = True
-        self._stop_until = self.clock.now() + 3.0
+        self.leadership.stop()
         self.requests.stopping()
         self._beat_at = self.clock.now()
         self.wake_at(self._beat_at)
@@ -485,8 +466,9 @@ class Node:
         return self.detector.heard_all()
 
     def may_lead(self, group: GroupId) -> bool:
-        if self.replay.behind(group):
-            return False
+        return self._fit() and not self.replay.behind(group)
+
+    def _fit(self) -> bool:
         return not self.stopping and not self.disk_full and self.identity.voting and self.detector.clock_trusted()
 
     def may_vote(self) -> bool:

@@ -226,7 +226,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     wall_ms: int
     disk_age_ms: int
     leads: tuple[Lead, ...]
-    unfit: bool = False  # the sender does not want to lead: it stops, or its disk is full
+    unfit: bool = False  # the sender may not lead: it stops, does not vote, its disk is full or its clock is off
     durable_to: int = 0  # position of its last record known durable; 0 while it may not vote
 
 
