@@ -202,8 +202,7 @@ class Replica:
             self.learner.ask(sender, message.prefix)
 
     def _start_candidate(self, *, forced: bool) -> None:
-        round_number = ballot_round(max(self.highest_seen, self.acceptor.promised)) + 1
-        ballot = make_ballot(round_number, self.me)
+        ballot = make_ballot(ballot_round(max(self.highest_seen, self.acceptor.promised)) + 1, self.me)
         self._saw(ballot)
         self._step_down("prepares anew")
         now = self.host.now()
