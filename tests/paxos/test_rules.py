@@ -378,6 +378,23 @@ def test_a_refused_leader_falls_back_to_prepare() -> None:
     assert len(cluster.prefixes()) == 1
 
 
+def test_duelling_proposers_part() -> None:
+    """A candidate that is overtaken by a higher ballot does not prepare again at once, though it has a command."""
+    cluster = settled_cluster()
+    a, b = followers(cluster)
+    cluster.kill(cluster.leader())
+    cluster.filter = lambda s, t, m: not isinstance(m, Prepare | Promise)
+    replica = cluster.nodes[a].groups[0].replica
+    replica._start_candidate(forced=False)
+    cluster.settle()
+    replica.on_prepare(b, Prepare(replica.group, make_ballot(900, b), Slot(1), forced=True))
+    cluster.settle()
+    replica.want_leader()
+    assert replica.candidate is None
+    assert replica.takeover.at is not None
+    assert replica.takeover.at > cluster.clock.time
+
+
 def test_without_a_majority_writes_are_refused_clearly() -> None:
     """Without a quorum: refuse clearly."""
     cluster = settled_cluster()

@@ -164,6 +164,7 @@ class Replica:
             self.host.send(sender, LeaderLives(self.group, message.ballot, self.ballot, self.prefix))
         else:
             self._declined = None
+            self.takeover.overtaken(self.candidate)
             self._step_down("a higher ballot was prepared")
             acceptor.promise(message.ballot, self.prefix)
 
@@ -492,9 +493,8 @@ class Replica:
             return
         if not self.takeover.quorum_in_reach():
             return  # tried again at a later tick
-        if self.leader == 0 and not self.host.heard_all():
-            return  # somebody just met may know a leader: its first heartbeat tells
-        self._start_candidate(forced=forced)
+        if self.leader != 0 or self.host.heard_all():  # else somebody just met may know a leader: its beat will tell
+            self._start_candidate(forced=forced)
 
     def _saw(self, ballot: Ballot) -> None:
         self.highest_seen = max(self.highest_seen, ballot)

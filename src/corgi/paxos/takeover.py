@@ -5,6 +5,7 @@ from __future__ import annotations
 from corgi.base.ids import GroupId, NodeId
 from corgi.base.limits import RANK_DELAY_S
 from corgi.paxos.host import Host
+from corgi.paxos.leader import Candidate
 from corgi.paxos.quorum import Members
 
 BACKOFF_FIRST_S = 0.010
@@ -58,6 +59,12 @@ class Takeover:
         """Duelling proposers part by growing random delays (rule 7)."""
         self._backoff = min(self._backoff * 2, BACKOFF_MAX_S)
         self._not_before = self._host.now() + self._backoff * (0.5 + self._host.jitter())
+
+    def overtaken(self, candidate: Candidate | None) -> None:
+        """A higher ballot is being prepared. Whoever was about to lead lets it: two who each believe that it is their
+        turn, and that every promise comes too late, would never end."""
+        if candidate is not None:
+            self.back_off()
 
     def rank(self, leader: NodeId) -> int:
         """How many linked members stand before this node in the line after ``leader`` (0: none was known)."""
