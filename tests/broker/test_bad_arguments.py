@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corgi.base import errors
 from corgi.base.errors import CorgiError, InvariantError
+from corgi.base.ids import Offset, TopicId
 from corgi.wire import messages as m
 from one_node import OneNode, a_batch
 
@@ -121,6 +122,7 @@ REQUESTS = st.one_of(
 )
 
 
+@example([(m.Subscribe(0, TopicId(16), 0, Offset(1), 1), b""), (m.Unsubscribe(0), b"")])
 @given(st.lists(st.tuples(REQUESTS, st.sampled_from([b"", BATCH, b"x" * 61, b"\xff" * 200])), max_size=12))
 def test_any_requests_are_answered_once_and_the_node_goes_on(asked: list[tuple[m.WireMessage, bytes]]) -> None:
     node = OneNode(groups=2)

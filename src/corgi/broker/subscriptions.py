@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corgi.base.errors import BY_NUMBER, NOT_LEADER, OFFSET_OUT_OF_RANGE, OK, CorgiError
+from corgi.base.errors import BY_NUMBER, NOT_LEADER, OFFSET_OUT_OF_RANGE, OK, UNSETTLED, CorgiError
 from corgi.base.ids import GroupId, Offset
 from corgi.base.ports import ClientSession
 from corgi.broker.barriers import Barrier, Barriers
@@ -29,9 +29,10 @@ NO_OFFSET = Offset(-1)
 class _Starting:
     """A subscription that waits for its group's end."""
 
-    __slots__ = ("barrier", "credit")
+    __slots__ = ("barrier", "correlation", "credit")
 
-    def __init__(self, credit: int) -> None:
+    def __init__(self, correlation: int, credit: int) -> None:
+        self.correlation = correlation
         self.credit = credit
         self.barrier: Barrier | None = None
 
@@ -88,6 +89,8 @@ class Subscriptions:
         if starting is not None and starting.barrier is not None:
             starting.barrier.cancel()
             self._started(client, message.subscription)
+            text = "the subscription was ended before it began"
+            client.reply(starting.correlation, SubscribeReply(UNSETTLED, NO_OFFSET, NO_OFFSET, text))
         else:
             self._pushes.unsubscribe(client, message.subscription)
         client.reply(correlation, UnsubscribeReply())
@@ -103,7 +106,7 @@ class Subscriptions:
     def _confirm(
         self, client: ClientSession, correlation: int, message: Subscribe, group: GroupId, log: PartitionLog
     ) -> None:
-        starting = _Starting(message.credit)
+        starting = _Starting(correlation, message.credit)
 
         def confirmed(errors: dict[GroupId, int]) -> None:
             self._started(client, message.subscription)
