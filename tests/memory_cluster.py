@@ -51,6 +51,15 @@ class MemoryWal:
     def unsynced_age(self) -> float:
         return 0.0
 
+    segment_bytes = 2**40
+    segment = 0
+
+    def segments(self) -> list[int]:
+        return []
+
+    def free(self, segments: Sequence[int]) -> None:
+        raise AssertionError("nothing is freed without snapshots")
+
     def sync(self) -> bool:
         if self.held or not self.waiting:
             return False

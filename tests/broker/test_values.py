@@ -1,6 +1,6 @@
 """Chosen values are read from the place where the chosen bytes lie, in whatever order the disk and the quorum speak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -33,6 +33,15 @@ class Disk:
 
     def unsynced_age(self) -> float:
         return 0.0
+
+    segment_bytes = 2**40
+    segment = 0
+
+    def segments(self) -> list[int]:
+        return []
+
+    def free(self, segments: Sequence[int]) -> None:
+        raise AssertionError("nothing is freed without snapshots")
 
 
 class Story:

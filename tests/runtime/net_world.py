@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from corgi.base.command import Buffer
@@ -76,8 +77,9 @@ class FakeIdentity:
 class FakeNode(Witness):
     """Stands where ``broker.node.Node`` stands; keeps what it is told, and in which order it is called."""
 
-    def __init__(self, node_options: NodeOptions, clock: Any, chance: Any, wal: Any, network: Any) -> None:
+    def __init__(self, node_options: NodeOptions, clock: Any, chance: Any, wal: Any, network: Any, snaps: Any) -> None:
         super().__init__()
+        self.snapshots = SimpleNamespace(restore=lambda *_: 1, port=snaps)
         self.options = node_options
         self.clock = clock
         self.wal = wal

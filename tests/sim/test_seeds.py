@@ -49,6 +49,10 @@ COVERED = (
     "resubmitted",
     "retransmits",
     "cold_reads",
+    "snapshots",
+    "snapshots_anchored",
+    "snapshot_restarts",
+    "votes_copied",
 )
 
 
@@ -70,7 +74,7 @@ SOUGHT = {
 @pytest.mark.parametrize("what", SOUGHT)
 def test_rare_things_hold_too(what: str) -> None:
     options, counters = SOUGHT[what]
-    results = run_suite(301, 4, options=options)
+    results = run_suite(301, 8, options=options)
     assert not [explain(result) for result in results if not result.ok]
     assert not [name for name in counters if not sum(result.coverage[name] for result in results)]
 

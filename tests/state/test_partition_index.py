@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corgi.base.ids import LeaderEpoch, Offset, Slot, TopicId
@@ -113,3 +114,42 @@ def test_a_closed_partition_holds_nothing() -> None:
     assert (log.count, log._blocks, log.producers) == (0, [], {})
     assert log.find(Offset(5)) == 0
     assert log.find_time(0) == 0
+
+
+@pytest.mark.usefixtures("small_blocks")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32))
+def test_a_log_start_forgets_whole_batches(seed: int) -> None:
+    random = Random(seed)
+    log = PartitionLog(TopicId(16), 0)
+    model: list[tuple[int, int, int, int]] = []  # base offset, slot, length, newest time so far
+    gone = 0
+    newest = 0
+    for slot in range(1, 9):
+        for _ in range(random.choice([0, 1, 3, 4, 9])):
+            records, length, time = random.randrange(1, 4), random.randrange(61, 99), random.randrange(1000)
+            newest = max(newest, time)
+            model.append((log.end, slot, length, newest))
+            log.append(Slot(slot), 0, length, records, time, LeaderEpoch(slot))
+        offset = Offset(random.randrange(-2, log.end + 3))
+        dropped = log.trim(offset)
+        ends = [*[base for base, *_ in model], log.end][1:]
+        kept = [entry for entry, end in zip(model, ends, strict=True) if end > offset]
+        assert sum(stop - start for _, start, stop in dropped) == len(model) - len(kept)
+        gone += len(model) - len(kept)
+        model = kept
+        assert log.start == (model[0][0] if model else log.end if gone else 0)
+        assert log.count == len(model)
+        assert log.bytes == sum(length for _, _, length, _ in model)
+        for i in random.sample(range(len(model)), min(20, len(model))):
+            entry = log.entry(i)
+            assert (entry.base_offset, entry.slot, entry.length, entry.max_timestamp) == model[i]
+            assert entry.epoch == entry.slot
+            assert log.find(entry.base_offset) == i
+            assert log.entry(log.find_time(entry.max_timestamp)).max_timestamp == entry.max_timestamp
+        bytes_max = random.randrange(1, 1200)
+        start = log.excess(bytes_max)
+        left = [length for base, _, length, _ in model if base >= start]
+        assert sum(left) <= bytes_max or len(left) == 1
+        if start > log.start:
+            assert sum([*left, model[len(model) - len(left) - 1][2]]) > bytes_max

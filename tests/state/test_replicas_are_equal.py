@@ -16,6 +16,7 @@ from corgi.base.command import CommandKind, encode_command, encode_data, encode_
 from corgi.base.ids import META, Ballot, GroupId, NodeId, Slot, TopicId, make_origin
 from corgi.state.commands import (
     encode_epoch,
+    encode_log_start,
     encode_partition_close,
     encode_partition_open,
     encode_producers_expired,
@@ -55,6 +56,9 @@ def random_body(random: Random) -> tuple[CommandKind, bytes]:
         partitions = random.sample([0, 8, 16, 24], 2)
         body = encode_partition_open(TOPIC, partitions, version, {"max_batch_bytes": "100", "cleanup": name})
         return CommandKind.PARTITION_OPEN, body
+    if choice < 0.92:
+        starts = [(random.choice([TOPIC, META]), random.choice([0, 8, 16]), random.randrange(30)) for _ in range(2)]
+        return CommandKind.LOG_START, encode_log_start(starts)
     if choice < 0.93:
         return CommandKind.PARTITION_CLOSE, encode_partition_close(TOPIC, [16], version)
     if choice < 0.96:

@@ -71,6 +71,8 @@ _ROWS: tuple[ErrorKind, ...] = (
               "use an idempotent producer, which retries safely"),
     ErrorKind(36, "record-lost", False, "Stored records are damaged on every node that holds them.",
               "they cannot be read; go on behind them: the message names the range, corgi status counts them"),
+    ErrorKind(38, "snapshot-damaged", False, "A snapshot in the data folder, or what a peer sent of one, cannot be used.",
+              "empty the folder and start with --rejoin while the other nodes run"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}

@@ -135,6 +135,57 @@ class Wal(Protocol):
         """Seconds that the oldest record not yet durable has waited; 0.0 if there is none."""
         ...
 
+    @property
+    def segment_bytes(self) -> int: ...
+
+    @property
+    def segment(self) -> int:
+        """The segment being written; a record that is not placed yet will lie there or behind."""
+        ...
+
+    def segments(self) -> Sequence[int]:
+        """Those that are there, ascending."""
+        ...
+
+    def free(self, segments: Sequence[int]) -> None:
+        """Nothing in these is wanted any more."""
+        ...
+
+
+class SnapshotName(NamedTuple):
+    """A snapshot of a group's state after ``slot``; the rest of its log lies in segments from ``first_segment`` on."""
+
+    group: GroupId
+    slot: Slot
+    first_segment: int
+
+
+Stored = Callable[[CorgiError | None], None]
+
+
+class Snapshots(Protocol):
+    """The node's snapshots. Every ``done`` is called later, not before the call returns; one call at a time."""
+
+    def write(self, name: SnapshotName, chunks: Sequence[Buffer], done: Stored) -> None:
+        """Add bytes to an unfinished snapshot; it is begun by its first bytes."""
+        ...
+
+    def commit(self, name: SnapshotName, done: Stored) -> None:
+        """Make it durable under its name; then others of its group may be deleted."""
+        ...
+
+    def discard(self, name: SnapshotName) -> None:
+        """Give an unfinished snapshot up."""
+        ...
+
+    def anchor(self, name: SnapshotName, first_segment: int, done: Stored) -> None:
+        """Name it anew: nothing before that segment is needed any more. Durable when done."""
+        ...
+
+    def read(self, name: SnapshotName, offset: int, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        """Bytes of a committed snapshot, fewer at its end."""
+        ...
+
 
 class Network(Protocol):
     """Links to the other nodes. Messages to a peer that is not connected are dropped; order per link is kept."""

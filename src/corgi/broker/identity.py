@@ -198,6 +198,7 @@ class Identity:
     def _doubt(self, reason: str) -> None:
         self.state = "recovering"
         self._set_voting(False)
+        self._doubted = reason
         self._node.note("recovering", GroupId(0), reason)
         self._node.count("recoveries")
         self._nonce = self._node.random.getrandbits(48) or 1
@@ -253,8 +254,25 @@ class Identity:
             return
         if found.recovering:
             self._ask_at = 0.0
-        elif self.recovered is not None:
+            return
+        self._doubted = ""
+        if self.recovered is not None:
             self.recovered()
+
+    def records(self) -> list[LogRecord]:
+        """What the log knows of disks, for the start of a new segment: older ones may be freed.
+
+        A doubt is told from before it is durable until its end is. That there is none is not told: behind a hole in the
+        log that nobody has noticed yet, it would be taken for the end of the doubt that comes of it.
+        """
+        known = [
+            NodeRecord(peer, memory.incarnation, durable_to=memory.marked_to or -1)
+            for peer, memory in self._memories.items()
+            if memory.incarnation
+        ]
+        if self._doubted:
+            known.append(NodeRecord(0, self._node.options.incarnation, recovering=True))
+        return [_record(told) for told in known]
 
     # -- helping another to recover -------------------------------------------------------------------------------
 
@@ -293,5 +311,9 @@ class Identity:
                 replica.prepare_anew()
 
     def _persist(self, record: NodeRecord) -> None:
-        body = msgspec.msgpack.encode(record)
-        self._node.wal.append(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
+        self._node.wal.append(_record(record))
+
+
+def _record(told: NodeRecord) -> LogRecord:
+    body = msgspec.msgpack.encode(told)
+    return LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body)

@@ -34,8 +34,9 @@ from corgi.base.ports import (
     Network,
     Random,
     RecordKind,
+    Snapshots,
     Wal,
-)
+)  # fmt: skip
 from corgi.broker.catch_up import CatchUp
 from corgi.broker.detector import Detector
 from corgi.broker.group import Group
@@ -48,6 +49,7 @@ from corgi.broker.proposals import Proposals
 from corgi.broker.repair import Repairs
 from corgi.broker.replay import Replay
 from corgi.broker.requests import Requests
+from corgi.broker.snapshots import Snapshotting
 from corgi.broker.values import Values
 from corgi.paxos.messages import Heartbeat, Lead, PeerMessage
 from corgi.paxos.quorum import Members
@@ -61,7 +63,15 @@ EVENTS_MAX = 1000
 class Node:
     """See the module. Everything runs on one thread; ``flush`` ends each batch of facts."""
 
-    def __init__(self, options: NodeOptions, clock: Clock, random: Random, wal: Wal, network: Network) -> None:
+    def __init__(
+        self,
+        options: NodeOptions,
+        clock: Clock,
+        random: Random,
+        wal: Wal,
+        network: Network,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         check(options.node in options.members, "the node is one of the members")
         self.options = options
         self.clock = clock
@@ -97,11 +107,13 @@ class Node:
         self.requests = Requests(self)
         self.outgoing = Outgoing(self)
         self.leadership = Leadership(self)
+        self.snapshots = Snapshotting(self, snapshots)
         self.disk_full = False
         self.durable_to = 0  # position of the last record on a group known durable; NODE records tell of other logs
         self._recovering = True
         self._applied: set[int] = set()
         self._submitted = False
+        self._more = False
         self._later: list[Callable[[], None]] = []
         self._wake = clock.now()
         self._beat_at = clock.now()
@@ -123,6 +135,9 @@ class Node:
                 raise CorgiError(
                     "log-damaged", f"the log tells of group {record.group}, this node has {len(self.groups)}"
                 )
+            if record.kind is RecordKind.STORE:
+                self.values.stored(record)
+                return
             self.values.placed(record)
             self.groups[record.group].replica.recover(record)
 
@@ -132,14 +147,15 @@ class Node:
         for group in self.groups:
             group.machine.take_appended()
         self._applied.clear()
+        self.snapshots.start()
         self.identity.start()
         self.repairs.start()
         self.replay.start()
         self._wake = self.clock.now()
 
     def group_states(self) -> list[LogRecord]:
-        """State records for the start of a WAL segment, one per group."""
-        return [group.replica.state_record() for group in self.groups]
+        """What a new WAL segment has to know: a state record per group, and what the node knows of disks."""
+        return [*(group.replica.state_record() for group in self.groups), *self.identity.records()]
 
     # -- facts ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +201,10 @@ class Node:
             if record.kind is RecordKind.CLOSE:
                 continue
             self.durable_to = max(self.durable_to, record.position)
+            if record.kind is RecordKind.STORE:
+                self.values.stored(record)
+                self.snapshots.moved(record.group)
+                continue
             self.values.placed(record)
             if record.release is not None:
                 peer, message = record.release
@@ -233,6 +253,7 @@ class Node:
             self.repairs.tick(now)
             self.replay.tick(now)
         self.requests.advance(now)
+        self.snapshots.advance(now)
 
     def wake_at(self, when: float) -> None:
         if when < self._wake:
@@ -289,11 +310,12 @@ class Node:
             for number in sorted(applied):
                 self.requests.applied(self.groups[number])
         self.requests.flush()
+        self._more = self.snapshots.flush()
 
     @property
     def unflushed(self) -> bool:
         """Whether ``flush`` itself caused work that only the next ``flush`` does: call it again in the next turn."""
-        return self._submitted or bool(self._later)
+        return self._submitted or self._more or bool(self._later)
 
     def _tell_outcomes(self, group: Group) -> None:
         """Other nodes wait for commands in the slots up to ``told_to``: tell them at once what is chosen. Otherwise the
@@ -346,10 +368,6 @@ class Node:
         assert topics is not None
         return topics.group_of(topic, partition)
 
-    def read_value(self, group: GroupId, slot: Slot, done: Callable[[bytes | CorgiError], None]) -> Buffer | None:
-        """A chosen value if it is in memory; else None, and ``done`` is called later with it or an error."""
-        return self.values.read(group, slot, done)
-
     def peer_status(self) -> list[tuple[NodeId, bool, float, float]]:
         """(node, connected, silent for seconds, clock offset in ms) of every peer."""
         now = self.clock.now()
@@ -397,6 +415,7 @@ class Node:
         machine = found.machine
         epoch = machine.epoch
         outcomes = machine.apply(slot, value)
+        self.values.applied(group, slot, machine.stored, machine.take_dropped())
         own = machine.windows.get(self.options.node)
         if own is not None and own.origin > self.origin:
             self._renew_origin(own.origin)

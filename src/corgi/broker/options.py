@@ -26,4 +26,5 @@ class NodeOptions:
     window_slots: int = WINDOW_SLOTS
     tail_bytes_max: int = TAIL_BYTES_MAX
     value_bytes_max: int = VALUE_BYTES_MAX  # where merging stops
+    snapshot_segments: int = 2  # of log between two snapshots of a group, at least
     software: str = "corgi"

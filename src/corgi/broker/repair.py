@@ -248,9 +248,9 @@ class Repairs:
         """The value came another way."""
         self._finish(key)
         for done in want.waiters:
-            value = self._node.read_value(*key, done)
+            value = self._node.values.read(*key, done)
             if value is not None:
-                done(bytes(value))
+                done(value if isinstance(value, CorgiError) else bytes(value))
 
     def _finish(self, key: _Key) -> None:
         self._wants.pop(key, None)

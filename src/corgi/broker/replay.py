@@ -80,15 +80,23 @@ class Replay:
                 return
             if slot not in ahead:
                 ahead[slot] = None
-                ahead[slot] = self._node.read_value(group.id, slot, partial(self._arrived, group, slot))
+                value = group.values.read(group.id, slot, partial(self._arrived, group, slot))
+                if isinstance(value, CorgiError):
+                    self._failed(group, ahead, slot)
+                    return
+                ahead[slot] = value
 
     def _arrived(self, group: Group, slot: Slot, found: bytes | CorgiError) -> None:
         ahead = self._behind[group.id]
         if isinstance(found, CorgiError):
-            ahead.pop(slot, None)
-            self._retry_at[group.id] = self._node.clock.now() + RETRY_S
-            self._node.wake_at(self._retry_at[group.id])
+            self._failed(group, ahead, slot)
             return
         ahead[slot] = found
         if slot == group.machine.applied + 1:
             self._go_on(group)
+
+    def _failed(self, group: Group, ahead: dict[Slot, Buffer | None], slot: Slot) -> None:
+        """Not now; another try may do."""
+        ahead.pop(slot, None)
+        self._retry_at[group.id] = self._node.clock.now() + RETRY_S
+        self._node.wake_at(self._retry_at[group.id])

@@ -50,7 +50,7 @@ class Requests:
         self.places = Places(node)
         self.barriers = Barriers(node)
         self.schedule = Schedule()
-        self.values = Values(node.read_value, lambda group, slot: node.groups[group].slots.length(slot))
+        self.values = Values(node.values.read, lambda group, slot: node.groups[group].slots.length(slot))
         self.pushes = Pushes(self.schedule, self.values, m.Deliver, m.SubscriptionEnded)
         self.polls = Polls(self.schedule, self.values)
         self.produces = Produces(node, self.places)

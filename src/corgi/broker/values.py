@@ -1,20 +1,25 @@
 """Chosen values by slot: from the bounded tail in memory, else from the WAL through the slot table.
 
 Invariant: a value that fails its checksum is never given out and never forgotten; it is noted in ``faulty`` until it
-was fetched from a peer and lies on the disk again.
+was fetched from a peer and lies on the disk again. So is one that a snapshot names and that is not on this node.
+
+What lives is counted per slot: a value is wanted while some partition's index names a batch in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from corgi.base.command import Buffer, check_value
-from corgi.base.errors import CorgiError, check
+from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, Position, Slot
 from corgi.base.ports import FaultyRecord, LogRecord, RecordKind, Wal
 from corgi.log.slots import SlotTable
+from corgi.log.space import Space
 from corgi.log.tail import TailCache
+from corgi.state.index import Dropped
 
 Done = Callable[[bytes | CorgiError], None]
 NOWHERE = Position(-1)
@@ -38,7 +43,9 @@ class Values:
 
     def __init__(self, groups: int, wal: Wal, tail_bytes_max: int, mend: Callable[[GroupId, Slot, Done], None]) -> None:
         """``mend`` has a faulty value fetched from a peer; its last argument is called later with it or an error."""
-        self.tables = [SlotTable() for _ in range(groups)]
+        self.space = Space(wal.segment_bytes)
+        self.tables = [SlotTable(self.space) for _ in range(groups)]
+        self.covered = [Slot(0)] * groups  # up to here a durable snapshot tells the state
         self.tail = TailCache(tail_bytes_max)
         self.faulty: list[dict[Slot, Faulty]] = [{} for _ in range(groups)]
         self._wal = wal
@@ -46,6 +53,7 @@ class Values:
         self._chosen = [Slot(0)] * groups
         self._placed: dict[tuple[GroupId, Slot], Buffer | FaultyRecord] = {}  # on disk, not yet chosen: written last
         self._unplaced: dict[tuple[GroupId, Slot], Buffer] = {}  # chosen, not yet on disk
+        self._dropped: deque[tuple[GroupId, Dropped]] = deque()  # no longer named by an index, still counted
 
     def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
         self.tail.put(group, slot, value)
@@ -93,8 +101,66 @@ class Values:
         self.tables[group].put(slot, position, length)
 
     def readable(self, group: GroupId) -> Slot:
-        """The values of all chosen slots up to here are on this node; -1: of all."""
-        return Slot(min(self.faulty[group]) - 1) if self.faulty[group] else Slot(-1)
+        """All chosen slots up to here can be told by this node, by their values or by a snapshot; -1: all of them."""
+        missing = [slot for slot in self.faulty[group] if slot > self.covered[group]]
+        return Slot(min(missing) - 1) if missing else Slot(-1)
+
+    def stored(self, record: LogRecord) -> None:
+        """A value that a snapshot covers is on disk in a new place, if somebody wants it still."""
+        group, slot = record.group, record.slot
+        table = self.tables[group]
+        if slot > self._chosen[group] or not table.count(slot):
+            return
+        if isinstance(record, FaultyRecord):
+            self._lose(group, slot, Faulty(record.position, record.length, Ballot(0)))
+        else:
+            self.faulty[group].pop(slot, None)
+            table.put(slot, record.position, len(record.payload))
+
+    def applied(self, group: GroupId, slot: Slot, batches: int, dropped: list[Dropped]) -> None:
+        """The value of ``slot`` was applied: so many of its batches are in an index, and these left one."""
+        self.tables[group].hold(slot, batches)
+        if dropped:
+            self._dropped.extend((group, part) for part in dropped)
+
+    def begin_from(self, group: GroupId, slot: Slot, index: Iterable[Dropped]) -> None:
+        """The group's state is that of a snapshot after ``slot``; ``index`` is all that it names."""
+        self._chosen[group] = slot
+        for held in (self._placed, self._unplaced):
+            for key in [key for key in held if key[0] == group and key[1] <= slot]:
+                del held[key]
+        for gone in [gone for gone in self.faulty[group] if gone <= slot]:
+            del self.faulty[group][gone]
+        self._dropped = deque(part for part in self._dropped if part[0] != group)
+        table = self.tables[group]
+        table.release_all()
+        for block, start, stop in index:
+            for at, count in Counter(block.slots[start:stop]).items():
+                table.hold(Slot(block.slot + at), count)
+
+    def let_go(self, batches_max: int) -> bool:
+        """Count down what indexes have dropped, so many batches at most; True if more is left."""
+        while self._dropped and batches_max > 0:
+            group, (block, start, stop) = self._dropped.popleft()
+            until = min(stop, start + batches_max)
+            if until < stop:
+                self._dropped.appendleft((group, Dropped(block, until, stop)))
+            batches_max -= until - start
+            table, faulty = self.tables[group], self.faulty[group]
+            for at, count in Counter(block.slots[start:until]).items():
+                slot = Slot(block.slot + at)
+                table.release(slot, count)
+                if faulty and not table.count(slot):
+                    faulty.pop(slot, None)
+        return bool(self._dropped)
+
+    def unplaced(self, group: GroupId, last: Slot) -> bool:
+        """Whether a value of a slot up to ``last`` is chosen and not yet on disk."""
+        return any(key[0] == group and key[1] <= last for key in self._unplaced)
+
+    def tellable(self, group: GroupId, slot: Slot) -> bool:
+        """Whether the value of a chosen slot is on this node, as far as it knows."""
+        return self.in_memory(group, slot) is not None or self.space.holds(self.tables[group].position(slot))
 
     def in_memory(self, group: GroupId, slot: Slot) -> Buffer | None:
         value = self.tail.get(group, slot)
@@ -102,8 +168,8 @@ class Values:
             value = self._unplaced.get((group, slot))
         return value
 
-    def read(self, group: GroupId, slot: Slot, done: Done) -> Buffer | None:
-        """The value if it is in memory; else None, and ``done`` is called later with it or with an error.
+    def read(self, group: GroupId, slot: Slot, done: Done) -> Buffer | CorgiError | None:
+        """The value if it is in memory, an error if nobody wants it any more; else None, and ``done`` is called later.
 
         A damaged value is fetched from a peer first.
         """
@@ -115,7 +181,7 @@ class Values:
                 done(found)
 
         value = self.read_here(group, slot, mended)
-        if isinstance(value, CorgiError):
+        if isinstance(value, CorgiError) and slot in self.faulty[group]:
             self._mend(group, slot, done)
             return None
         return value
@@ -128,8 +194,11 @@ class Values:
         if slot in self.faulty[group]:
             return CorgiError("record-damaged", f"the value of slot {slot} of group {group} is damaged here")
         position = self.tables[group].position(slot)
-        check(position >= 0, f"group {group}: the value of slot {slot} is nowhere")
         length = self.tables[group].length(slot)
+        if not self.space.holds(position):
+            if self.tables[group].count(slot):
+                self._lose(group, slot, Faulty(NOWHERE, length, Ballot(0)))
+            return CorgiError("record-damaged", f"the value of slot {slot} of group {group} is not on this node")
 
         def checked(found: bytes | CorgiError) -> None:
             if not isinstance(found, CorgiError):

@@ -51,8 +51,9 @@ class AppliedLog(Protocol):
     def entry(self, i: int) -> BatchEntry: ...
 
 
-ReadValue = Callable[[GroupId, Slot, Callable[[bytes | CorgiError], None]], Buffer | None]
-"""The whole value if it is in memory; otherwise None, and the callback is called later, never before the return."""
+ReadValue = Callable[[GroupId, Slot, Callable[[bytes | CorgiError], None]], Buffer | CorgiError | None]
+"""The whole value if it is in memory, or why it cannot be had; otherwise None, and the callback is called later, never
+before the return."""
 
 ValueLength = Callable[[GroupId, Slot], int]
 """Bytes of a value, known without reading it; 0 if unknown."""

@@ -25,7 +25,16 @@ from corgi.log.recovery import Scan
 from corgi.log.writer import BATCH_BYTES_MAX, CLOSE_AFTER_S, Journal, LogEnd, WriteBatch
 from corgi.runtime.preparer import FillOptions, Preparer
 from corgi.runtime.reads import Done, Reads
-from corgi.runtime.segments import NO_ROOM, UNFINISHED, open_segments, repair_record, rewrite, segment_path, write_zeros
+from corgi.runtime.segments import (
+    NO_ROOM,
+    UNFINISHED,
+    open_segments,
+    repair_record,
+    rewrite,
+    segment_numbers,
+    segment_path,
+    write_zeros,
+)  # fmt: skip
 from corgi.runtime.syncer import Syncer, best_syncer
 
 SAMPLES = 1024  # latencies kept for percentiles
@@ -134,8 +143,26 @@ class DiskLog:
         """Why the log is broken for good, if it is."""
         return self._failure
 
-    def recover(self) -> Iterator[LogRecord | Hole]:
-        """Every record of the log in order, and what of it is lost.
+    @property
+    def segment_bytes(self) -> int:
+        return self._options.segment_bytes
+
+    @property
+    def segment(self) -> int:
+        """The segment being written."""
+        return self._journal.segment if self._journal else 0
+
+    def segments(self) -> list[int]:
+        """Those that are there, ascending. Raises CorgiError "log-damaged" for a file that is none."""
+        return segment_numbers(self._folder)
+
+    def free(self, segments: Sequence[int]) -> None:
+        """Delete these; a read that comes too late finds "record-damaged"."""
+        self._reads.freed(segments)
+        self._preparer.delete(segments)
+
+    def recover(self, first_segment: int = 1) -> Iterator[LogRecord | Hole]:
+        """Every record of the log in order from a segment on, and what of it is lost.
 
         Raises CorgiError "log-damaged", "wrong-cluster", "unsupported-version".
         """
@@ -143,8 +170,8 @@ class DiskLog:
         for leftover in self._folder.glob(f"*{UNFINISHED}"):
             leftover.unlink()
         size = self._options.segment_bytes
-        scan = Scan(self._identity, segment_bytes=size)
-        yield from scan.records(open_segments(self._folder))
+        scan = Scan(self._identity, segment_bytes=size, first_segment=first_segment)
+        yield from scan.records(open_segments(self._folder, first_segment))
         self._end = scan.end
 
     def start(self) -> None:

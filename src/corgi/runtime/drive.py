@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from corgi.base.errors import BY_CODE, CorgiError, InvariantError
-from corgi.base.ids import NodeId, Position
+from corgi.base.ids import NodeId
 from corgi.base.ports import ClientSession, Clock, LogRecord, Random
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
@@ -26,6 +26,8 @@ from corgi.runtime.clock import MonotonicClock, system_random
 from corgi.runtime.disk import DiskLog, DiskOptions, DiskStatistics
 from corgi.runtime.net import Listener, ListenerStatistics
 from corgi.runtime.peers import LinkStatistics, Peers
+from corgi.runtime.snapshots import SnapshotFiles
+from corgi.runtime.store import NodeSnapshots, NodeWal, restore
 from corgi.runtime.turn import Turn
 from corgi.wire.messages import ErrorReply, WireMessage
 from corgi.wire.receiver import Scratch
@@ -91,6 +93,7 @@ class Driver:
         self.failure: CorgiError | None = None
         self.node: Node
         self.disk: DiskLog
+        self.snapshots: SnapshotFiles
         self.peers: Peers
         self.listener: Listener | None = None
         self._turn: Turn
@@ -249,10 +252,15 @@ class Driver:
             on_full=self._log_full,
         )
         self._opened = True
-        self.node = self._make_node(options, self._clock, self._random, _NodeWal(self.disk, self._own), self.peers)
+        self.snapshots = SnapshotFiles(self._data, self._loop)
+        self.node = self._make_node(
+            options, self._clock, self._random, NodeWal(self.disk, self._own), self.peers,
+            NodeSnapshots(self.snapshots, self._own),
+        )  # fmt: skip
         self.node.identity.recovered = self._recovered
+        first_segment = restore(self.node, self.snapshots)
         since = self._loop.time()
-        for record in self.disk.recover():
+        for record in self.disk.recover(first_segment):
             self.node.recover(record)
             if self._loop.time() - since > RECOVERY_SLICE_S:
                 await asyncio.sleep(0)
@@ -301,6 +309,7 @@ class Driver:
         self._due = -math.inf
         self._started = False
         if self._opened:
+            self.snapshots.close()
             await self.disk.close()
         if not self._ended.done():
             self._ended.set_result(None)
@@ -386,26 +395,6 @@ class Driver:
     def _caught_up(self) -> None:
         self._catching_up = False
         self._own(self.node.advance)
-
-
-class _NodeWal:
-    """The log as the node sees it: what a read brings back is a fact like any other."""
-
-    __slots__ = ("_disk", "_own", "append", "unsynced_age")
-
-    def __init__(self, disk: DiskLog, own: Callable[..., None]) -> None:
-        self._disk = disk
-        self._own = own
-        self.append = disk.append
-        self.unsynced_age = disk.unsynced_age
-
-    def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
-        own = self._own
-        self._disk.read(position, length, lambda result: own(done, result))
-
-    def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
-        own = self._own
-        self._disk.repair(position, payload, lambda error: own(done, error))
 
 
 def _fault(error: Exception) -> InvariantError:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from corgi.base.limits import KIB, MIB
 from corgi.log.record import DATA_FROM, LogIdentity
-from corgi.runtime.segments import NO_ROOM, first_hole, make_segment, segment_path, write_zeros
+from corgi.runtime.segments import NO_ROOM, delete_segments, first_hole, make_segment, segment_path, write_zeros
 
 _PAGE = 4 * KIB
 
@@ -95,6 +95,11 @@ class Preparer:
         make_segment(self._folder, self._identity, number, self._segment_bytes, salt)
         self.made += 1
         return salt
+
+    def delete(self, numbers: Sequence[int]) -> None:
+        """Delete segments in the background. A failure costs their room until the next start, nothing else."""
+        if not self._closed:
+            self._thread.submit(delete_segments, self._folder, list(numbers))
 
     def wrote(self, segment: int, end: int) -> None:
         """Everything up to ``end`` of ``segment`` was given to the writer."""

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from corgi.base.errors import CorgiError
@@ -37,6 +37,7 @@ class Reads:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closed = False
+        self._freed: set[int] = set()
         self.waiting = 0
         self.reads = 0
         self.bytes = 0
@@ -60,6 +61,10 @@ class Reads:
         self.waiting += 1
         self._jobs.put((work, done))
 
+    def freed(self, segments: Sequence[int]) -> None:
+        """These files are about to be deleted: none is kept open longer than until the next read."""
+        self._freed.update(segments)
+
     def close(self) -> None:
         """End the threads behind what they are reading; every ``done`` that is left gets "closed"."""
         self._closed = True
@@ -69,7 +74,7 @@ class Reads:
             thread.join()
 
     def _run(self) -> None:
-        files = _Files(self._folder)
+        files = _Files(self._folder, self._freed)
         try:
             while (job := self._jobs.get()) is not None:
                 work, done = job
@@ -104,11 +109,15 @@ class Reads:
 class _Files:
     """Open segments of one thread, the one used longest ago closed first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, freed: set[int]) -> None:
         self._folder = folder
+        self._freed = freed  # numbers only ever come into it, and a number never comes back to life
         self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()  # number to descriptor, asked ahead up to
 
     def read(self, number: int, offset: int, length: int) -> bytes:
+        if self._open.keys() & self._freed:
+            for gone in self._open.keys() & self._freed:
+                os.close(self._open.pop(gone)[0])
         fd, ahead = self._open.pop(number, (-1, 0))
         if fd < 0:
             fd = os.open(segment_path(self._folder, number), os.O_RDONLY)

@@ -88,6 +88,13 @@ def make_segment(folder: Path, identity: LogIdentity, number: int, segment_bytes
     sync_folder(folder)
 
 
+def delete_segments(folder: Path, numbers: Sequence[int]) -> None:
+    """Delete segments that nobody needs, the oldest first; those that are gone already are passed over."""
+    for number in sorted(numbers):
+        segment_path(folder, number).unlink(missing_ok=True)
+    sync_folder(folder)
+
+
 def write_fully(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     """Write all of ``buffers`` at ``offset``, going on after a short write. Raises OSError."""
     for begin in range(0, len(buffers), VECTOR_MAX):
@@ -172,12 +179,14 @@ def repair_record(
     return None
 
 
-def open_segments(folder: Path) -> Iterator[tuple[int, Buffer]]:
-    """(number, content) of each segment in order, mapped into memory one at a time.
+def open_segments(folder: Path, first: int = 1) -> Iterator[tuple[int, Buffer]]:
+    """(number, content) of each segment from ``first`` on in order, mapped into memory one at a time.
 
     A file of another length is given as it is. The consumer lets go of it before it asks for the next.
     """
     for number in segment_numbers(folder):
+        if number < first:
+            continue
         fd = os.open(segment_path(folder, number), os.O_RDONLY)
         try:
             size = os.fstat(fd).st_size

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from corgi.base.ids import NodeId, next_boot
+from corgi.base.ports import SnapshotName
 from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
 from corgi.sim.disk import SimDisk
@@ -29,6 +30,7 @@ class ClusterOptions:
     tail_bytes_max: int = 64 * 1024
     value_bytes_max: int = 16 * 1024
     window_slots: int = 8
+    snapshot_segments: int = 2
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clock_skew: bool = True
 
@@ -42,6 +44,7 @@ class Image:
     boot: int
     durable_to: int  # as the node tells its peers
     starts: tuple[int, ...]  # of each computer, when the image was taken
+    snapshots: dict[SnapshotName, bytes] = field(default_factory=dict)
 
 
 class Cluster:
@@ -71,6 +74,7 @@ class Cluster:
             )
         stream = self.world.stream(f"disk/{node}")
         disk = SimDisk(stream, LogIdentity(CLUSTER, node), self.options.segment_bytes)
+        disk.groups = self.options.groups
         return Computer(node, clock, disk, incarnation=self._fresh_incarnation())
 
     def _fresh_incarnation(self) -> bytes:
@@ -123,6 +127,7 @@ class Cluster:
             addresses={other: (f"node-{other}", 7000 + other) for other in self.members},
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
+            snapshot_segments=self.options.snapshot_segments,
             tail_bytes_max=self.options.tail_bytes_max,
             value_bytes_max=self.options.value_bytes_max,
         )
@@ -198,7 +203,8 @@ class Cluster:
         computer = self.computers[node]
         assert computer.process is not None
         durable_to = computer.process.node.durable_to
-        return Image(computer.disk.image(), computer.memory.copy(), computer.boot, durable_to, self._starts(node))
+        disk, starts = computer.disk, self._starts(node)
+        return Image(disk.image(), computer.memory.copy(), computer.boot, durable_to, starts, dict(disk.snapshots))
 
     def _starts(self, node: NodeId) -> tuple[int, ...]:
         return tuple(self.computers[other].starts for other in self.members if other != node)
@@ -233,7 +239,7 @@ class Cluster:
         computer = self.computers[node]
         assert computer.process is None
         self.world.note("cluster", f"put an old disk back into node {node}")
-        computer.disk.put_back(image.segments)
+        computer.disk.put_back(image.segments, image.snapshots)
         if image.memory.lacks(computer.memory):
             computer.doubted += 1
         computer.memory = image.memory.copy()

@@ -6,13 +6,13 @@ write may be there, be gone, or be torn at a sector. A disk can be wiped, and an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import Position
-from corgi.base.ports import Hole, LogRecord
+from corgi.base.ports import Hole, LogRecord, SnapshotName
 from corgi.log.record import (
     DATA_FROM,
     RECORD_HEADER_BYTES,
@@ -44,6 +44,8 @@ class SimDisk:
         self.identity = identity
         self.segment_bytes = segment_bytes
         self.segments: dict[int, bytearray] = {}
+        self.snapshots: dict[SnapshotName, bytes] = {}
+        self.groups = 1  # whose snapshots tell where a scan begins
         self.sync_min = 0.000_15
         self.sync_mean = 0.000_20
         self.slow = 0.0  # added to every sync
@@ -96,9 +98,16 @@ class SimDisk:
                     file[at:until] = before[at - offset : until - offset]
                 at = until
 
+    @property
+    def scan_from(self) -> int:
+        """The segment at which a scan begins."""
+        first = {name.group: name.first_segment for name in sorted(self.snapshots, key=lambda name: name.slot)}
+        return min(first.values()) if len(first) == self.groups else 1
+
     def flip(self) -> bool:
-        """Turn over a bit of a batch that a later one lies behind; False if there is none."""
-        segment = self.chance.choice(sorted(number for number in self.segments if number <= self._last[0]) or [0])
+        """Turn over a bit of a batch that a scan reads and that a later one lies behind; False if there is none."""
+        first = self.scan_from
+        segment = self.chance.choice(sorted(n for n in self.segments if first <= n <= self._last[0]) or [0])
         if not segment:
             return False
         end = self._last[1] if segment == self._last[0] else len(bytes(self.segments[segment]).rstrip(b"\0"))
@@ -123,6 +132,7 @@ class SimDisk:
 
     def wipe(self) -> None:
         self.segments.clear()
+        self.snapshots.clear()
         self._unsynced.clear()
         self._last = (0, 0)
 
@@ -133,8 +143,9 @@ class SimDisk:
             copy[segment][offset : offset + len(before)] = before
         return {number: bytes(file) for number, file in copy.items()}
 
-    def put_back(self, image: dict[int, bytes]) -> None:
+    def put_back(self, image: dict[int, bytes], snapshots: dict[SnapshotName, bytes] | None = None) -> None:
         self.segments = {number: bytearray(file) for number, file in image.items()}
+        self.snapshots = dict(snapshots or {})
         self._unsynced.clear()
 
     def prepare(self, number: int) -> int:
@@ -196,13 +207,28 @@ class SimWal:
             return self.world.now - self._batch_since
         return self.world.now - self._queued_since if journal.pending else 0.0
 
+    @property
+    def segment_bytes(self) -> int:
+        return self.disk.segment_bytes
+
+    @property
+    def segment(self) -> int:
+        return self._opened().segment
+
+    def segments(self) -> list[int]:
+        return sorted(self.disk.segments)
+
+    def free(self, segments: Sequence[int]) -> None:
+        for number in segments:
+            del self.disk.segments[number]
+
     # ---- driven by the process
 
-    def open(self) -> list[LogRecord | Hole]:
+    def open(self, first_segment: int) -> list[LogRecord | Hole]:
         """Read the log back and go on behind it; everything that is there is synced before it is relied upon."""
         disk = self.disk
-        scan = Scan(disk.identity, segment_bytes=disk.segment_bytes)
-        records = list(scan.records(sorted(disk.segments.items())))
+        scan = Scan(disk.identity, segment_bytes=disk.segment_bytes, first_segment=first_segment)
+        records = list(scan.records((n, disk.segments[n]) for n in sorted(disk.segments) if n >= first_segment))
         end = scan.end
         if end.torn is not None:
             self.process.cluster.count("tail_cuts")

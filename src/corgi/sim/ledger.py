@@ -119,19 +119,29 @@ class Ledger:
         """These records became durable on this node's disk, in this order."""
         for record in records:
             self._write_down(node, memory, record)
-            if record.kind is RecordKind.LEARNED:
+            if record.kind in (RecordKind.LEARNED, RecordKind.STORE):
                 ballots = self._slots.get((record.group, record.slot))
                 if ballots is None or not ballots.chosen or ballots.value != record.payload:
                     self.violate("learned-unchosen", f"node {node} learned {record}", _of(node, record))
 
-    def recovered(self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord], *, holes: int) -> bool:
-        """A restart read these records. What was synced before must be among them, unless there are ``holes``.
+    def recovered(
+        self,
+        node: NodeId,
+        memory: DiskMemory,
+        records: Sequence[LogRecord],
+        *,
+        holes: int,
+        covered: Sequence[Slot] = (),
+    ) -> bool:
+        """A restart read these records. What was synced before is among them, covered by a group's snapshot, or
+        overtaken by a later vote in the slot, unless there are ``holes``.
 
         True: promises or votes are lost in one.
         """
         found = DiskMemory()
         for record in records:
-            self._write_down(node, found, record)
+            self._write_down(node, found, record, memory)
+        found.votes |= {vote for vote in memory.votes if covered and vote[1] <= covered[vote[0]]}
         lost = holes > 0 and found.lacks(memory)
         if lost:
             self.forget_unheard(node, found)
@@ -143,13 +153,19 @@ class Ledger:
                     f"node {node} group {group}: promise {_show(ballot)} is gone",
                     Focus(node, group),
                 )
-        for group, slot, ballot in sorted(memory.votes - found.votes):
+        highest = {(group, slot): ballot for group, slot, ballot in sorted(found.votes)}
+        known = {
+            (group, slot, ballot)
+            for group, slot, ballot in memory.votes - found.votes
+            if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
+        }
+        for group, slot, ballot in sorted(memory.votes - found.votes - known):
             text = f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone"
             self.violate("synced-record-lost", text, Focus(node, group, slot))
         memory.marks = found.marks
         memory.promised = found.promised
-        memory.written = found.written
-        memory.votes = found.votes
+        memory.written = {**memory.written, **found.written}
+        memory.votes = found.votes | known
         return lost
 
     def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
@@ -177,7 +193,10 @@ class Ledger:
             if len(voters) >= self.majority:
                 self._choose((message.group, message.slot), ballots, message.ballot, value)
 
-    def _write_down(self, node: NodeId, memory: DiskMemory, record: LogRecord) -> None:
+    def _write_down(
+        self, node: NodeId, memory: DiskMemory, record: LogRecord, before: DiskMemory | None = None
+    ) -> None:
+        """``before``: what is known of the disk, if this is a second look at it."""
         if record.kind is RecordKind.NODE:
             told = msgspec.msgpack.decode(record.payload, type=NodeRecord)
             if told.peer and told.durable_to >= 0:
@@ -186,18 +205,21 @@ class Ledger:
             return
         group, ballot = record.group, record.ballot
         if record.kind is RecordKind.ACCEPT:
-            if (group, record.slot, ballot) in memory.votes:
+            vote = (group, record.slot, ballot)
+            if vote in memory.votes:
                 return  # copied forward to a newer segment
-            memory.votes.add((group, record.slot, ballot))
+            memory.votes.add(vote)
             if not isinstance(record, FaultyRecord):
                 self._vote(node, record)
+            if before is not None and vote in before.votes and memory.written.get(group, 0) > ballot:
+                return  # copied forward, and the segment where it lay first was freed
         memory.promised[group] = max(memory.promised.get(group, Ballot(0)), ballot)
         if record.kind is not RecordKind.STATE:
-            before = memory.written.get(group, Ballot(0))
-            if ballot < before:
-                text = f"node {node}: {record} behind a promise of {_show(before)}"
+            written = memory.written.get(group, Ballot(0))
+            if ballot < written:
+                text = f"node {node}: {record} behind a promise of {_show(written)}"
                 self.violate("promise-went-back", text, _of(node, record))
-            memory.written[group] = max(before, ballot)
+            memory.written[group] = max(written, ballot)
 
     def _vote(self, node: NodeId, record: LogRecord) -> None:
         key = (record.group, record.slot)

@@ -16,14 +16,16 @@ import msgspec
 
 from corgi.base import errors
 from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.base.ports import Hole, LogRecord, Message
+from corgi.base.ports import Hole, LogRecord, Message, SnapshotName
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage
 from corgi.runtime.drive import LATE_S
 from corgi.sim.disk import SimDisk, SimWal
 from corgi.sim.ledger import DiskMemory
+from corgi.sim.snapshots import SimSnapshots
 from corgi.sim.world import SimClock, World
 from corgi.state.machine import Outcome
 
@@ -87,7 +89,8 @@ class Process:
         self._wake_at = float("inf")
         self.wal = SimWal(self.world, computer.disk, self)
         chance = self.world.stream(f"node/{self.id}/{computer.starts}")
-        self.node = Node(options, self.clock, chance, self.wal, _Port(self))
+        self.snapshots = SimSnapshots(self.world, computer.disk, self)
+        self.node = Node(options, self.clock, chance, self.wal, _Port(self), self.snapshots)
         for group in self.node.groups:
             setattr(group.machine, "apply", self._counted(group.machine.apply))  # noqa: B010 - an onlooker, not a change
         self.node.identity.recovered = self._recovered
@@ -96,10 +99,13 @@ class Process:
     def start(self) -> bool:
         """Recover from the disk, then live; False if that fails."""
         try:
-            found = self.wal.open()
+            first_segment = self.node.snapshots.restore(self.snapshots.names(), self.snapshots.content, self._damaged)
+            covered = [group.replica.prefix for group in self.node.groups]
+            self.cluster.count("snapshot_restarts", any(covered))
+            found = self.wal.open(first_segment)
             records = [item for item in found if not isinstance(item, Hole)]
             holes = len(found) - len(records)
-            if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes):
+            if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes, covered=covered):
                 self.computer.doubted += 1
                 self.doubted = self.computer.doubted
             self.cluster.count("recovered_records", len(records))
@@ -112,6 +118,9 @@ class Process:
             return False
         self._due()
         return True
+
+    def _damaged(self, name: SnapshotName, error: CorgiError) -> None:
+        self.cluster.ledger.violate("node-failed", f"node {self.id}: {name}: {error}")
 
     def _counted(self, apply: Callable[[Slot, Buffer], list[Outcome]]) -> Callable[[Slot, Buffer], list[Outcome]]:
         """Count what apply refuses, for the coverage of a suite."""

@@ -131,11 +131,12 @@ class _Run:
         shape = ClusterOptions(
             nodes=chance.choice((3, 3, 3, 3, 5, 1)),
             groups=chance.choice((2, 4, 8)),
-            segment_bytes=chance.choice((128, 192, 512)) * 1024,
+            segment_bytes=chance.choice((40, 64, 128, 512)) * 1024,
             tail_bytes_max=chance.choice((4, 64, 1024)) * 1024,
             window_slots=chance.choice((1, 3, 8)),
             network=network,
             clock_skew=chance.random() < 0.8,
+            snapshot_segments=chance.choice((1, 1, 2, 4)),
         )
         if self.options.nodes is not None:
             shape = replace(shape, nodes=self.options.nodes)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from corgi.base.command import Buffer
-from corgi.base.ids import Ballot, NodeId, TopicId
+from corgi.base.ids import Ballot, NodeId, Offset, TopicId
 
 Unsigned16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 Unsigned32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -67,6 +67,12 @@ class ProducersExpired(msgspec.Struct, frozen=True, array_like=True, gc=False):
     idle_since_ms: Natural = 0
 
 
+class LogStart(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """LOG_START: of each (topic, partition) what lies in whole batches below ``offset`` is no longer stored."""
+
+    starts: list[tuple[Unsigned32, Unsigned32, Natural]]
+
+
 class TopicGuard(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """TOPIC_ABSENT (name alone) and TOPIC_AT."""
 
@@ -80,6 +86,7 @@ _epoch = msgspec.msgpack.Decoder(Epoch).decode
 _open = msgspec.msgpack.Decoder(PartitionOpen).decode
 _close = msgspec.msgpack.Decoder(PartitionClose).decode
 _expired = msgspec.msgpack.Decoder(ProducersExpired).decode
+_log_start = msgspec.msgpack.Decoder(LogStart).decode
 _topic_guard = msgspec.msgpack.Decoder(TopicGuard).decode
 
 
@@ -97,6 +104,10 @@ def encode_partition_close(topic: TopicId, partitions: Sequence[int], version: i
 
 def encode_producers_expired(below: int, idle_since_ms: int) -> bytes:
     return _encode(ProducersExpired(below, idle_since_ms))
+
+
+def encode_log_start(starts: Sequence[tuple[TopicId, int, Offset]]) -> bytes:
+    return _encode(LogStart([(topic, partition, offset) for topic, partition, offset in starts]))
 
 
 def guard_topic_absent(name: str) -> tuple[int, bytes]:
@@ -134,6 +145,13 @@ def decode_partition_close(body: Buffer) -> PartitionClose | None:
 def decode_producers_expired(body: Buffer) -> ProducersExpired | None:
     try:
         return _expired(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def decode_log_start(body: Buffer) -> LogStart | None:
+    try:
+        return _log_start(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

@@ -14,7 +14,7 @@ from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import META, SYSTEM_TOPIC_NAMES, GroupId, LeaderEpoch, Offset, Slot, TopicId
 from corgi.base.limits import BATCH_BYTES_MAX
-from corgi.state.index import PartitionLog
+from corgi.state.index import Dropped, FrozenLog, Mark, PartitionLog
 from corgi.state.outcomes import AppendResult, Window
 from corgi.state.producers import Producer, judge
 from corgi.state.topics import Topics
@@ -38,7 +38,8 @@ assert _FIELDS.size == HEADER_BYTES
 class GroupState:
     """The replicated state of one group, as of slot ``applied``. ``log_time_ms`` never goes back.
 
-    ``leader_node`` and ``leader_ballot`` are those of the last epoch record (0: none yet).
+    ``leader_node`` and ``leader_ballot`` are those of the last epoch record (0: none yet). ``before_change`` is called
+    with a partition before anything of it changes for the first time in a turn, if a snapshot wants to know.
     """
 
     def __init__(self, group: GroupId, groups: int) -> None:
@@ -57,6 +58,9 @@ class GroupState:
         self.windows: dict[int, Window] = {}  # by node
         self._moved: list[PartitionLog] = []
         self._opened: dict[TopicId, None] = {}
+        self.before_change: Callable[[PartitionLog], None] | None = None
+        self.stored = 0  # batches of the value being applied that are in an index
+        self.dropped: list[Dropped] = []  # what no index names any more, until somebody takes it
         self._undo: list[Callable[[], object]] | None = None
         for topic in SYSTEM_TOPIC_NAMES:
             if topic != META or group == 0:
@@ -94,19 +98,55 @@ class GroupState:
             refused = self._prepare(log, value[at : at + length], producer_id)
             if refused is not None:
                 return refused
+        if not log.moved:
+            self.moved(log)
         base_offset = log.append(self.applied, at, length, count, newest_ms, self.epoch)
         if producer is not None:
             producer.remember(first, delta, base_offset, self.log_time_ms)
             log.producers[producer_id] = producer
-        if not log.moved:
-            self.moved(log)
+        self.stored += 1
         return _new(AppendResult, (errors.OK, base_offset))
 
     def moved(self, log: PartitionLog) -> None:
-        """Tell readers of this partition that they should look."""
+        """Tell readers of this partition that they should look, before it changes."""
+        self.touch(log)
         if not log.moved:
             log.moved = True
             self._moved.append(log)
+
+    def touch(self, log: PartitionLog) -> None:
+        """The partition is about to change: a snapshot that has not seen it yet looks at it now."""
+        if self.before_change is not None:
+            self.before_change(log)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no partition has changed since readers were told: a snapshot may begin."""
+        return not self._moved
+
+    def adopt(self, other: GroupState, partitions: dict[tuple[TopicId, int], FrozenLog]) -> None:
+        """Become ``other``, with these partitions. Whoever holds one of this state's partitions goes on with it."""
+        self.applied, self.log_time_ms, self.epoch = other.applied, other.log_time_ms, other.epoch
+        self.leader_node, self.leader_ballot = other.leader_node, other.leader_ballot
+        self.closed_version = other.closed_version
+        self.producers_expired_below = other.producers_expired_below
+        self.windows = other.windows
+        for key in [key for key in self.partitions if key not in partitions]:
+            log = self.partitions.pop(key)
+            log.close()
+            self.moved(log)
+        self.held = {}
+        for key, frozen in partitions.items():
+            log = self.partitions.setdefault(key, PartitionLog(*key))
+            log.become(frozen)
+            self.moved(log)
+            if key[0] not in SYSTEM_TOPIC_NAMES:
+                self.held.setdefault(key[0], []).append(key[1])
+                self.opened(key[0])
+        if self.topics is not None and other.topics is not None:
+            gone = [name for name in self.topics.by_name if name not in other.topics.by_name]
+            self.topics.commit({**dict.fromkeys(gone), **other.topics.by_name}, other.topics.end)
+        self.dropped = []
 
     def opened(self, topic: TopicId) -> None:
         self._opened[topic] = None
@@ -131,8 +171,8 @@ class GroupState:
             if refused is not None:
                 return refused
         if self._undo is not None:
-            mark = log.mark()
-            self._undo.append(lambda: log.take_back(mark))
+            mark, stored = log.mark(), self.stored
+            self._undo.append(lambda: self._take_back(log, mark, stored))
             producer = log.producers.get(producer_id)
             if producer is None:
                 self._undo.append(lambda: log.producers.pop(producer_id, None))
@@ -140,6 +180,10 @@ class GroupState:
                 twin = producer.copy()
                 self._undo.append(lambda: log.producers.update({producer_id: twin}))
         return None
+
+    def _take_back(self, log: PartitionLog, mark: Mark, stored: int) -> None:
+        log.take_back(mark)
+        self.stored = stored
 
     def _change_topics(self, batch: Buffer, base_offset: Offset) -> AppendResult | None:
         topics = self.topics

@@ -30,7 +30,7 @@ from corgi.base.ids import GroupId, Origin, Slot, TopicId
 from corgi.state import rules
 from corgi.state.commands import FLAG_ATOMIC
 from corgi.state.group_state import GroupState
-from corgi.state.index import PartitionLog
+from corgi.state.index import Dropped, PartitionLog
 from corgi.state.outcomes import AppendResult, Outcome, admit
 
 __all__ = ["AppendResult", "Machine", "Outcome"]
@@ -65,6 +65,13 @@ class Machine(GroupState):
                 log.moved = False
         return moved
 
+    def take_dropped(self) -> list[Dropped]:
+        """What no index names any more since last asked."""
+        dropped = self.dropped
+        if dropped:
+            self.dropped = []
+        return dropped
+
     def take_topic_changes(self) -> list[str]:
         """Names of topics created, changed or deleted since last asked; always empty outside group 0."""
         names = list(dict.fromkeys(self._topic_changes.values()))
@@ -85,6 +92,7 @@ class Machine(GroupState):
         """
         check(slot == self.applied + 1, f"slot {slot} is applied after {self.applied}")
         self.applied = slot
+        self.stored = 0
         outcomes: list[Outcome] = []
         size = len(value)
         version = count = timestamp_ms = crc = 0

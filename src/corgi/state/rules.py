@@ -16,6 +16,7 @@ from corgi.base.limits import PARTITIONS_MAX
 from corgi.state.commands import (
     GuardKind,
     decode_epoch,
+    decode_log_start,
     decode_partition_close,
     decode_partition_open,
     decode_producers_expired,
@@ -125,6 +126,8 @@ def _open(state: GroupState, body: Buffer) -> Verdict:
             state.held.setdefault(topic, []).append(partition)
         elif log.version >= wanted.version:
             continue
+        else:
+            state.touch(log)
         log.version = wanted.version
         log.config = wanted.config
         log.batch_bytes_max = bytes_max
@@ -143,9 +146,9 @@ def _close(state: GroupState, body: Buffer) -> Verdict:
         return errors.UNSETTLED, "the closing is older than the opening"
     state.closed_version = max(state.closed_version, wanted.version)
     for log in present:
-        del state.partitions[topic, log.partition]
-        log.close()
         state.moved(log)
+        del state.partitions[topic, log.partition]
+        state.dropped.extend(log.close())
     gone = {log.partition for log in present}
     left = [partition for partition in state.held.pop(topic, ()) if partition not in gone]
     if left:
@@ -171,8 +174,24 @@ def _producers_expired(state: GroupState, body: Buffer) -> Verdict:
             for producer_id, producer in log.producers.items()
             if producer_id < below and producer.log_time_ms < expired.idle_since_ms
         ]
+        if silent:
+            state.touch(log)
         for producer_id in silent:
             del log.producers[producer_id]
+    return _DONE
+
+
+def _log_start(state: GroupState, body: Buffer) -> Verdict:
+    """Each named partition forgets the whole batches below an offset. A start that was passed already changes nothing,
+    one beyond the end empties the partition; a partition that is not here is passed over."""
+    wanted = decode_log_start(body)
+    if wanted is None:
+        return MALFORMED, "a log start does not decode"
+    for topic, partition, offset in wanted.starts:
+        log = state.partitions.get((TopicId(topic), partition))
+        if log is not None and offset > log.start:
+            state.moved(log)
+            state.dropped.extend(log.trim(Offset(offset)))
     return _DONE
 
 
@@ -182,5 +201,6 @@ _RULES: dict[int, Callable[[GroupState, Buffer], Verdict]] = {
     CommandKind.PARTITION_OPEN: _open,
     CommandKind.PARTITION_CLOSE: _close,
     CommandKind.PRODUCERS_EXPIRED: _producers_expired,
+    CommandKind.LOG_START: _log_start,
     CommandKind.BARRIER: _nothing,
 }

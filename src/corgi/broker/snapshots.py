@@ -1,0 +1,319 @@
+"""When a group's state is written down, what of the log is then needed no more, and how a node begins from it.
+
+A snapshot of a group, as a story: (1) the log has grown by so many segments since its last one; (2) the state is
+captured at the slot applied then, piece by piece between the turns; every record for a later slot lies in the present
+segment or behind, except open votes, which name the segment to begin a scan from; (3) when every value that the state
+names is on disk, the places of the values follow; (4) it is made durable, and counts from then on. A group that has not
+changed since only has its snapshot named anew. Open votes that would hold old segments are written once more.
+
+Invariant: a segment is freed only when no scan begins before its end and no value in it is live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError, check
+from corgi.base.ids import Ballot, GroupId, Position, Slot
+from corgi.base.limits import KIB
+from corgi.base.ports import LogRecord, RecordKind, SnapshotName, Snapshots
+from corgi.log.slots import Run
+from corgi.log.snapshot import (
+    SLOTS,
+    decode_header,
+    decode_run,
+    encode_end,
+    encode_header,
+    encode_run,
+    encode_section,
+    read_sections,
+)  # fmt: skip
+from corgi.state.snapshot import Capture, Restorer
+
+if TYPE_CHECKING:
+    from corgi.broker.group import Group
+    from corgi.broker.node import Node
+
+PIECE_BYTES = 512 * KIB  # of one write: what making it may cost a turn
+PIECE_SECTIONS = 64
+LOOK_S = 0.050
+RETRY_S = 5.0  # after a snapshot could not be written
+DROPPED_PER_TURN = 4096  # batches counted down in one turn
+
+
+class _Taking:
+    """A snapshot on its way to the disk."""
+
+    __slots__ = ("capture", "name", "pieces", "size", "waiting")
+
+    def __init__(self, name: SnapshotName, capture: Capture, pieces: Iterator[list[Buffer] | None]) -> None:
+        self.name = name
+        self.capture = capture
+        self.pieces = pieces
+        self.size = 0
+        self.waiting = False
+
+
+class Snapshotting:
+    """Takes snapshots of all groups, one at a time, and frees segments. Without a port it does nothing."""
+
+    def __init__(self, node: Node, port: Snapshots | None) -> None:
+        self._node = node
+        self._port = port
+        groups = node.options.groups
+        self.durable: list[SnapshotName | None] = [None] * groups
+        self.sizes = [0] * groups  # bytes of the durable snapshots
+        self.taken_at = [node.clock.now()] * groups
+        self._moved = [False] * groups  # values were moved since the durable snapshot was begun
+        self._moved_now = [False] * groups  # ... since the one under way was
+        self._taking: _Taking | None = None
+        self._anchoring = False
+        self._copied: dict[tuple[GroupId, Slot], tuple[Ballot, int]] = {}  # votes written again, in which segment
+        self._due: Group | None = None
+        self._look_at = 0.0
+        self._retry_at = 0.0
+        self._forgotten_to = 0
+
+    # -- beginning from a snapshot ------------------------------------------------------------------------------------
+
+    def restore(
+        self,
+        names: Sequence[SnapshotName],
+        content: Callable[[SnapshotName], memoryview],
+        damaged: Callable[[SnapshotName, CorgiError], None],
+    ) -> int:
+        """Begin from the newest whole snapshot of each group, before the scan; the segment at which that must begin.
+
+        ``names`` by group, the newest first. One that is ``damaged`` is passed over for an older one, or for the whole
+        log: whether that is still there, the scan will tell. Raises CorgiError "unsupported-version".
+        """
+        for name in names:
+            if name.group < len(self.durable) and self.durable[name.group] is None:
+                try:
+                    self._restore(name, content(name))
+                except CorgiError as error:
+                    if error.code != "snapshot-damaged":
+                        raise
+                    damaged(name, error)
+        return min(1 if name is None else name.first_segment for name in self.durable)
+
+    def _restore(self, name: SnapshotName, content: memoryview) -> None:
+        """Changes nothing if the snapshot is damaged."""
+        node = self._node
+        if decode_header(content)[:2] != (name.group, name.slot):
+            raise CorgiError("snapshot-damaged", "a snapshot is of another group or slot than its name says")
+        group = node.groups[name.group]
+        restorer = Restorer(group.id, node.options.groups)
+        runs: list[Run] = []
+        for kind, body in read_sections(content):
+            if kind == SLOTS:
+                runs.append(decode_run(body))
+            else:
+                restorer.take(kind, body)
+        restorer.finish()
+        if restorer.state.applied != name.slot:
+            raise CorgiError("snapshot-damaged", f"it is of slot {restorer.state.applied}, not {name.slot}")
+        for run in runs:
+            group.slots.load(run)
+        restorer.adopt_into(group.machine)
+        index = [part for log in group.machine.partitions.values() for part in log.held()]
+        node.values.begin_from(group.id, name.slot, index)
+        group.replica.learner.prefix = name.slot
+        self.durable[group.id] = name
+        self.sizes[group.id] = len(content)
+        node.values.covered[group.id] = name.slot
+
+    def start(self) -> None:
+        """The scan is over."""
+        segments = self._node.wal.segments()
+        if segments:
+            self._node.values.space.present(segments)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> bool:
+        """End of a turn; True if there is more to do in the next."""
+        more = self._node.values.let_go(DROPPED_PER_TURN)
+        due, self._due = self._due, None
+        if due is not None:
+            self._renew(due)
+        taking = self._taking
+        if taking is not None and taking.waiting:
+            taking.waiting = False
+            self._write(taking)
+        return more
+
+    def advance(self, now: float) -> None:
+        """Look whether a snapshot is due or a segment free."""
+        if self._port is None or now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        if self._taking is not None or self._anchoring or now < self._retry_at:
+            return
+        segment = self._node.wal.segment
+        group = min(self._node.groups, key=lambda group: self.first_segment(group.id))
+        if group.machine.applied < group.replica.prefix:
+            return  # a value before the prefix is damaged, and being fetched
+        if segment - self.first_segment(group.id) >= self._distance():
+            self._due = group
+
+    def first_segment(self, group: GroupId) -> int:
+        """Where a scan would have to begin for this group."""
+        name = self.durable[group]
+        return max(1, self._node.values.space.oldest) if name is None else name.first_segment
+
+    def moved(self, group: GroupId) -> None:
+        """A value of this group has a new place that only the log tells."""
+        self._moved[group] = self._moved_now[group] = True
+
+    def stale(self, group: GroupId) -> None:
+        """The state was replaced: no snapshot of the one before is of use."""
+        taking = self._taking
+        if taking is not None and taking.name.group == group:
+            self._give_up(taking)
+
+    def _distance(self) -> int:
+        """Segments of log between two snapshots of a group: more when snapshots are large, so that they cost little."""
+        options = self._node.options
+        return max(options.snapshot_segments, 4 * sum(self.sizes) // self._node.values.space.segment_bytes)
+
+    def _renew(self, group: Group) -> None:
+        name = self.durable[group.id]
+        first = self._first_needed(group)
+        if first <= self.first_segment(group.id) and name is not None:
+            return  # an open vote lies there; it is being copied
+        if name is None or self._moved[group.id] or group.machine.applied != name.slot:
+            self._begin(group, first)
+            return
+        assert self._port is not None
+        self._anchoring = True
+        self._port.anchor(name, first, lambda error: self._anchored(name, first, error))
+
+    def _anchored(self, name: SnapshotName, first: int, error: CorgiError | None) -> None:
+        self._anchoring = False
+        if error is not None:
+            self._failed(error)
+        elif self.durable[name.group] == name:
+            self._node.count("snapshots_anchored")
+            self.durable[name.group] = name._replace(first_segment=first)
+
+    def _first_needed(self, group: Group) -> int:
+        """The segment from which a scan finds everything about the slots that are not applied yet."""
+        first = segment = self._node.wal.segment
+        size = self._node.values.space.segment_bytes
+        for slot, vote in group.replica.acceptor.votes.items():
+            position = group.slots.position(slot)
+            lies_in = position // size if position >= 0 else segment
+            first = min(first, lies_in)
+            if lies_in < segment and vote.durable and vote.value is not None:
+                self._copy_forward(group, slot, vote.ballot, vote.value, segment)
+        return first
+
+    def _copy_forward(self, group: Group, slot: Slot, ballot: Ballot, value: Buffer, segment: int) -> None:
+        copied, when = self._copied.get((group.id, slot), (Ballot(0), 0))
+        if copied == ballot and when + 1 >= segment:
+            return
+        self._copied = {key: seen for key, seen in self._copied.items() if seen[1] + 1 >= segment}
+        self._copied[group.id, slot] = (ballot, segment)
+        self._node.count("votes_copied")
+        self._node.persist(LogRecord(RecordKind.ACCEPT, group.id, ballot, slot, group.replica.prefix, value))
+
+    # -- taking one ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, group: Group, first: int) -> None:
+        check(group.machine.quiet, "a snapshot begins when readers were told of all that changed")
+        name = SnapshotName(group.id, group.machine.applied, first)
+        capture = Capture(group.machine)
+        self._moved_now[group.id] = False
+        self._taking = _Taking(name, capture, self._pieces(group, capture))
+        self._write(self._taking)
+
+    def _pieces(self, group: Group, capture: Capture) -> Iterator[list[Buffer] | None]:
+        """The file, section by section; None: not now, something has to reach the disk first."""
+        yield [encode_header(group.id, capture.slot, Ballot(group.machine.leader_ballot))]
+        count = 0
+        for kind, chunks in capture.sections():
+            yield encode_section(kind, chunks)
+            count += 1
+        while self._node.values.unplaced(group.id, capture.slot):
+            yield None
+        for run in group.slots.runs(capture.slot):
+            yield encode_run(run)
+            count += 1
+        yield encode_end(count)
+
+    def _write(self, taking: _Taking, error: CorgiError | None = None) -> None:
+        """Write the next piece, or make the whole durable."""
+        if taking is not self._taking or self._port is None:
+            return
+        if error is not None:
+            self._failed(error)
+            self._give_up(taking)
+            return
+        chunks: list[Buffer] = []
+        size = 0
+        for piece in islice(taking.pieces, PIECE_SECTIONS):
+            if piece is None:
+                taking.waiting = not chunks
+                break
+            chunks += piece
+            size += sum(map(len, piece))
+            if size >= PIECE_BYTES:
+                break
+        if chunks:
+            taking.size += size
+            self._port.write(taking.name, chunks, lambda error: self._write(taking, error))
+        elif not taking.waiting:
+            self._port.commit(taking.name, lambda error: self._committed(taking, error))
+
+    def _committed(self, taking: _Taking, error: CorgiError | None) -> None:
+        if taking is not self._taking:
+            return
+        self._taking = None
+        taking.capture.end()
+        name = taking.name
+        if error is not None:
+            self._failed(error)
+            return
+        self._node.count("snapshots")
+        self._node.count("snapshot_bytes", taking.size)
+        self.durable[name.group] = name
+        self._node.values.covered[name.group] = name.slot
+        self.sizes[name.group] = taking.size
+        self.taken_at[name.group] = self._node.clock.now()
+        self._moved[name.group] = self._moved_now[name.group]
+
+    def _give_up(self, taking: _Taking) -> None:
+        assert self._port is not None
+        self._taking = None
+        taking.capture.end()
+        self._port.discard(taking.name)
+
+    def _failed(self, error: CorgiError) -> None:
+        """Tried again later: until then the log only grows."""
+        self._node.count("snapshots_failed")
+        self._node.note("snapshot-failed", GroupId(0), error.message)
+        self._retry_at = self._node.clock.now() + RETRY_S
+
+    # -- freeing ------------------------------------------------------------------------------------------------------
+
+    def _free(self) -> None:
+        space = self._node.values.space
+        if any(name is None for name in self.durable):
+            return
+        needed = min(name.first_segment for name in self.durable if name is not None)
+        free = [s for s in range(max(1, space.oldest), needed) if space.has(s) and not space.values_in(s)]
+        if free:
+            for segment in free:
+                space.freed(segment)
+            self._node.count("segments_freed", len(free))
+            self._node.wal.free(free)
+        if needed > self._forgotten_to:
+            self._forgotten_to = needed
+            for name in self.durable:
+                if name is not None:
+                    below = Position(needed * space.segment_bytes)
+                    self._node.groups[name.group].slots.forget(below, name.slot)
