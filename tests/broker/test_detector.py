@@ -136,3 +136,16 @@ def test_a_restarted_peer_is_listened_to_first(detector: Detector, clock: TestCl
     assert not detector.heard_all()
     detector.beat(PEER, beat(clock, 1))
     assert detector.heard_all()
+
+
+def test_a_leader_that_is_heard_and_hears_nobody_tells_so_itself(detector: Detector, clock: TestClock) -> None:
+    group = GroupId(0)
+    assert not detector.out_of_touch(PEER, group, BALLOT), "nothing was heard: silence is judged elsewhere"
+    detector.beat(PEER, beat(clock, 1, age=299))
+    assert not detector.out_of_touch(PEER, group, BALLOT)
+    detector.beat(PEER, beat(clock, 2, age=300))
+    assert detector.out_of_touch(PEER, group, BALLOT)
+    assert detector.linked(PEER)
+    assert not detector.out_of_touch(PEER, group, make_ballot(5, PEER)), "that was said of an earlier leadership"
+    detector.beat(PEER, beat(clock, 3, age=-1))
+    assert not detector.out_of_touch(PEER, group, BALLOT), "it does not lead, which is told otherwise"

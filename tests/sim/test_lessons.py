@@ -275,3 +275,26 @@ def test_a_process_that_was_stopped_writes_what_waited_when_it_goes_on() -> None
 def test_a_boot_number_is_above_the_last_one_and_above_those_of_a_lost_disk() -> None:
     assert next_boot(0, 1_700_000_000_000) == 1_700_000_000_000
     assert next_boot(1_700_000_000_005, 1_700_000_000_000) == 1_700_000_000_006
+
+
+@pytest.mark.parametrize("deaf", [True, False])
+def test_a_leader_that_is_half_cut_off_is_succeeded(deaf: bool) -> None:
+    """It hears nobody, and its heartbeats still arrive, telling how long ago it had a majority; or the other way round.
+
+    Nobody waits for the end of the partition: 400 ms after it began another node leads.
+    """
+    world = World(1)
+    cluster = Cluster(world, ClusterOptions(nodes=3, groups=1))
+    cluster.start_all()
+    world.run(2.0)
+
+    def leaders() -> set[NodeId]:
+        processes = [cluster.process_of(node) for node in cluster.members]
+        return {p.id for p in processes if p is not None and p.node.groups[G].replica.leading}
+
+    (leader,) = leaders()
+    for other in cluster.members:
+        if other != leader:
+            cluster.network.block(*((other, leader) if deaf else (leader, other)))
+    world.run(2.4)
+    assert leaders() - {leader}

@@ -157,6 +157,17 @@ class Detector:
         """Whether a leader that had its last majority so long ago counts as alive; -1 is no leader."""
         return 0 <= age_ms < 2000 * self.suspicion_s
 
+    def out_of_touch(self, leader: NodeId, group: GroupId, ballot: Ballot) -> bool:
+        """The leader of ``ballot`` itself tells that it has had no majority for too long to count as alive."""
+        view = self.peers.get(leader)
+        lead = view.leads.get(group) if view is not None and view.beaten else None
+        return (
+            lead is not None
+            and lead.ballot == ballot
+            and lead.quorum_age_ms >= 0
+            and not self.fresh(lead.quorum_age_ms)
+        )
+
     def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
         if not self.linked(peer):
             return False

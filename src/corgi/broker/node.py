@@ -454,10 +454,9 @@ class Node:
         self.requests.leader_changed(group)
 
     def epoch_value(self, group: GroupId, ballot: Ballot) -> bytes:
-        counter = self.groups[group].proposals.foreign_id()
+        proposals = self.groups[group].proposals
         body = msgspec.msgpack.encode((self.options.node, ballot))
-        settled = self.groups[group].proposals.settled_mark()
-        command = encode_command(CommandKind.EPOCH, self.origin, counter, settled, body)
+        command = encode_command(CommandKind.EPOCH, self.origin, proposals.foreign_id(), proposals.settled_mark(), body)
         return encode_value(self.clock.wall_ms(), [command])
 
     def noop_value(self) -> bytes:
@@ -469,14 +468,15 @@ class Node:
     def linked(self, peer: NodeId) -> bool:
         return self.detector.linked(peer)
 
+    def serves(self, leader: NodeId, group: GroupId, ballot: Ballot) -> bool:
+        return self.detector.linked(leader) and not self.detector.out_of_touch(leader, group, ballot)
+
     def leader_lives(self, group: GroupId, ballot: Ballot) -> bool:
         return ballot != 0 and self.detector.fresh(self._leader_age_ms(self.groups[group]))
 
     def _leader_age_ms(self, group: Group) -> int:
-        replica = group.replica
-        return self.detector.leader_age_ms(
-            group.id, replica.ballot, self_leads=replica.tenure is not None, heard_at=replica.leader_heard_at
-        )
+        replica, age_ms = group.replica, self.detector.leader_age_ms
+        return age_ms(group.id, replica.ballot, self_leads=replica.tenure is not None, heard_at=replica.leader_heard_at)
 
     def relays(self, peer: NodeId, group: GroupId, ballot: Ballot) -> bool:
         return self.detector.relays(peer, group, ballot)

@@ -52,6 +52,11 @@ class Host(Protocol):
         """The data connection is up and the peer was heard within the suspicion time."""
         ...
 
+    def serves(self, leader: NodeId, group: GroupId, ballot: Ballot) -> bool:
+        """The leader of ``ballot`` is linked, and does not say itself that it has been without a majority for long: it
+        may be heard and hear nobody."""
+        ...
+
     def leader_lives(self, group: GroupId, ballot: Ballot) -> bool:
         """This node hears the leader of ``ballot``, which recently had a quorum and whose disk moves (self
         included)."""

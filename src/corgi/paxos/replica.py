@@ -90,7 +90,7 @@ class Replica:
             return self.me
         if self.leader == 0 or self.leader == self.me:
             return NodeId(0)
-        if self.leader_heard_at > UNHEARD and self.host.linked(self.leader):
+        if self.leader_heard_at > UNHEARD and self.host.serves(self.leader, self.group, self.ballot):
             return self.leader
         if self.relay and self.host.relays(self.relay, self.group, self.ballot):
             return self.relay
