@@ -59,6 +59,19 @@ def test_failover(cluster: Target) -> None:
     assert 0 < terms["connection_closed"] <= terms["prepare"] < terms["promises"] < terms["first_accept"]
 
 
+def test_gaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "gaps", "--faults", "deaf,restart", "--hold", "3", "--rate", "20", "--dir", str(tmp_path)]
+    assert main([*words, "--output", "json"]) == 0
+    deaf, restart = json.loads(capsys.readouterr().out)["medians"]
+    assert (deaf["fault"], restart["fault"]) == ("deaf", "restart")
+    assert deaf["gap_ms"] < 2_900, "another node led before the end of the partition"
+    assert deaf["changes"] >= deaf["groups_led"]
+    assert restart["changes"] >= restart["groups_led"]
+    assert not deaf["lost"] + restart["lost"] + deaf["duplicated"] + restart["duplicated"]
+    assert main(["bench", "gaps", "--faults", "fire"]) == 2
+    assert "'fire' is no fault" in capsys.readouterr().err
+
+
 def test_memory(cluster: Target) -> None:
     told = asyncio.run(memory(cluster, MemoryOptions(records=2000, size=100, fill_bytes=200_000)))
     assert 10 < told["idle_mb"] < 200

@@ -24,7 +24,7 @@ def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -
     for words in (
         *([name] for name in COMMANDS),
         *(["topic", name] for name in ("create", "list", "describe", "alter", "delete")),
-        *(["bench", name] for name in ("throughput", "publish", "echo", "failover", "memory")),
+        *(["bench", name] for name in ("throughput", "publish", "echo", "failover", "gaps", "memory")),
     ):
         assert main([*words, "--help"]) == 0
     known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

@@ -89,7 +89,9 @@ def test_a_node_is_made_started_again_and_stopped(tmp_path: Path, port: int) -> 
     with Running(folder, port) as node:
         assert node.told["cluster"] == cluster
         assert node.end(signal.SIGINT) == 0
-        assert node.events()[-2:] == ["stopping", "stopped"]
+        events = node.events()  # what the node noted of itself just before may come in between
+        assert events[-1] == "stopped"
+        assert "stopping" in events
 
 
 def test_a_node_ends_with_the_process_that_started_it(tmp_path: Path, port: int) -> None:

@@ -86,14 +86,14 @@ async def failover(target: Target, options: FailoverOptions) -> dict[str, Any]:
         topic = fresh_topic()
         await mq.topics.create(topic, partitions=options.partitions)
         published = Publishes()
-        load = asyncio.create_task(_load(mq, topic, options, published))
+        load = asyncio.create_task(publish_load(mq, topic, options, published))
         await asyncio.sleep(options.before_s)
         victim, groups = busiest_leader(await mq.topics.describe(topic))
         killed = await asyncio.to_thread(local.kill, victim)
         await load
         if options.restart:
             await asyncio.to_thread(local.start_nodes, [local.node(victim)])
-        verdict = await _read_back(mq, topic, published)
+        verdict = await read_back(mq, topic, published)
         await mq.topics.delete(topic)
     began = min(due for _, due, _ in published.waits)
     gaps = published.gaps_s(killed, float("inf"))
@@ -153,7 +153,7 @@ def terms_ms(
     return terms
 
 
-async def _load(mq: Corgi, topic: str, options: FailoverOptions, published: Publishes) -> None:
+async def publish_load(mq: Corgi, topic: str, options: FailoverOptions, published: Publishes) -> None:
     """All partitions in turn, each at its rate, until the time is over and every outcome known."""
     stamps = Stamps(options.size)
     rate = options.rate * options.partitions
@@ -179,7 +179,7 @@ async def _acknowledged(
     published.waits.append((partition, due, time.monotonic()))
 
 
-async def _read_back(mq: Corgi, topic: str, published: Publishes) -> Verdict:
+async def read_back(mq: Corgi, topic: str, published: Publishes) -> Verdict:
     """A new reader reads every partition to its end and compares."""
     ends = {partition: end for partition, end in (await mq.topics.offsets(topic, "latest")).items() if end}
     seen: list[Item] = []

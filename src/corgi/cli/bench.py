@@ -35,7 +35,9 @@ corgi bench publish
 
 corgi bench echo --rate 2000 --repeat 3
 
-corgi bench failover --suspicion-ms 10000 --repeat 5""",
+corgi bench failover --suspicion-ms 10000 --repeat 5
+
+corgi bench gaps --faults stop,isolate,chain --repeat 5""",
     help_format="plaintext",
 )
 
@@ -220,6 +222,77 @@ def failover(
 
 
 @app.command(help_epilogue="")
+def gaps(
+    *,
+    faults: str = "kill,stop,isolate,mute,deaf,restart,stall,chain",
+    hold: float = 2.0,
+    rate: float = 50.0,
+    partitions: Partitions = 8,
+    suspicion_ms: int = 150,
+    repeat: Repeat = 1,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """How long writing pauses, and how often leadership changes, when the node
+    that leads most is
+
+    kill: killed (-9); stop: stopped (SIGSTOP); isolate: cut off from the
+    others; mute: not heard by them; deaf: heard, and hears nobody; restart:
+    restarted in good order; stall: stopped for 300 ms; chain: cut off from one
+    of the two others.
+
+    The nodes reach each other through links that can be broken. Gaps are as in
+    failover. Changes of leadership are counted from the fault on: of all
+    groups, of groups that the node did not lead, of the group with the most.
+
+    Example: corgi bench gaps --faults chain --hold 60
+
+    JSON: {"bench", "options", "target", "runs": [{"fault", "gap_ms",
+    "gap_before_ms", "changes", "changes_elsewhere", "changes_most",
+    "groups_led", "publishes", "errors", "lost", "duplicated", "reordered",
+    "strange"}], "medians": [as a run, one for each fault]}
+
+    Exit code 1 if anything was lost, doubled or out of order.
+
+    Parameters
+    ----------
+    faults
+        Which, in this order, separated by commas.
+    hold
+        Seconds that each lasts.
+    rate
+        Publishes per second to each partition.
+    suspicion_ms
+        Silence after which a node is suspected.
+    """
+    from corgi.bench.gaps import GapOptions, describe_cluster, gap_cluster, measure_gap
+    from corgi.bench.target import median_of
+
+    _check_repeat(repeat)
+    wanted = [name.strip() for name in faults.split(",") if name.strip()]
+    every = [GapOptions(name, hold_s=hold, rate=rate, partitions=partitions) for name in wanted]
+    for options in every:
+        options.check()
+    runs: list[dict[str, Any]] = []
+    with gap_cluster(dir, suspicion_ms) as cluster:
+        described = describe_cluster(cluster)
+        for number in range(repeat):
+            for options in every:
+                runs.append(run(measure_gap(cluster, options)))
+                say(f"{options.fault} {number + 1} of {repeat}: {runs[-1]['gap_ms']:,} ms")
+    medians = [median_of([run_ for run_ in runs if run_["fault"] == options.fault]) for options in every]
+    if output == "json":
+        shown = {"hold_s": hold, "rate": rate, "partitions": partitions, "suspicion_ms": suspicion_ms}
+        print_json({"bench": "gaps", "options": shown, "target": described, "runs": runs, "medians": medians})
+    else:
+        columns = ("fault", ">write gap ms", ">before", ">changes", ">elsewhere", ">most of a group")
+        keys = ("fault", "gap_ms", "gap_before_ms", "changes", "changes_elsewhere", "changes_most")
+        print_table(columns, [[f"{row[key]:,}" if key != "fault" else row[key] for key in keys] for row in medians])
+    _complain_of_spoiled(runs)
+    return Exit.OK
+
+
+@app.command(help_epilogue="")
 def memory(
     *,
     records: int = 500_000,
@@ -265,8 +338,7 @@ def _report(
     """Run the measurement as often as wanted on one cluster, and show it."""
     from corgi.bench.target import TargetOptions, median_of, target
 
-    if not 1 <= repeat <= REPEAT_MAX:
-        raise CorgiError("invalid-argument", f"--repeat {repeat}: expected 1 to {REPEAT_MAX}")
+    _check_repeat(repeat)
     where = TargetOptions(addresses_of(cluster) if cluster else "", folder, suspicion_ms=suspicion_ms)
     runs: list[dict[str, Any]] = []
     with target(where) as cluster_under_test:
@@ -283,10 +355,19 @@ def _report(
         print_json(document)
     else:
         print_table(("figure", ">value"), list(_flat(median)), title=f"{name} {_words(options)}")
+    _complain_of_spoiled(runs)
+    return Exit.OK
+
+
+def _check_repeat(repeat: int) -> None:
+    if not 1 <= repeat <= REPEAT_MAX:
+        raise CorgiError("invalid-argument", f"--repeat {repeat}: expected 1 to {REPEAT_MAX}")
+
+
+def _complain_of_spoiled(runs: list[dict[str, Any]]) -> None:
     spoiled = [key for run_ in runs for key in ("lost", "duplicated", "reordered", "strange") if run_.get(key)]
     if spoiled:
         raise CorgiError("invariant-failed", f"records were {', '.join(sorted(set(spoiled)))}")
-    return Exit.OK
 
 
 def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
