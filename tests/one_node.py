@@ -211,7 +211,7 @@ class OneNode:
         value = encode_value(self.wall_ms(), commands)
         slot = Slot(group.machine.applied + 1)
         self.slots[group.id, slot] = value
-        group.replica.prefix = group.replica.applied = slot
+        group.replica.prefix = slot
         return group.machine.apply(slot, value)
 
     def turn(self) -> None:

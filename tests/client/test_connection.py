@@ -9,16 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-import uvloop
 
 import corgi
 from corgi import CorgiError
 from corgi.base.errors import BY_CODE
 from corgi.base.ids import NodeId, Offset, TopicId
-from corgi.client.connection import Connection
-from corgi.client.core.links import Address
-from corgi.client.core.options import ClientOptions
-from corgi.client.shell import Shell
 from corgi.wire import messages as m
 from corgi.wire.frame import FRAME, LENGTH_BYTES, encode_frame
 
@@ -160,33 +155,6 @@ async def test_a_node_that_answers_the_greeting_with_something_else() -> None:
         await reader.read()
 
     assert (await error_of_connecting(rude)).code == "malformed-frame"
-
-
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_closing_in_the_moment_in_which_a_connection_comes_up(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """Its dial is cancelled when its transport is there: uvloop tells nobody that it closes it."""
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    class Hasty(Shell):
-        def opened(self, connection: Connection) -> None:
-            super().opened(connection)
-            closing.set_result(self.loop.create_task(self.close()))
-
-    async def scene() -> None:
-        nonlocal closing
-        closing = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(5), port(silent) as address:
-            host, _, number = address.rpartition(":")
-            shell = Hasty(ClientOptions(), [Address(host, int(number))])
-            shell.core.start()
-            shell.wake()
-            await (await closing)
-
-    closing: asyncio.Future[asyncio.Task[None]]
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(scene())
 
 
 # A node that loses answers

@@ -67,7 +67,7 @@ SOUGHT = {
     "gaps are filled with no-ops": (Options(rough=True, faults=("mumble",)), ("noop_fills",)),
     "torn tails are cut": (Options(faults=("power", "power-all")), ("torn_writes", "tail_cuts")),
     "lost disks recover": (Options(faults=("wipe", "kill", "clock-jump")), ("recoveries", "wiped_disks")),
-    "damage is found": (Options(faults=("bit-flip",)), ("damage_found",)),
+    "damage is found": (Options(faults=("bit-flip",)), ("damaged_records", "repaired_values")),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, NodeId, Slot
@@ -17,6 +19,7 @@ class CatchUp:
     """Answers Learn questions of peers; the asker asks on when an answer did not reach its goal."""
 
     def __init__(self, values: Values, network: Network) -> None:
+        self.absent: Callable[[NodeId, GroupId, Slot], None] = lambda *_: None  # told of what cannot be answered
         self._values = values
         self._network = network
         self._reading: set[tuple[NodeId, GroupId]] = set()
@@ -63,7 +66,9 @@ class CatchUp:
 
     def _answer(self, key: tuple[NodeId, GroupId], first: Slot, prefix: Slot, found: list[Buffer]) -> None:
         self._reading.discard(key)
-        if found:
-            peer, group = key
+        peer, group = key
+        if not found:
+            self.absent(peer, group, first)
+        else:
             lengths = tuple(len(value) for value in found)
             self._network.send(peer, Learned(group, first, lengths, prefix), b"".join(found))

@@ -22,7 +22,7 @@ from corgi.base.command import (
     iter_commands,
 )
 from corgi.base.errors import CorgiError, check
-from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Origin, Slot, TopicId, make_origin, origin_boot
+from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Slot, TopicId, make_origin
 from corgi.base.limits import BUSY_HEARTBEAT_S, HEARTBEAT_S
 from corgi.base.ports import (
     ClientSession,
@@ -418,7 +418,7 @@ class Node:
         self.values.applied(group, slot, machine.stored, machine.take_dropped())
         own = machine.windows.get(self.options.node)
         if own is not None and own.origin > self.origin:
-            self._renew_origin(own.origin)
+            self.outgoing.renew_origin(own.origin)
         if self._recovering:
             return
         self._applied.add(group)
@@ -430,17 +430,11 @@ class Node:
         if machine.epoch != epoch:
             self._epoch_applied(found, value)
 
-    def _renew_origin(self, seen: Origin) -> None:
-        """The log knows commands of this node with a higher boot: the disk was replaced, and the clock went back since.
-
-        Commands of a lower boot are refused for good, epoch records among them; so this node goes on above it.
-        """
-        self.origin = make_origin(self.options.node, origin_boot(seen) + 1)
-        self.count("origins_renewed")
-        for group in self.groups:
-            for pending in group.proposals.renew(self.origin):
-                outcome = Outcome(self.origin, pending.counter, errors.TIMEOUT, (), -1)
-                self._later.append(lambda done=pending.done, outcome=outcome: done(outcome))  # type: ignore[misc]
+    def state_replaced(self, group: Group) -> None:
+        """The group's state is that of a peer's snapshot."""
+        self._applied.add(group.id)
+        self._submitted = True
+        self.later(lambda: self._leader_changed(group))
 
     def _epoch_applied(self, group: Group, value: Buffer) -> None:
         for command in iter_commands(value):

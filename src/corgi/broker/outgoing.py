@@ -6,14 +6,18 @@ There is no timer: what came in one turn, and what had to wait for a group's win
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from corgi.base.command import Buffer, encode_value
+from corgi.base.errors import TIMEOUT
+from corgi.base.ids import Ballot, Origin, make_origin, origin_boot
 from corgi.base.limits import COMMAND_BYTES_MAX, VALUE_COMMANDS_MAX
 from corgi.broker.group import Group
 from corgi.broker.proposals import Pending
 from corgi.paxos.leader import Tenure
 from corgi.paxos.messages import Forward
+from corgi.state.outcomes import Outcome
 
 if TYPE_CHECKING:
     from corgi.broker.node import Node
@@ -32,6 +36,29 @@ class Outgoing:
             self._forward(group)
         elif not tenure.handing_to:
             self._propose(group, tenure)
+
+    def renew_origin(self, seen: Origin) -> None:
+        """The log knows commands of this node with a higher boot: the disk was replaced, and the clock went back since.
+
+        Commands of a lower boot are refused for good, epoch records among them; so this node goes on above it.
+        """
+        node = self._node
+        node.origin = make_origin(node.options.node, origin_boot(seen) + 1)
+        node.count("origins_renewed")
+        for group in node.groups:
+            for pending in group.proposals.renew(node.origin):
+                outcome = Outcome(node.origin, pending.counter, TIMEOUT, (), -1)
+                node.later(partial(pending.done, outcome))
+
+    def state_replaced(self, group: Group) -> None:
+        """A group has the state of a peer's snapshot: own commands may be among what it has applied."""
+        window = group.machine.windows.get(self._node.options.node)
+        if window is not None and window.origin > self._node.origin:
+            self.renew_origin(window.origin)
+        elif window is not None and window.origin == self._node.origin:
+            for outcome in list(window.outcomes.values()):
+                group.proposals.settle(outcome)
+        group.proposals.new_leader(Ballot(group.machine.leader_ballot))
 
     def _forward(self, group: Group) -> None:
         node = self._node

@@ -12,6 +12,7 @@ from corgi.broker.group import Group
 from corgi.paxos.messages import (
     Accept,
     Accepted,
+    AskSnapshot,
     Commit,
     Forward,
     ForwardRefused,
@@ -29,6 +30,8 @@ from corgi.paxos.messages import (
     Rejoined,
     Remembered,
     SlotRead,
+    SnapshotOffer,
+    SnapshotPart,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +65,9 @@ class PeerDispatch:
             Rejoined: lambda sender, m, _: self._rejoined(sender, m),
             ReadSlot: lambda sender, m, _: self._read_slot(sender, m),
             SlotRead: self._slot_read,
+            SnapshotOffer: lambda sender, m, _: node.snapshots.installs.on_offer(sender, m, self._group(m.group)),
+            AskSnapshot: lambda sender, m, _: node.snapshots.installs.on_ask(sender, m, self._group(m.group)),
+            SnapshotPart: self._snapshot_part,
         }
 
     def received(self, sender: NodeId, message: PeerMessage, payload: memoryview) -> None:
@@ -70,6 +76,9 @@ class PeerDispatch:
         if handler is None:
             raise CorgiError("malformed-frame", f"{type(message).__name__} does not belong on a data connection")
         handler(sender, message, payload)
+
+    def _snapshot_part(self, sender: NodeId, message: SnapshotPart, payload: memoryview) -> None:
+        self._node.snapshots.installs.on_part(sender, message, payload)
 
     def _group(self, number: int) -> Group:
         groups = self._node.groups

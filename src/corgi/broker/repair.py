@@ -245,8 +245,10 @@ class Repairs:
             written(CorgiError("record-damaged"))
 
     def _settle(self, key: _Key, want: _Want) -> None:
-        """The value came another way."""
+        """The value came another way, or is no longer wanted."""
         self._finish(key)
+        if want.lost:
+            self._node.count("lost_values", -1)
         for done in want.waiters:
             value = self._node.values.read(*key, done)
             if value is not None:
@@ -260,6 +262,7 @@ class Repairs:
     def _serve(self, peer: NodeId, group: GroupId, slot: Slot, value: Buffer | CorgiError) -> None:
         if isinstance(value, CorgiError):
             self._node.network.send(peer, SlotRead(group, slot, found=False))
+            self._node.catch_up.absent(peer, group, slot)
         else:
             self._node.count("repairs_served")
             self._node.network.send(peer, SlotRead(group, slot, found=True), value)

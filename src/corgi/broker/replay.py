@@ -45,6 +45,12 @@ class Replay:
     def behind(self, group: GroupId) -> bool:
         return group in self._behind
 
+    def overtaken(self, group: Group) -> None:
+        """The group has another state, from a snapshot."""
+        if group.id in self._behind:
+            self._behind[group.id] = {}
+            self._go_on(group)
+
     def tick(self, now: float) -> None:
         """Try again what failed."""
         for group_id in list(self._behind):
@@ -87,7 +93,9 @@ class Replay:
                 ahead[slot] = value
 
     def _arrived(self, group: Group, slot: Slot, found: bytes | CorgiError) -> None:
-        ahead = self._behind[group.id]
+        ahead = self._behind.get(group.id)
+        if ahead is None:
+            return  # a snapshot has overtaken it
         if isinstance(found, CorgiError):
             self._failed(group, ahead, slot)
             return

@@ -20,6 +20,7 @@ from corgi.base.errors import CorgiError, check
 from corgi.base.ids import Ballot, GroupId, Position, Slot
 from corgi.base.limits import KIB
 from corgi.base.ports import LogRecord, RecordKind, SnapshotName, Snapshots
+from corgi.broker.installs import Installs
 from corgi.log.slots import Run
 from corgi.log.snapshot import (
     SLOTS,
@@ -31,6 +32,7 @@ from corgi.log.snapshot import (
     encode_section,
     read_sections,
 )  # fmt: skip
+from corgi.state.machine import Machine
 from corgi.state.snapshot import Capture, Restorer
 
 if TYPE_CHECKING:
@@ -45,14 +47,21 @@ DROPPED_PER_TURN = 4096  # batches counted down in one turn
 
 
 class _Taking:
-    """A snapshot on its way to the disk."""
+    """A snapshot on its way to the disk; ``done`` is called when it is durable."""
 
-    __slots__ = ("capture", "name", "pieces", "size", "waiting")
+    __slots__ = ("capture", "done", "name", "pieces", "size", "waiting")
 
-    def __init__(self, name: SnapshotName, capture: Capture, pieces: Iterator[list[Buffer] | None]) -> None:
+    def __init__(
+        self,
+        name: SnapshotName,
+        capture: Capture,
+        pieces: Iterator[list[Buffer] | None],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.capture = capture
         self.pieces = pieces
+        self.done = done
         self.size = 0
         self.waiting = False
 
@@ -76,6 +85,8 @@ class Snapshotting:
         self._look_at = 0.0
         self._retry_at = 0.0
         self._forgotten_to = 0
+        self.installs = Installs(node, self, port)
+        node.catch_up.absent = self.installs.offer
 
     # -- beginning from a snapshot ------------------------------------------------------------------------------------
 
@@ -151,6 +162,8 @@ class Snapshotting:
         if self._port is None or now < self._look_at:
             return
         self._look_at = now + LOOK_S
+        self.installs.tick(now)
+        self._free()
         if self._taking is not None or self._anchoring or now < self._retry_at:
             return
         segment = self._node.wal.segment
@@ -169,11 +182,22 @@ class Snapshotting:
         """A value of this group has a new place that only the log tells."""
         self._moved[group] = self._moved_now[group] = True
 
-    def stale(self, group: GroupId) -> None:
-        """The state was replaced: no snapshot of the one before is of use."""
-        taking = self._taking
-        if taking is not None and taking.name.group == group:
-            self._give_up(taking)
+    @property
+    def busy(self) -> bool:
+        """One is being written."""
+        return self._taking is not None or self._anchoring
+
+    def keep(self, group: Group, machine: Machine, runs: Iterator[Run], done: Callable[[], None]) -> None:
+        """Write the state of another machine, received from a peer, as the group's snapshot; none is being written.
+
+        ``runs``: where the values lie in this node's log. ``done`` is called when it is durable, with nothing changed
+        yet; it never is if that fails.
+        """
+        check(not self.busy, "one snapshot is written at a time")
+        first = self._first_needed(group, machine.applied)
+        if group.replica.prefix > machine.applied:
+            first = min(first, self.first_segment(group.id))  # what is chosen above it lies somewhere there
+        self._begin(group, machine, first, runs, done)
 
     def _distance(self) -> int:
         """Segments of log between two snapshots of a group: more when snapshots are large, so that they cost little."""
@@ -182,11 +206,11 @@ class Snapshotting:
 
     def _renew(self, group: Group) -> None:
         name = self.durable[group.id]
-        first = self._first_needed(group)
+        first = self._first_needed(group, group.machine.applied)
         if first <= self.first_segment(group.id) and name is not None:
             return  # an open vote lies there; it is being copied
         if name is None or self._moved[group.id] or group.machine.applied != name.slot:
-            self._begin(group, first)
+            self._begin(group, group.machine, first, None, lambda: None)
             return
         assert self._port is not None
         self._anchoring = True
@@ -200,11 +224,13 @@ class Snapshotting:
             self._node.count("snapshots_anchored")
             self.durable[name.group] = name._replace(first_segment=first)
 
-    def _first_needed(self, group: Group) -> int:
-        """The segment from which a scan finds everything about the slots that are not applied yet."""
+    def _first_needed(self, group: Group, applied: Slot) -> int:
+        """The segment from which a scan finds every vote above a slot."""
         first = segment = self._node.wal.segment
         size = self._node.values.space.segment_bytes
         for slot, vote in group.replica.acceptor.votes.items():
+            if slot <= applied:
+                continue
             position = group.slots.position(slot)
             lies_in = position // size if position >= 0 else segment
             first = min(first, lies_in)
@@ -223,24 +249,26 @@ class Snapshotting:
 
     # -- taking one ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, group: Group, first: int) -> None:
-        check(group.machine.quiet, "a snapshot begins when readers were told of all that changed")
-        name = SnapshotName(group.id, group.machine.applied, first)
-        capture = Capture(group.machine)
+    def _begin(
+        self, group: Group, machine: Machine, first: int, runs: Iterator[Run] | None, done: Callable[[], None]
+    ) -> None:
+        check(machine is not group.machine or machine.quiet, "a snapshot begins when readers were told of all changes")
+        name = SnapshotName(group.id, machine.applied, first)
+        capture = Capture(machine)
         self._moved_now[group.id] = False
-        self._taking = _Taking(name, capture, self._pieces(group, capture))
+        self._taking = _Taking(name, capture, self._pieces(group, capture, runs), done)
         self._write(self._taking)
 
-    def _pieces(self, group: Group, capture: Capture) -> Iterator[list[Buffer] | None]:
+    def _pieces(self, group: Group, capture: Capture, runs: Iterator[Run] | None) -> Iterator[list[Buffer] | None]:
         """The file, section by section; None: not now, something has to reach the disk first."""
-        yield [encode_header(group.id, capture.slot, Ballot(group.machine.leader_ballot))]
+        yield [encode_header(group.id, capture.slot, capture.ballot)]
         count = 0
         for kind, chunks in capture.sections():
             yield encode_section(kind, chunks)
             count += 1
-        while self._node.values.unplaced(group.id, capture.slot):
+        while runs is None and self._node.values.unplaced(group.id, capture.slot):
             yield None
-        for run in group.slots.runs(capture.slot):
+        for run in runs or group.slots.runs(capture.slot):
             yield encode_run(run)
             count += 1
         yield encode_end(count)
@@ -285,6 +313,7 @@ class Snapshotting:
         self.sizes[name.group] = taking.size
         self.taken_at[name.group] = self._node.clock.now()
         self._moved[name.group] = self._moved_now[name.group]
+        taking.done()
 
     def _give_up(self, taking: _Taking) -> None:
         assert self._port is not None

@@ -197,7 +197,7 @@ class Values:
         length = self.tables[group].length(slot)
         if not self.space.holds(position):
             if self.tables[group].count(slot):
-                self._lose(group, slot, Faulty(NOWHERE, length, Ballot(0)))
+                self.absent(group, slot)
             return CorgiError("record-damaged", f"the value of slot {slot} of group {group} is not on this node")
 
         def checked(found: bytes | CorgiError) -> None:
@@ -218,6 +218,10 @@ class Values:
         table = self.tables[group]
         if table.position(slot) == position:
             self._lose(group, slot, Faulty(position, table.length(slot), Ballot(0)))
+
+    def absent(self, group: GroupId, slot: Slot) -> None:
+        """A value that an index names is not on this node."""
+        self._lose(group, slot, Faulty(NOWHERE, self.tables[group].length(slot), Ballot(0)))
 
     def _lose(self, group: GroupId, slot: Slot, faulty: Faulty) -> None:
         self.faulty[group][slot] = faulty

@@ -66,12 +66,6 @@ class Connection(asyncio.BufferedProtocol):
             if self._transport is not None:
                 self._transport.abort()
 
-    def forsake(self) -> None:
-        """The dial was cancelled: if it was just done, uvloop closes the transport and never tells of the loss."""
-        if self._transport is not None:
-            self._transport.abort()
-            self.connection_lost(None)
-
     # The shell's turn
 
     def write(self) -> None:
@@ -136,8 +130,6 @@ class Connection(asyncio.BufferedProtocol):
             self._shell.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is None:
-            return  # forsaken already
         self._closing = True
         self._transport = None
         if self._patience is not None:

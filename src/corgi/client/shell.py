@@ -106,11 +106,7 @@ class Shell:
         try:
             async with asyncio.timeout(self.options.connect_timeout_s):
                 await self.loop.create_connection(lambda: connection, address.host, address.port)
-        except asyncio.CancelledError:
-            connection.forsake()
-            raise
         except TimeoutError:
-            connection.forsake()
             self._dial_failed(address, CorgiError("unreachable", "no connection within the time for connecting"))
         except OSError as error:
             self._dial_failed(address, CorgiError("unreachable", error.strerror or str(error)))

@@ -25,13 +25,15 @@ _UNKNOWN = Position(-1)
 
 
 class _Block:
-    """Up to BLOCK_SLOTS slots from ``first`` on; ``live`` of them have a count above zero."""
+    """Up to BLOCK_SLOTS slots from ``first`` on; ``live`` of them have a count above zero, of these ``missing`` have no
+    position."""
 
-    __slots__ = ("counts", "first", "lengths", "live", "positions")
+    __slots__ = ("counts", "first", "lengths", "live", "missing", "positions")
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.live = 0
+        self.missing = 0
         self.positions: array[int] = array("q")
         self.lengths: array[int] = array("I")
         self.counts: array[int] = array("I")
@@ -74,11 +76,11 @@ class SlotTable:
             if before >= 0:
                 self._space.remove(Position(before), block.lengths[at])
             else:
-                self.missing -= 1
+                self._miss(block, -1)
             if position >= 0:
                 self._space.add(position, length)
             else:
-                self.missing += 1
+                self._miss(block, 1)
         block.positions[at] = position
         block.lengths[at] = length
 
@@ -93,7 +95,7 @@ class SlotTable:
             if position >= 0:
                 self._space.add(Position(position), block.lengths[at])
             else:
-                self.missing += 1
+                self._miss(block, 1)
         block.counts[at] += count
 
     def release(self, slot: Slot, count: int) -> None:
@@ -108,15 +110,18 @@ class SlotTable:
             if position >= 0:
                 self._space.remove(Position(position), block.lengths[at])
             else:
-                self.missing -= 1
+                self._miss(block, -1)
             if block.first == slot and block is self._singles.get(slot):
                 del self._singles[slot]
 
     def release_all(self) -> None:
-        """No index names anything. The space is told by its owner."""
+        """No index names anything."""
         for block in self._everything():
+            for at, count in enumerate(block.counts):
+                if count and block.positions[at] >= 0:
+                    self._space.remove(Position(block.positions[at]), block.lengths[at])
             block.counts = array("I", (0,)) * len(block.counts)
-            block.live = 0
+            block.live = block.missing = 0
         self.missing = 0
 
     def position(self, slot: Slot) -> Position:
@@ -151,6 +156,7 @@ class SlotTable:
                 if count:
                     single = self._singles[block.first + at] = _Block(block.first + at)
                     single.live = 1
+                    single.missing = int(block.positions[at] < 0)
                     single.positions.append(block.positions[at])
                     single.lengths.append(block.lengths[at])
                     single.counts.append(count)
@@ -196,7 +202,7 @@ class SlotTable:
         if not self.missing:
             return found
         for block in self._everything():
-            if not block.live:
+            if not block.missing:
                 continue
             for at, count in enumerate(block.counts):
                 if count and block.positions[at] < 0:
@@ -204,6 +210,10 @@ class SlotTable:
                     if len(found) == most:
                         return found
         return found
+
+    def _miss(self, block: _Block, more: int) -> None:
+        block.missing += more
+        self.missing += more
 
     def _everything(self) -> Iterator[_Block]:
         yield from self._singles.values()

@@ -18,6 +18,7 @@ import crc32c
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, Slot
+from corgi.base.limits import MIB
 from corgi.base.ports import SnapshotName
 from corgi.log.slots import Run
 
@@ -34,6 +35,7 @@ _COUNT = struct.Struct(">Q")
 _NAME = re.compile(r"([0-9a-f]{4})-([0-9a-f]{16})-([0-9a-f]{16})")
 
 HEADER_BYTES = _HEADER.size
+SECTION_BYTES_MAX = 64 * MIB  # of one body: a reader holds it until it is whole
 
 
 def stem(name: SnapshotName) -> str:
@@ -110,32 +112,49 @@ def decode_header(content: Buffer) -> tuple[GroupId, Slot, Ballot]:
     return GroupId(group), Slot(slot), Ballot(ballot)
 
 
-def read_sections(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(kind, body) of every section but the last, each checked before it is given; the views are of ``content``.
+class SectionReader:
+    """Takes the bytes of a snapshot as they come and gives its sections, each checked first.
 
-    Raises CorgiError "snapshot-damaged" where a section is not whole, and at the end if sections are missing.
+    Raises CorgiError "snapshot-damaged" where a section is not whole, "unsupported-version" for one of another format.
     """
-    at, number = HEADER_BYTES, 0
-    while True:
-        if at + _SECTION.size > len(content):
-            raise _damaged(f"it ends behind {number} sections")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._number = 0
+
+    def take(self, content: memoryview, at: int) -> tuple[int, memoryview, int] | None:
+        """(kind, body, where the next one begins) of the section at ``at``; None: not all of it is there, or it was
+        the end."""
+        if self.ended or at + _SECTION.size > len(content):
+            return None
         kind, version, length, crc = _SECTION.unpack_from(content, at)
         start = at + _SECTION.size
+        if length > SECTION_BYTES_MAX:
+            raise _damaged(f"section {self._number} tells {length} bytes")
         if length > len(content) - start:
-            raise _damaged(f"section {number} tells {length} bytes")
+            return None
         body = content[start : start + length]
-        found = crc32c.crc32c(content[at : at + _SECTION_START.size])
-        if crc32c.crc32c(body, found) != crc:
-            raise _damaged(f"section {number} fails its checksum")
+        if crc32c.crc32c(body, crc32c.crc32c(content[at : at + _SECTION_START.size])) != crc:
+            raise _damaged(f"section {self._number} fails its checksum")
         if version != 1:
-            raise CorgiError("unsupported-version", f"section {number} of a snapshot has version {version}")
-        at = start + length
+            raise CorgiError("unsupported-version", f"section {self._number} of a snapshot has version {version}")
         if kind == END:
-            if length != _COUNT.size or _COUNT.unpack(body)[0] != number or at != len(content):
+            if length != _COUNT.size or _COUNT.unpack(body)[0] != self._number:
                 raise _damaged("its end does not fit")
-            return
+            self.ended = True
+            return None
+        self._number += 1
+        return kind, body, start + length
+
+
+def read_sections(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(kind, body) of every section of a whole snapshot; the views are of ``content``. Raises as ``SectionReader``."""
+    reader, at = SectionReader(), HEADER_BYTES
+    while (found := reader.take(content, at)) is not None:
+        kind, body, at = found
         yield kind, body
-        number += 1
+    if not reader.ended:
+        raise _damaged("it ends too early")
 
 
 def _damaged(what: str) -> CorgiError:

@@ -55,11 +55,6 @@ class Space:
             del self._values[segment]
             del self._bytes[segment]
 
-    def clear(self) -> None:
-        """Nothing is live: everything is about to be counted anew."""
-        self._values.clear()
-        self._bytes.clear()
-
     def holds(self, position: Position) -> bool:
         """Whether the segment of a position is there."""
         return position >= 0 and self.has(position // self.segment_bytes)

@@ -45,6 +45,12 @@ class Learner:
         self.acceptor.forget_chosen(slot)
         self.host.chosen_unread(self.group, slot)
 
+    def begin_from(self, slot: Slot) -> None:
+        """A snapshot holds the state after ``slot``: everything up to it is chosen, whatever this node voted for."""
+        self.prefix = max(self.prefix, slot)
+        for old in [old for old in self.acceptor.votes if old <= slot]:
+            self.acceptor.forget_chosen(old)
+
     def commit(self, ballot: Ballot, index: Slot, source: NodeId) -> None:
         """The leader of ``ballot`` knows slots up to ``index`` chosen; choose what was voted for in that ballot."""
         votes = self.acceptor.votes

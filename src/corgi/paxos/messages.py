@@ -203,6 +203,33 @@ class SlotRead(PeerMessage, frozen=True, array_like=True, gc=False):
     found: bool
 
 
+class SnapshotOffer(PeerMessage, frozen=True, array_like=True, gc=False):
+    """What was asked for is no longer in the sender's log; it has a snapshot of the group after ``slot``."""
+
+    TYPE: ClassVar[int] = 86
+    group: GroupId
+    slot: Slot
+    size: int
+
+
+class AskSnapshot(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Ask for the bytes of a snapshot from ``offset`` on; one question at a time."""
+
+    TYPE: ClassVar[int] = 87
+    group: GroupId
+    slot: Slot
+    offset: int
+
+
+class SnapshotPart(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Bytes of a snapshot as payload."""
+
+    TYPE: ClassVar[int] = 88
+    group: GroupId
+    slot: Slot
+    offset: int
+
+
 class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a heartbeat tells of one group: the ballot that its sender leads or follows, its chosen prefix, and how long
     ago that ballot's leader last had a majority, as far as the sender knows (ms; -1: no live leader is seen here)."""
@@ -248,7 +275,8 @@ PEER_TYPES: dict[int, type[PeerMessage]] = {
     message.TYPE: message
     for message in (
         Prepare, Promise, Refuse, LeaderLives, Accept, Accepted, Commit, Forward, ForwardRefused, Learn, Learned,
-        Handover, Recall, Remembered, Rejoin, Rejoined, ReadSlot, SlotRead, Heartbeat, PeerHello,
+        Handover, Recall, Remembered, Rejoin, Rejoined, ReadSlot, SlotRead, SnapshotOffer, AskSnapshot, SnapshotPart,
+        Heartbeat, PeerHello,
     )
 }  # fmt: skip
 PEER_VERSION = 1

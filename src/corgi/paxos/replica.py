@@ -2,7 +2,7 @@
 
 The replica decides who leads and what is chosen; it knows neither commands nor offsets. Facts come in as calls,
 requests go out through ``Host``. Sources: Lamport, "Paxos Made Simple"; van Renesse and Altinbuken, "Paxos Made
-Moderately Complex"; Ongaro's thesis on leadership transfer; the house rules are docs/consensus.md.
+Moderately Complex"; Ongaro's thesis (leadership transfer); docs/consensus.md.
 
 Takeover on write, as a story: (1) the link to the leader breaks, or it was silent for the suspicion time; (2) the first
 in the line of succession prepares at once, the others only if they hold a command and their turn has come; (3) an
@@ -27,8 +27,7 @@ from corgi.paxos.messages import Accept, Accepted, Commit, Handover, LeaderLives
 from corgi.paxos.quorum import Members
 from corgi.paxos.takeover import Takeover
 
-UNHEARD = float("-inf")
-PREPARE_RETRY_S = 0.100
+UNHEARD, PREPARE_RETRY_S = float("-inf"), 0.100
 HANDOVER_PATIENCE_S, IDLE_TAKEOVER_S = 0.5, 0.25  # a group without writes waits the latter per rank
 
 
@@ -45,12 +44,10 @@ class Replica:
         self.learner = Learner(group, self.acceptor, host)
         self.candidate: Candidate | None = None
         self.tenure: Tenure | None = None
-        self.leader = NodeId(0)
-        self.ballot = Ballot(0)
+        self.leader, self.ballot = NodeId(0), Ballot(0)
         self.leader_heard_at = UNHEARD  # when the leader first spoke as such on its present link
         self.relay = NodeId(0)  # a peer that hears the leader when this node does not
-        self.leadership_changes = 0
-        self.highest_seen = Ballot(0)
+        self.leadership_changes, self.highest_seen = 0, Ballot(0)
         self.takeover = Takeover(group, me, members, host)
         self._declined: tuple[NodeId, Prepare] | None = None
         self._claimed = Slot(0)  # a prefix that the log tells behind everything that makes it up
@@ -320,9 +317,12 @@ class Replica:
         self.learner.commit(message.ballot, message.commit, sender)
 
     def on_learned(self, sender: NodeId, message: Learned, payload: memoryview) -> None:
-        """Chosen values. A leader that was cut off may learn another value than it has in flight: its commit index
-        would make followers choose what they voted for in its ballot, so it leads no more."""
-        lost, tenure = self.learner.on_learned(sender, message, payload), self.tenure
+        self.learned(self.learner.on_learned(sender, message, payload))
+
+    def learned(self, lost: Ballot) -> None:
+        """Slots were chosen elsewhere; in ``lost`` this node had voted for something else. A leader that was cut off
+        then leads no more: its commit index would make followers choose what they voted for in its ballot."""
+        tenure = self.tenure
         if tenure is not None and (lost == tenure.ballot or not tenure.learned_to(self.prefix)):
             self._step_down("slots were chosen past this leader")
         self._try_to_lead()

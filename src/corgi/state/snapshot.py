@@ -20,7 +20,7 @@ import msgspec
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
-from corgi.base.ids import GroupId, LeaderEpoch, Offset, Origin, Slot, TopicId
+from corgi.base.ids import Ballot, GroupId, LeaderEpoch, Offset, Origin, Slot, TopicId
 from corgi.state.group_state import GroupState
 from corgi.state.index import BLOCK_BATCHES, Block, FrozenLog, PartitionLog
 from corgi.state.machine import Machine
@@ -107,6 +107,7 @@ class Capture:
     def __init__(self, machine: Machine) -> None:
         """The machine is ``quiet``: what changed before was told to readers."""
         self.slot = machine.applied
+        self.ballot = Ballot(machine.leader_ballot)
         self._machine = machine
         topics = machine.topics
         self._scalars = Scalars(

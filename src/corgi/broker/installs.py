@@ -1,0 +1,232 @@
+"""Catching up by snapshot: who asks for slots that are no longer in a peer's log gets the peer's snapshot instead.
+
+As a story: (1) a replica asks for a slot, or for a value, that the peer has let go; (2) the peer offers its durable
+snapshot; (3) the replica asks for it piece by piece, so that it sets the pace, and reads it as it comes; (4) it writes
+the state down as a snapshot of its own; (5) when that is durable, state, prefix and table of slots change in one
+step. It votes all the while. Values that the state names and that are not here are fetched in the background, some
+at a time; a reader who wants one meanwhile has it fetched at once.
+
+Invariant: a prefix moves to a snapshot's slot only when that snapshot is durable on this node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
+from corgi.base.limits import KIB
+from corgi.base.ports import Snapshots
+from corgi.log.slots import Run
+from corgi.log.snapshot import HEADER_BYTES, SLOTS, SectionReader, decode_header, decode_run
+from corgi.paxos.messages import AskSnapshot, SnapshotOffer, SnapshotPart
+from corgi.state.machine import Machine
+from corgi.state.snapshot import Restorer
+
+if TYPE_CHECKING:
+    from corgi.broker.group import Group
+    from corgi.broker.node import Node
+    from corgi.broker.snapshots import Snapshotting
+
+PART_BYTES = 256 * KIB
+ASK_AGAIN_S = 0.5
+ASKS_MAX = 10  # without an answer; then another offer is waited for
+READS_MAX = 8  # parts that are being read for peers at once
+BACKFILL_VALUES = 64  # on their way in one group
+
+NOWHERE = Position(-1)
+
+
+class _Fetch:
+    """A snapshot on its way here."""
+
+    __slots__ = (
+        "asked_at", "asks", "group", "offset", "peer", "reader", "rest", "restorer", "runs", "size", "slot", "whole",
+    )  # fmt: skip
+
+    def __init__(self, peer: NodeId, group: Group, groups: int, slot: Slot, size: int) -> None:
+        self.peer = peer
+        self.group = group
+        self.slot = slot
+        self.size = size
+        self.offset = 0
+        self.asked_at = 0.0
+        self.asks = 0
+        self.rest = b""  # what was received of a section that is not whole yet
+        self.reader: SectionReader | None = None  # from behind the header on
+        self.restorer = Restorer(group.id, groups)
+        self.runs: list[Run] = []
+        self.whole = False
+
+    def take(self, payload: memoryview) -> bool:
+        """The next bytes; True if they were the last. Raises CorgiError "snapshot-damaged" or "unsupported-version"."""
+        self.offset += len(payload)
+        content = memoryview(self.rest + payload) if self.rest else memoryview(bytes(payload))
+        at = 0
+        if self.reader is None:
+            if len(content) < HEADER_BYTES:
+                self.rest = bytes(content)
+                return False
+            if decode_header(content)[:2] != (self.group.id, self.slot):
+                raise CorgiError("snapshot-damaged", "a peer sent another snapshot than it offered")
+            self.reader = SectionReader()
+            at = HEADER_BYTES
+        while (found := self.reader.take(content, at)) is not None:
+            kind, body, at = found
+            if kind == SLOTS:
+                self.runs.append(decode_run(body))
+            else:
+                self.restorer.take(kind, body)
+        self.rest = bytes(content[at:])
+        if self.reader.ended:
+            self.restorer.finish()
+            self.whole = True
+        return self.whole
+
+
+class Installs:
+    """Serves snapshots to peers and takes them from peers, one at a time."""
+
+    def __init__(self, node: Node, snapshots: Snapshotting, port: Snapshots | None) -> None:
+        self._node = node
+        self._snapshots = snapshots
+        self._port = port
+        self._fetch: _Fetch | None = None
+        self._serving: set[tuple[NodeId, GroupId]] = set()
+
+    # -- serving ------------------------------------------------------------------------------------------------------
+
+    def offer(self, peer: NodeId, group: GroupId, slot: Slot) -> None:
+        """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can."""
+        name = self._snapshots.durable[group]
+        if name is not None and slot <= name.slot and not self._node.values.tellable(group, slot):
+            self._node.network.send(peer, SnapshotOffer(group, name.slot, self._snapshots.sizes[group]))
+
+    def on_ask(self, sender: NodeId, message: AskSnapshot, group: Group) -> None:
+        name = self._snapshots.durable[group.id]
+        key = (sender, group.id)
+        if name is None or self._port is None or key in self._serving or len(self._serving) >= READS_MAX:
+            return
+        if name.slot != message.slot:  # a newer one has taken its place: begin again with that
+            self._node.network.send(sender, SnapshotOffer(group.id, name.slot, self._snapshots.sizes[group.id]))
+            return
+        self._serving.add(key)
+
+        def read(found: bytes | CorgiError) -> None:
+            self._serving.discard(key)
+            if not isinstance(found, CorgiError):
+                self._node.network.send(sender, SnapshotPart(group.id, message.slot, message.offset), found)
+
+        self._port.read(name, message.offset, PART_BYTES, read)
+
+    # -- taking -------------------------------------------------------------------------------------------------------
+
+    def on_offer(self, sender: NodeId, message: SnapshotOffer, group: Group) -> None:
+        """Begin to fetch, unless this node is as far, or is fetching something."""
+        fetch = self._fetch
+        if self._port is None or message.slot <= group.machine.applied or message.size < 0:
+            return
+        if fetch is not None and not (fetch.group is group and fetch.peer == sender and message.slot > fetch.slot):
+            return
+        if fetch is not None and fetch.whole:
+            return  # it is being written
+        self._fetch = _Fetch(sender, group, self._node.options.groups, message.slot, message.size)
+        self._node.note("snapshot-wanted", group.id, f"slot {message.slot} of node {sender}, {message.size} bytes")
+        self._ask(self._fetch)
+
+    def on_part(self, sender: NodeId, message: SnapshotPart, payload: memoryview) -> None:
+        """Raises CorgiError "snapshot-damaged": the link is cut, and another peer may do better."""
+        fetch = self._fetch
+        if fetch is None or (sender, message.group) != (fetch.peer, fetch.group.id) or fetch.whole:
+            return
+        if (message.slot, message.offset) != (fetch.slot, fetch.offset):
+            return  # an answer to a question that was asked twice
+        if not payload:
+            self._fetch = None  # it ends here, and is not whole
+            return
+        try:
+            whole = fetch.take(payload)
+        except CorgiError:
+            self._fetch = None
+            raise
+        fetch.asks = 0
+        self._node.count("snapshot_bytes_received", len(payload))
+        if whole:
+            self._keep(fetch)
+        else:
+            self._ask(fetch)
+
+    def tick(self, now: float) -> None:
+        """Ask again, write what is whole, fetch values that are missing."""
+        fetch = self._fetch
+        if fetch is not None and fetch.whole:
+            self._keep(fetch)
+        elif fetch is not None and now >= fetch.asked_at + ASK_AGAIN_S:
+            if fetch.asks >= ASKS_MAX or not self._node.linked(fetch.peer):
+                self._fetch = None
+            else:
+                self._ask(fetch)
+        for group in self._node.groups:
+            if group.slots.missing:
+                self._backfill(group)
+
+    def _ask(self, fetch: _Fetch) -> None:
+        fetch.asks += 1
+        fetch.asked_at = self._node.clock.now()
+        self._node.network.send(fetch.peer, AskSnapshot(fetch.group.id, fetch.slot, fetch.offset))
+
+    def _keep(self, fetch: _Fetch) -> None:
+        """Write the state down, as soon as no other snapshot is being written."""
+        group = fetch.group
+        if fetch.slot <= group.machine.applied:
+            self._fetch = None  # the log got there first
+        elif not self._snapshots.busy:
+            machine = Machine(group.id, self._node.options.groups)
+            fetch.restorer.adopt_into(machine)
+            machine.take_appended()
+            runs = self._places(fetch, group.machine.applied)
+            self._snapshots.keep(group, machine, runs, partial(self._install, fetch))
+
+    def _places(self, fetch: _Fetch, applied: Slot) -> Iterator[Run]:
+        """The peer's table with this node's places: of slots that it had applied; the others are not here."""
+        table, space = fetch.group.slots, self._node.values.space
+        for run in fetch.runs:
+            mine = Run(run.first, run.positions[:], run.lengths)
+            for i in range(len(mine.positions)):
+                slot = Slot(run.first + i)
+                place = table.position(slot) if slot <= applied else NOWHERE
+                mine.positions[i] = place if space.holds(place) else NOWHERE
+            yield mine
+
+    def _install(self, fetch: _Fetch) -> None:
+        """The snapshot is durable: from now on this is the group's state."""
+        node, group, slot = self._node, fetch.group, fetch.slot
+        self._fetch = None
+        if slot <= group.machine.applied:
+            return  # the log got there first, and the snapshot is as good as one of its own
+        replica = group.replica
+        for run in self._places(fetch, group.machine.applied):
+            for i, position in enumerate(run.positions):
+                group.slots.put(Slot(run.first + i), Position(position), run.lengths[i])
+        fetch.restorer.adopt_into(group.machine)
+        index = [part for log in group.machine.partitions.values() for part in log.held()]
+        node.values.begin_from(group.id, slot, index)
+        lost = Ballot(0) if replica.tenure is None else replica.tenure.ballot
+        replica.learner.begin_from(slot)
+        node.replay.overtaken(group)
+        node.outgoing.state_replaced(group)
+        node.state_replaced(group)
+        replica.learned(lost)
+        node.count("snapshot_installs")
+        node.note("snapshot-installed", group.id, f"slot {slot}, {group.slots.missing} values to come")
+
+    def _backfill(self, group: Group) -> None:
+        """Have some of the missing values fetched."""
+        faulty = self._node.values.faulty[group.id]
+        if len(faulty) < BACKFILL_VALUES:
+            for slot in group.slots.without_position(2 * BACKFILL_VALUES):
+                if slot not in faulty:
+                    self._node.values.absent(group.id, slot)
+                    self._node.repairs.want(group.id, slot)

@@ -1,0 +1,176 @@
+"""What is kept of a log and what is let go, on whole simulated nodes: segments are freed, laggards catch up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from corgi.base.command import CommandKind, encode_data
+from corgi.base.ids import GroupId, NodeId, Offset, TopicId
+from corgi.base.limits import KIB
+from corgi.base.records import encode_batch
+from corgi.sim.cluster import Cluster, ClusterOptions
+from corgi.sim.world import World
+from corgi.state.commands import encode_log_start
+from corgi.state.fingerprint import fingerprint
+from corgi.state.index import PartitionLog
+from corgi.state.outcomes import Outcome
+from corgi.wire.messages import CreateTopic
+
+GROUPS = 8
+BUSY = GroupId(3)
+TOPIC = TopicId(16)
+KEPT = 40  # batches that a log start leaves
+
+
+class Scene:
+    """Three nodes and a topic with one partition in the busy group."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.world = World(seed)
+        options = ClusterOptions(
+            nodes=3, groups=GROUPS, segment_bytes=64 * KIB, tail_bytes_max=16 * KIB, snapshot_segments=1
+        )
+        self.cluster = Cluster(self.world, options)
+        self.cluster.start_all()
+        self.run(1.0)
+        done: list[int] = []
+        requests = self.cluster.process_of(NodeId(1)).node.requests
+        message = CreateTopic("busy", 1, anchor=BUSY)
+        self.call(1, lambda: requests.administration.create(message, lambda error, *_: done.append(error)))
+        self.until(lambda: bool(done))
+        assert done == [0]
+        self.number = 0
+
+    def run(self, seconds: float) -> None:
+        assert not self.world.run(self.world.now + seconds), self.cluster.ledger.violations
+
+    def until(self, done: Callable[[], bool], limit: float = 20.0) -> None:
+        end = self.world.now + limit
+        while not done():
+            assert self.world.now < end, self.cluster.describe()
+            self.run(0.02)
+
+    def call(self, node: int, call: Callable[[], None]) -> None:
+        process = self.cluster.process_of(NodeId(node))
+        assert process is not None
+        process.call(call)
+
+    def submit(self, node: int, group: GroupId, kind: CommandKind, body: bytes) -> None:
+        """Have a command applied, however often it takes."""
+        outcomes: list[Outcome] = []
+        process = self.cluster.process_of(NodeId(node))
+        assert process is not None
+        self.call(node, lambda: process.node.submit(group, kind, body, outcomes.append, timeout_s=10.0))
+        self.until(lambda: bool(outcomes))
+        assert outcomes[0].error == 0
+
+    def write(self, node: int, batches: int, *, trim: bool) -> None:
+        """Batches of 2 KiB into the busy group, and log starts behind them."""
+        for _ in range(batches):
+            self.number += 1
+            batch = encode_batch([(None, self.number.to_bytes(4, "big") * 512, (), 1)])
+            self.submit(node, BUSY, CommandKind.DATA, encode_data([(TOPIC, 0, batch)]))
+            if trim and self.number % 20 == 0 and self.number > KEPT:
+                body = encode_log_start([(TOPIC, 0, Offset(self.number - KEPT))])
+                self.submit(node, BUSY, CommandKind.LOG_START, body)
+
+    def log(self, node: int) -> PartitionLog:
+        process = self.cluster.process_of(NodeId(node))
+        assert process is not None
+        return process.node.groups[BUSY].machine.partitions[TOPIC, 0]
+
+    def missing(self, node: int) -> int:
+        process = self.cluster.process_of(NodeId(node))
+        assert process is not None
+        return sum(group.slots.missing for group in process.node.groups)
+
+    def equal(self) -> bool:
+        return self.cluster.replicas_equal()
+
+    def prints(self) -> list[set[str]]:
+        nodes = [self.cluster.process_of(node).node for node in self.cluster.members]
+        return [{fingerprint(node.groups[group].machine) for node in nodes} for group in range(GROUPS)]
+
+    def stored(self, node: int) -> list[int]:
+        """The numbers in the values that the index of the node names, read from its disk or memory."""
+        process = self.cluster.process_of(NodeId(node))
+        assert process is not None
+        log, found = self.log(node), {}
+        for i in range(log.count):
+            entry = log.entry(i)
+
+            def read(value: object, entry: object = entry) -> None:
+                assert isinstance(value, bytes | memoryview), value
+                found[entry.base_offset] = bytes(value[entry.at : entry.at + entry.length])
+
+            value = process.node.values.read(BUSY, entry.slot, read)
+            if value is not None:
+                read(value)
+        self.until(lambda: len(found) == log.count)
+        return [int.from_bytes(found[offset][-5:-1], "big") for offset in sorted(found)]
+
+
+def test_one_busy_and_seven_idle_groups() -> None:
+    """Idle groups pin no segment, and forget neither promise nor vote: the onlooker looks after each restart."""
+    scene = Scene()
+    scene.write(1, 300, trim=True)
+    scene.run(1.0)
+    for node in scene.cluster.members:
+        disk = scene.cluster.computers[node].disk
+        assert not {2, 3} & set(disk.segments), "segments without a live value are gone"
+        assert len(disk.segments) <= 8
+        assert len(disk.snapshots) == GROUPS
+    assert scene.cluster.coverage["snapshots"] == 0, "counted when a process ends"
+    for node in scene.cluster.members:
+        scene.cluster.kill(node)
+        scene.run(0.5)
+        scene.cluster.start(node)
+        scene.until(scene.equal)
+    assert scene.cluster.coverage["snapshots_anchored"] > 0
+    assert all(len(prints) == 1 for prints in scene.prints())
+    assert scene.stored(1) == scene.stored(2) == scene.stored(3)
+    assert scene.stored(1)[-1] == 300
+
+
+def test_a_node_that_was_away_catches_up_by_snapshot() -> None:
+    scene = Scene()
+    scene.write(1, 50, trim=False)
+    scene.cluster.kill(NodeId(3))
+    scene.write(1, 300, trim=True)
+    assert not any({2, 3} & set(scene.cluster.computers[NodeId(node)].disk.segments) for node in (1, 2))
+    scene.cluster.start(NodeId(3))
+    scene.until(scene.equal)
+    assert scene.log(3).start > 0
+    scene.until(lambda: not scene.missing(3))
+    assert scene.stored(3) == scene.stored(1)
+    assert all(len(prints) == 1 for prints in scene.prints())
+    scene.write(2, 30, trim=True)
+    scene.cluster.kill(NodeId(3))
+    assert scene.cluster.coverage["snapshot_installs"] >= 1
+    scene.cluster.start(NodeId(3))
+    scene.until(scene.equal)
+    assert scene.stored(3) == scene.stored(1)
+
+
+def test_a_node_that_dies_before_its_values_have_come_goes_on_fetching() -> None:
+    scene = Scene()
+    scene.cluster.kill(NodeId(3))
+    scene.write(1, 300, trim=True)
+    scene.cluster.start(NodeId(3))
+    scene.until(lambda: scene.missing(3) > 0)
+    scene.cluster.kill(NodeId(3))
+    scene.run(0.2)
+    scene.cluster.start(NodeId(3))
+    assert scene.missing(3) > 0, "the snapshot was durable before it counted"
+    scene.until(lambda: scene.equal() and not scene.missing(3))
+    assert scene.stored(3) == scene.stored(1)
+
+
+def test_a_wiped_node_gets_the_state_and_the_values() -> None:
+    scene = Scene()
+    scene.write(1, 200, trim=True)
+    scene.cluster.kill(NodeId(2))
+    scene.cluster.wipe(NodeId(2))
+    scene.cluster.start(NodeId(2))
+    scene.until(lambda: scene.equal() and not scene.missing(2))
+    assert scene.stored(2) == scene.stored(1)
