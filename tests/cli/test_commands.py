@@ -18,6 +18,7 @@ from corgi.cli.exits import Exit
 from corgi.cli.main import main
 from corgi.cli.status import survey
 from corgi.cli.sub import start_of
+from corgi.client.corgi import DEFAULT_SERVERS
 from corgi.client.messages import NodeDescription
 from corgi.client.sync import LoopThread
 from corgi.client.sync import connect as connect_sync
@@ -213,6 +214,7 @@ def test_an_interrupted_subscription_ends_quietly(corgi: Shell, tmp_path: Path) 
         (("sub", "t", "--start", str(2**63)), Exit.USAGE, "[invalid-argument]"),
         (("sub", "t", "--format", "%q"), Exit.USAGE, "'%q' is not known"),
         (("sub", "t", "--partition", "7"), Exit.FAILURE, "[unknown-partition]"),
+        (("sub", "t", "--partition", "7", "--until-end"), Exit.FAILURE, "[unknown-partition]"),
     ],
 )
 def test_what_cannot_be_published_or_read(strict: Shell, words: tuple[str, ...], exit_code: Exit, told: str) -> None:
@@ -252,6 +254,14 @@ def test_an_unreachable_cluster_has_its_exit_code(
         code, out, err = Shell(capsys)("status", "--cluster", f"127.0.0.1:{free.ports[0]}")
     assert (code, out) == (Exit.UNREACHABLE, "")
     assert "[unreachable]" in err
+
+
+def test_without_a_name_it_is_the_cluster_of_dev_also_when_one_of_its_nodes_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tutorial kills the first node and goes on."""
+    monkeypatch.delenv("CORGI_CLUSTER", raising=False)
+    assert addresses_of(None) == DEFAULT_SERVERS == "127.0.0.1:7450,127.0.0.1:7451,127.0.0.1:7452"
 
 
 def test_clusters_can_have_names(

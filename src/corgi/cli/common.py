@@ -20,14 +20,14 @@ T = TypeVar("T")
 CONNECT_S = 3.0
 CLUSTER_VARIABLE = "CORGI_CLUSTER"
 CLUSTERS_VARIABLE = "CORGI_CLUSTERS"
-DEFAULT_CLUSTER = f"{LOOPBACK}:{NATIVE_PORT}"
+DEFAULT_CLUSTER = ",".join(f"{LOOPBACK}:{NATIVE_PORT + node}" for node in range(3))  # one may be down
 
 ClusterOption = Annotated[
     str | None,
     Parameter(
         name=("--cluster", "-c"),
         show_default=False,
-        help=f"HOST:PORT,… or a name in clusters.toml; by default {CLUSTER_VARIABLE}, or {DEFAULT_CLUSTER}.",
+        help=f"HOST:PORT,… or a name in clusters.toml; by default {CLUSTER_VARIABLE}, or that of `corgi dev`.",
     ),
 ]
 

@@ -96,6 +96,7 @@ class _Reader:
         """Until the count is reached, or the end as it was at the start."""
         ends = await mq.topics.offsets(topic, "latest") if until_end else None
         if ends is not None:
+            _check(topic, partitions, ends)
             wanted = partitions or tuple(ends)
             begin = await _positions(mq, topic, start)
             ends = {p: end for p, end in ends.items() if p in wanted and begin.get(p, 0) < end}
@@ -121,6 +122,14 @@ class _Reader:
             lines = [harmless(line) for line in lines]
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
         sys.stdout.buffer.flush()
+
+
+def _check(topic: str, partitions: tuple[int, ...], known: dict[int, int]) -> None:
+    """A partition that does not exist has no end to read to."""
+    for partition in partitions:
+        if partition not in known:
+            told = f"the topic {topic!r} has partitions 0 to {len(known) - 1}, not {partition}"
+            raise CorgiError("unknown-partition", told)
 
 
 async def _positions(mq: Corgi, topic: str, start: StartAt) -> dict[int, int]:

@@ -23,6 +23,7 @@ from corgi.wire.messages import StatusReply
 
 V = TypeVar("V")
 DEFAULT_PORT = 7450
+DEFAULT_SERVERS = ",".join(f"127.0.0.1:{DEFAULT_PORT + node}" for node in range(3))  # those of `corgi dev`
 SCHEME = "corgi"
 
 
@@ -157,7 +158,7 @@ class Connecting:
 
 
 def connect(
-    servers: str | Sequence[str] = f"127.0.0.1:{DEFAULT_PORT}",
+    servers: str | Sequence[str] = DEFAULT_SERVERS,
     *,
     compression: Compression = "none",
     publish_timeout: Duration = "30s",
@@ -168,7 +169,8 @@ def connect(
     prefetch_bytes: int = PREFETCH_BYTES,
     cluster: str = "",
 ) -> Connecting:
-    """Connect to a cluster by some of its nodes: "host:port,host:port", "corgi://host:port", or a list of them.
+    """Connect to a cluster by some of its nodes: "host:port,host:port", "corgi://host:port", or a list of them;
+    by default those of `corgi dev`.
 
     ``batch_bytes``: at most so much in one batch. ``buffer_bytes``: published and not yet acknowledged.
     ``prefetch_bytes``: delivered ahead of each subscription. ``cluster``: the id that must be found there.

@@ -350,7 +350,7 @@ class Corgi:
 
 
 def connect(
-    servers: str | Sequence[str] = f"127.0.0.1:{asynchronous.DEFAULT_PORT}",
+    servers: str | Sequence[str] = asynchronous.DEFAULT_SERVERS,
     *,
     compression: Compression = "none",
     publish_timeout: Duration = "30s",
