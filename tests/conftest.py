@@ -5,6 +5,7 @@ HYPOTHESIS_PROFILE chooses the effort: `quick` while writing, `default`, `ci`, a
 
 import importlib.util
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +18,10 @@ settings.register_profile(
 )
 settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# A shell that starts the tests in the background lets SIGINT be ignored, also by the commands that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Our own plugin is registered here, not by its entry point (see addopts in pyproject.toml).
 _plugin = "corgi.testing.plugin"
