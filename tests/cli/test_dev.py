@@ -132,6 +132,17 @@ def test_a_folder_with_another_number_of_nodes_is_refused(tmp_path: Path, capsys
     assert "does not describe a local cluster" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from corgi.cli.main import main
+
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/corgi")):
+        assert main(["dev", "--dir", str(folder), "--port", "0"]) == 2
+        told = capsys.readouterr().err
+        assert f"the folder {folder} cannot be used: " in told
+        assert "hint: give a folder" in told
+
+
 def test_a_taken_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from corgi.cli.main import main
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import pytest
 
 from corgi.base.errors import CorgiError
+from corgi.base.limits import BATCH_BYTES_MAX
 from corgi.cli.formats import PLACES, as_json, compile_format, harmless, iso
-from corgi.cli.lines import Record, key_reader, read_chunks
+from corgi.cli.lines import CHUNK_BYTES, Record, key_reader, read_chunks
 
 
 class Message(NamedTuple):
@@ -85,6 +86,15 @@ def test_a_line_over_many_chunks_stays_whole(tmp_path: Path) -> None:
     path = tmp_path / "long"
     path.write_bytes(b"a" * 200_000 + b"\n" + b"b" * 70_000)
     assert lines(path) == [b"a" * 200_000, b"b" * 70_000]
+
+
+def test_a_line_without_an_end_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "endless"
+    with path.open("wb") as file:
+        file.truncate(BATCH_BYTES_MAX + 2 * CHUNK_BYTES)
+    with pytest.raises(CorgiError) as caught:
+        lines(path)
+    assert caught.value.code == "record-too-large"
 
 
 @pytest.mark.parametrize("content", [None, gzip.compress(b"x" * 1000)[:20]], ids=["absent", "cut short"])

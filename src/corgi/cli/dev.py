@@ -120,12 +120,13 @@ def _welcome(cluster: LocalCluster, *, kept: bool) -> None:
         table.add_row(str(node.node), str(node.pid), node.native, str(node.folder))
     console = stderr_console()
     console.print(Panel(table, title="[bold]Corgi[/] is up", title_align="left", expand=False))
-    there = "" if cluster.nodes[0].port == NATIVE_PORT else f" --cluster {cluster.nodes[0].native}"
+    there = "" if cluster.nodes[0].port == NATIVE_PORT else f" --cluster {cluster.native}"
     say("Try, in another terminal:")
     say(f"  corgi topic create hello --partitions 4{there}")
     say(f"  corgi sub hello --start earliest{there}")
     say(f"  echo world | corgi pub hello{there}")
-    say(f"  kill -9 {cluster.nodes[0].pid}      and see that nothing is lost")
+    if len(cluster.nodes) > 2:
+        say(f"  kill -9 {cluster.nodes[0].pid}      and see that nothing is lost")
     say(f"Ctrl-C stops it; {'the data stays' if kept else 'the data goes with it'}.")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from corgi.base.errors import CorgiError
+from corgi.base.limits import BATCH_BYTES_MAX
 
 Record = tuple[bytes | None, bytes]  # key, value
 KeyOf = Callable[[bytes], Record | None]
@@ -22,7 +23,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 def read_chunks(path: str) -> Iterator[list[bytes]]:
     """The lines of a file (``-``: stdin; gzip is recognised) without their ends, as they arrive; empty ones left out.
 
-    Raises CorgiError "invalid-argument" when the file cannot be read.
+    Raises CorgiError "invalid-argument" when the file cannot be read, "record-too-large" when a line never ends.
     """
     rest = b""
     try:
@@ -31,6 +32,8 @@ def read_chunks(path: str) -> Iterator[list[bytes]]:
                 *lines, rest = (rest + chunk).split(b"\n")
                 if bare := _bare(lines):
                     yield bare
+                if len(rest) > BATCH_BYTES_MAX:
+                    raise CorgiError("record-too-large", f"a line of {path!r} has more than {BATCH_BYTES_MAX} bytes")
     except (OSError, EOFError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CorgiError(

@@ -100,7 +100,8 @@ def pub(
         run(work())
     except (CorgiError, KeyboardInterrupt):
         press.clear()
-        say(f"published {press.acknowledged} messages, {press.open} have no acknowledgement")
+        if press.acknowledged or press.open:
+            say(f"published {press.acknowledged} messages, {press.open} have no acknowledgement")
         raise
     press.clear()
     seconds = time.monotonic() - began

@@ -115,8 +115,12 @@ class LocalCluster:
         Raises the error of the first that cannot. Blocks; not to be called in a thread that runs an event loop.
         """
         options = self.options
-        options.folder.mkdir(parents=True, exist_ok=True)
-        self._settle_identity()
+        try:
+            options.folder.mkdir(parents=True, exist_ok=True)
+            self._settle_identity()
+        except OSError as error:
+            told = f"the folder {options.folder} cannot be used: {error.strerror or error}"
+            raise CorgiError("invalid-configuration", told, hint="give a folder that you may write to") from None
         self._ports = reserve_from(options.port, options.nodes) if options.port else reserve_free(options.nodes)
         for number, port in enumerate(self._ports.ports, start=1):
             place = options.folder / f"node-{number}"
