@@ -1,6 +1,9 @@
 """What is done to a log is what it is called: a torn write is cut, a flipped bit found, a lost tail gone."""
 
+import asyncio
+import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.ports import LogRecord, RecordKind
-from corgi.chaos import disks
+from corgi.chaos import disks, node_process
 from corgi.log.record import (
     DATA_FROM,
     BatchHeader,
@@ -94,3 +97,47 @@ def test_a_log_without_a_batch_is_told(tmp_path: Path) -> None:
     segment_path(tmp_path, 1).write_bytes(encode_segment_header(IDENTITY, 1, SEGMENT_BYTES, 1))
     with pytest.raises(CorgiError, match="no batch"):
         disks.batches(tmp_path, IDENTITY)
+
+
+class Inner:
+    """Writes at once."""
+
+    name = "inner"
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+        self.closed = False
+
+    def write(self, fd: int, buffers: object, offset: int, done: object) -> None:
+        self.written.append(offset)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_disk_suffers_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = Inner()
+    monkeypatch.setattr(node_process, "best_syncer", lambda loop: inner)
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        path = tmp_path / "node-1.disk"
+        sufferings = node_process.Sufferings(path)
+        syncer = node_process.SlowSyncer(asyncio.get_running_loop(), sufferings)
+        syncer.write(0, (), 1, lambda *_: None)
+        assert inner.written == [1]
+        path.write_text('{"slow_s": 3600.0, "full": true}', encoding="utf-8")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert sufferings.slow_s == 3600.0
+        syncer.write(0, (), 2, lambda *_: None)
+        assert inner.written == [1]
+        with pytest.raises(OSError, match="No space left"):
+            sufferings.make_segment(tmp_path, IDENTITY, 1, SEGMENT_BYTES, 1)
+        assert not segment_path(tmp_path, 1).exists()
+        path.write_text('{"slow_s": 0.0, "full": false}', encoding="utf-8")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        sufferings.make_segment(tmp_path, IDENTITY, 1, SEGMENT_BYTES, 1)
+        assert segment_path(tmp_path, 1).exists()
+        syncer.close()
+        assert inner.closed
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -27,6 +27,9 @@ REQUEST_TIMEOUT_S = 5.0
 FINISH_S = 45.0  # for what was begun, once stop is set; more than any time-out
 TICK_S = 0.001
 KEYS = 16
+NEAR = 0.8  # how often a wanderer begins among the last NEAR_RECORDS records of a partition
+NEAR_RECORDS = 500
+VISIT_RECORDS = 1_000  # after so many it leaves: else a long run's history is mostly theirs
 THERE = "exists"  # the state of a topic's register
 CallStatus: TypeAlias = Literal["ok", "refused", "failed", "unknown"]
 MAYBE_STORED = "may be stored"  # how an error tells that some attempt has left the client
@@ -160,7 +163,9 @@ class Wanderer:
                 if ends is None:
                     await asyncio.sleep(0.05)
                     continue
-                position = self._chance.randint(0, ends[partition])
+                end = ends[partition]
+                near = self._chance.random() < NEAR
+                position = self._chance.randint(max(0, end - NEAR_RECORDS) if near else 0, end)
                 visit += 1
                 await self._visit(mq, f"{job.name}.{visit}", partition, position)
 
@@ -179,6 +184,7 @@ class Wanderer:
 
     async def _visit(self, mq: Corgi, name: str, partition: int, position: int) -> None:
         topic = self._job.topic
+        taken = 0
         try:
             async with asyncio.timeout(0.2 + self._chance.random()):
                 async with mq.subscribe(topic, start={partition: position}, partitions=[partition]) as subscription:
@@ -186,6 +192,9 @@ class Wanderer:
                         records = tuple([(message.offset, _name(message.value)) for message in batch])
                         self._recorder.write(ReadLine(name, topic, partition, position, records, time.monotonic()))
                         position = records[-1][0] + 1
+                        taken += len(records)
+                        if taken >= VISIT_RECORDS:
+                            break
         except TimeoutError:
             return
         except CorgiError as error:

@@ -5,14 +5,17 @@ What is done to a disk is in ``disks``; which fault is done when, in ``faults``.
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.chaos.links import LOOPBACK
 from corgi.chaos.network import CLIENTS, Network
+from corgi.chaos.node_process import SUFFIX
 from corgi.server.local import LocalCluster, LocalNode, LocalOptions
 
 TERMINATE_S = 15.0
@@ -21,7 +24,10 @@ TERMINATE_S = 15.0
 class ChaosCluster(LocalCluster):
     """Use as ``LocalCluster``; ``network`` is there from ``start`` on."""
 
-    def __init__(self, options: LocalOptions) -> None:
+    def __init__(self, options: LocalOptions, *, sufferable_disks: bool = False) -> None:
+        """``sufferable_disks``: the nodes' disks can be made slow and full, and their logs have small segments."""
+        if sufferable_disks:
+            options = replace(options, program=("corgi.chaos.node_process",))
         super().__init__(options)
         self._network: Network | None = None
         self._halted: set[int] = set()
@@ -82,6 +88,18 @@ class ChaosCluster(LocalCluster):
     def wipe(self, number: int) -> None:
         """The disk of a node that does not run is lost; its next start is as one that rejoins."""
         shutil.rmtree(self.node(number).folder)
+
+    def suffer(self, number: int, *, slow_s: float = 0.0, full: bool = False) -> None:
+        """From now on each write of the node's disk takes so much longer, and it has no room for another segment."""
+        self._tell_disk(number, slow_s, full=full)
+        if self.node(number).pid:
+            self._running(number).send_signal(signal.SIGUSR1)
+
+    def _tell_disk(self, number: int, slow_s: float, *, full: bool) -> None:
+        path = self.node(number).config.with_suffix(SUFFIX)
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps({"slow_s": slow_s, "full": full}), encoding="utf-8")
+        beside.rename(path)
 
     def resume_all(self) -> None:
         for number in list(self._halted):

@@ -28,7 +28,7 @@ from corgi.chaos.recorder import Recorder
 from corgi.chaos.schedule import Turn, turns
 from corgi.client.corgi import Corgi, connect
 from corgi.history.lines import DrainLine, FaultLine, HealedLine, LeaderLine, UnfinishedLine
-from corgi.history.loading import read_history
+from corgi.history.loading import read_history, without_collector
 from corgi.history.model import History, Limits
 from corgi.history.verdicts import Verdict, judge
 from corgi.server.local import LocalOptions
@@ -55,7 +55,7 @@ class ChaosOptions:
     partitions: int = 8
     producers: int = 2
     rate: float = 50.0
-    size: int = 200
+    size: int = 500
     suspicion_ms: int = 150
     write_gap_ms: int | None = None
 
@@ -131,7 +131,7 @@ class _Conductor:
         local = LocalOptions(
             options.folder / "cluster", nodes=options.nodes, suspicion_ms=options.suspicion_ms, log_level="info"
         )
-        self._cluster = ChaosCluster(local)
+        self._cluster = ChaosCluster(local, sufferable_disks=True)
         self._clients: list[tuple[asyncio.subprocess.Process, Path]] = []
         self._faults: list[FaultLine] = []
         self._unfinished: list[str] = []
@@ -153,9 +153,9 @@ class _Conductor:
             path = options.folder / HISTORY
             with Recorder(path) as recorder:
                 await self._write_down(mq, recorder)
-        history = await asyncio.to_thread(_read, path)
-        history.limits = Limits(options.write_gap_ms / 1000 if options.write_gap_ms else None, SETTLE_S)
-        verdicts = await asyncio.to_thread(judge, history)
+        self._tell("judging the history")
+        limits = Limits(options.write_gap_ms / 1000 if options.write_gap_ms else None, SETTLE_S)
+        history, verdicts = await asyncio.to_thread(_judged, path, limits)
         return Run(options, history, verdicts, began, time.monotonic(), self._stop.is_set())
 
     async def close(self) -> None:
@@ -200,6 +200,8 @@ class _Conductor:
         self._tell("healing")
         self._cluster.network.heal()
         self._cluster.resume_all()
+        for node in self._cluster.nodes:
+            self._cluster.suffer(node.node)
         down = [node for node in self._cluster.nodes if not node.pid]
         if down:
             await asyncio.to_thread(self._cluster.start_nodes, down)
@@ -316,9 +318,12 @@ def _identity(value: bytes) -> str:
     return value.split(b" ", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _read(path: Path) -> History:
-    with path.open("rb") as file:
-        return read_history(file)
+def _judged(path: Path, limits: Limits) -> tuple[History, list[Verdict]]:
+    with without_collector():
+        with path.open("rb") as file:
+            history = read_history(file)
+        history.limits = limits
+        return history, judge(history)
 
 
 def remove_data(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Literal, TypeAlias
 from corgi.base.errors import CorgiError
 from corgi.chaos import disks
 from corgi.chaos.cluster import ChaosCluster
+from corgi.chaos.logs import has_event
 from corgi.chaos.network import CLIENTS
 from corgi.log.record import LogIdentity
 
 Part: TypeAlias = Literal["process", "links", "disk"]
 RESETS = 5
+FULL_S = 20.0  # in which a node should have filled the segments that it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,27 @@ async def old_disk(victim: Victim) -> str:
     return told + await victim.start() + f"a copy {victim.hold_s:.1f} s old"
 
 
+async def slow_disk(victim: Victim) -> str:
+    slow_s = victim.chance.choice((0.02, 0.1, 0.4))
+    victim.cluster.suffer(victim.node, slow_s=slow_s)
+    await victim.wait()
+    victim.cluster.suffer(victim.node)
+    return f"each write took {slow_s * 1000:.0f} ms more"
+
+
+async def full_disk(victim: Victim) -> str:
+    """The node notices when its last segment is full; then it stays so for a while."""
+    victim.cluster.suffer(victim.node, full=True)
+    deadline = time.monotonic() + FULL_S
+    noticed = False
+    while time.monotonic() < deadline and not noticed:
+        await asyncio.sleep(0.1)
+        noticed = has_event(victim.cluster.node(victim.node).log, "disk-full", since=deadline - FULL_S)
+    await victim.wait()
+    victim.cluster.suffer(victim.node)
+    return "" if noticed else "the node still had room all the time"
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -232,6 +256,8 @@ KINDS: dict[str, Kind] = {
         Kind("reset", "links", reset, "connections of a node break again and again"),
         Kind("slow-links", "links", slow_links, "what a node sends or is sent comes up to 400 ms late"),
         Kind("hide", "links", hide, "clients do not reach a node"),
+        Kind("slow-disk", "disk", slow_disk, "each write of a node's disk takes 20 to 400 ms more"),
+        Kind("full-disk", "disk", full_disk, "there is no room for another segment of a node's log", 0.3),
         Kind("torn-tail", "disk", torn_tail, "kill -9, half of a last write is on disk"),
         Kind("lost-tail", "disk", lost_tail, "kill -9, the last synced writes are gone"),
         Kind("bit-flip", "disk", bit_flip, "kill -9, bits are flipped in the log"),

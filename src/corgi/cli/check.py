@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections.abc import Iterator
@@ -64,7 +63,7 @@ def check(
         Checks to leave out, separated by commas: those of what the broker never
         promised.
     """
-    from corgi.history.loading import read_history
+    from corgi.history.loading import read_history, without_collector
     from corgi.history.model import Limits
     from corgi.history.verdicts import judge
 
@@ -120,16 +119,6 @@ def show(history: History, verdicts: list[Verdict]) -> None:
     bad = [verdict.name for verdict in verdicts if not verdict.good]
     what = f"{history.operations():,} operations on {len(history.partitions())} partitions"
     say(f"{what}, {len(history.faults)} faults: " + (f"not clean: {', '.join(bad)}" if bad else "every check is clean"))
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Nothing of a history is garbage, and looking for it among millions of objects takes longer than the checks."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextmanager

@@ -7,7 +7,9 @@ guessed. Reads whatever gives lines of bytes; where they lie is the caller's bus
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -71,6 +73,19 @@ def read_history(lines: Iterable[bytes], progress: Callable[[int], None] = lambd
     if not loader.begun:
         raise CorgiError("invalid-argument", "the history is empty", hint='its first line is {"type":"history",…}')
     return history
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """While a history is read and judged: nothing of it is garbage, and to look for some among millions of objects,
+    over and over, takes longer than all checks."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Loader:

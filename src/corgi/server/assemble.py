@@ -10,8 +10,9 @@ from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
-from corgi.base.limits import GROUPS_DEFAULT
+from corgi.base.limits import GROUPS_DEFAULT, SEGMENT_BYTES
 from corgi.broker.options import NodeOptions
+from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver
 from corgi.runtime.folder import Folder
 from corgi.server.address import Address
@@ -27,7 +28,7 @@ class Mode(Enum):
     REJOIN = "rejoin"  # in the place of a lost disk
 
 
-def open_folder(config: ServerConfig, mode: Mode) -> Folder:
+def open_folder(config: ServerConfig, mode: Mode, segment_bytes: int = SEGMENT_BYTES) -> Folder:
     """The node's folder, locked, with this start counted. Raises CorgiError as ``Folder`` does.
 
     A cluster of several nodes is never given an id by chance: all of them must name the same one.
@@ -44,10 +45,11 @@ def open_folder(config: ServerConfig, mode: Mode) -> Folder:
             )
         return folder
     create = Folder.bootstrap if mode is Mode.BOOTSTRAP else Folder.rejoin
-    return create(path, bytes.fromhex(_cluster_id(config, mode)), node, config.groups or GROUPS_DEFAULT)
+    cluster, groups = bytes.fromhex(_cluster_id(config, mode)), config.groups or GROUPS_DEFAULT
+    return create(path, cluster, node, groups, segment_bytes=segment_bytes)
 
 
-def assemble(config: ServerConfig, folder: Folder, *, software: str) -> Driver:
+def assemble(config: ServerConfig, folder: Folder, *, software: str, disk: DiskOptions | None = None) -> Driver:
     """The node of an open folder, ready to start."""
     everyone = config.everyone
     options = NodeOptions(
@@ -65,7 +67,7 @@ def assemble(config: ServerConfig, folder: Folder, *, software: str) -> Driver:
         software=software,
     )
     listen = config.listen_address
-    return Driver(options, folder.path, host=listen.host, port=listen.port, recovered=folder.mark_recovered)
+    return Driver(options, folder.path, host=listen.host, port=listen.port, disk=disk, recovered=folder.mark_recovered)
 
 
 def peer_addresses(config: ServerConfig) -> dict[NodeId, Address]:

@@ -49,6 +49,7 @@ class LocalOptions:
     suspicion_ms: int = round(SUSPICION_S * 1000)
     log_level: str = "info"
     environment: dict[str, str] | None = None  # of the node processes; None: this one's
+    program: tuple[str, ...] = ("corgi", "server")  # the module that is a node, and its first arguments
 
 
 @dataclass(slots=True)
@@ -279,7 +280,7 @@ class LocalCluster:
         return "\n".join(lines) + "\n"
 
     def _spawn(self, node: LocalNode) -> None:
-        command = [sys.executable, "-m", "corgi", "server", "--config", str(node.config)]
+        command = [sys.executable, "-m", *self.options.program, "--config", str(node.config)]
         command += ["--output", "json", "--stop-with-stdin"]
         if not node.bootstrapped:
             command.append("--rejoin" if self._made else "--bootstrap")

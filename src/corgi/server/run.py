@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from corgi.base.errors import CorgiError
+from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver
 from corgi.runtime.folder import Folder
 from corgi.server import logs
@@ -38,27 +39,35 @@ def run_node(
     software: str = "corgi",
     on_ready: Ready | None = None,
     stop_with_stdin: bool = False,
+    disk: DiskOptions | None = None,
 ) -> int:
     """Run a node until it is told to stop; returns 0 then. Raises the CorgiError that ended it otherwise.
 
     ``on_ready`` is told, once the node listens: {"node", "pid", "native", "cluster", "dir"}. ``stop_with_stdin``: stop
-    when stdin ends, that is, when the parent process is gone.
+    when stdin ends, that is, when the parent process is gone. ``disk``: how the log is kept, for tests.
     """
     logs.configure(config.log_level, config.log_format)
     if stop_with_stdin:
         _watch_stdin(config.stop_timeout_ms / 1000 + KILL_AFTER_S)
-    with open_folder(config, mode) as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Life(config, folder, software, on_ready).run())
+    disk = disk or DiskOptions()
+    with (
+        open_folder(config, mode, disk.segment_bytes) as folder,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(_Life(config, folder, software, on_ready, disk).run())
 
 
 class _Life:
     """From assembling to the last line of the log."""
 
-    def __init__(self, config: ServerConfig, folder: Folder, software: str, on_ready: Ready | None) -> None:
+    def __init__(
+        self, config: ServerConfig, folder: Folder, software: str, on_ready: Ready | None, disk: DiskOptions
+    ) -> None:
         self._config = config
         self._folder = folder
         self._software = software
         self._on_ready = on_ready
+        self._disk = disk
         self._stop = asyncio.Event()
         self._started = False
 
@@ -68,7 +77,7 @@ class _Life:
             "starting", node=config.node, cluster=folder.cluster.hex(), name=config.cluster_name, boot=folder.boot,
             members=len(config.everyone), groups=folder.groups, recovering=folder.recovering, software=self._software,
         )  # fmt: skip
-        driver = assemble(config, folder, software=self._software)
+        driver = assemble(config, folder, software=self._software, disk=self._disk)
         with self._signals():
             serving = asyncio.create_task(self._serve(driver))
             told = asyncio.create_task(self._stop.wait())
