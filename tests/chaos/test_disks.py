@@ -10,7 +10,7 @@ import pytest
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import Hole, LogRecord, RecordKind
 from corgi.chaos import disks, node_process
 from corgi.log.record import (
     DATA_FROM,
@@ -56,7 +56,7 @@ def write_log(folder: Path, batches: int = BATCHES, segments: int = 1) -> None:
 def slots(folder: Path) -> list[int]:
     contents = [(int(path.stem, 16), path.read_bytes()) for path in sorted(folder.glob("*.wal"))]
     scan = Scan(IDENTITY, segment_bytes=SEGMENT_BYTES)
-    return [int(entry.slot) for entry in scan.records(contents)]
+    return [0 if isinstance(entry, Hole) else int(entry.slot) for entry in scan.records(contents)]
 
 
 def test_the_log_of_these_tests_is_one(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_flipped_bits_are_found(tmp_path: Path, seed: int, sealed: bool) -> None
     write_log(tmp_path, segments=2)
     told = disks.flip(tmp_path, IDENTITY, random.Random(seed), sealed=sealed)
     assert ("sealed segment 1" if sealed else "current segment 2") in told
-    try:
-        assert slots(tmp_path) == list(range(1, 2 * BATCHES + 1))  # it hit what no checksum covers: padding
-    except CorgiError as error:
-        assert error.code == "log-damaged"  # noqa: PT017 - either is right
+    found = slots(tmp_path)
+    whole = list(range(1, 2 * BATCHES + 1))
+    assert found == whole or 0 in found  # it hit what no checksum covers, which is padding, or was found
+    assert set(found) <= {0, *whole}
 
 
 def test_a_log_without_a_batch_is_told(tmp_path: Path) -> None:
