@@ -108,3 +108,23 @@ def test_a_value_on_disk_is_not_kept_in_memory() -> None:
     assert story.values.in_memory(G, S) == CHOSEN
     story.placed(CHOSEN)
     assert story.values.in_memory(G, S) is None
+
+
+def test_every_bit_of_a_value_is_checked_when_it_is_read() -> None:
+    """Also those of its header: a reader of the disk has nothing else to check it by."""
+    for bit in range(len(CHOSEN) * 8):
+        story = Story()
+        story.placed(CHOSEN)
+        story.chosen(CHOSEN)
+        spoilt = bytearray(CHOSEN)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        story.disk.bytes[200] = bytes(spoilt)
+        assert story.values.read(G, S, lambda _: None) is None
+        assert set(story.wanted) == {S}, "it is fetched from a peer"
+        assert story.values.readable(G) == 0
+        story.values.fetched(G, S, CHOSEN)
+        assert story.values.read(G, S, lambda _: None) == CHOSEN
+        story.values.restored(G, S, Position(200), len(CHOSEN))
+        story.disk.bytes[200] = CHOSEN
+        assert story.read() == CHOSEN
+        assert story.values.readable(G) == -1

@@ -146,6 +146,21 @@ def test_a_leader_that_hears_of_a_higher_ballot_leads_no_more(replica: Replica, 
         assert (replica.leader, replica.relay) == (OTHER, LEADER)
 
 
+def test_a_leader_that_learns_what_it_proposed_goes_on_with_the_slots_behind(replica: Replica, host: Host) -> None:
+    """They may have their majority already: nobody would tell of them again."""
+    replica.on_handover(LEADER, Handover(G, Ballot(0)))
+    ballot = replica.acceptor.promised
+    replica.durable(host.records.pop())
+    replica.on_promise(LEADER, Promise(G, ballot, Slot(0), ((Slot(1), OLD, len(CHOSEN)),)), memoryview(CHOSEN))
+    for record in host.records:
+        replica.durable(record)
+    replica.on_accepted(OTHER, Accepted(G, ballot, Slot(2)))
+    assert replica.prefix == 0, "the first slot lacks a vote"
+    replica.on_learned(OTHER, Learned(G, Slot(1), (len(CHOSEN),), Slot(1)), memoryview(CHOSEN))
+    assert replica.prefix == 2
+    assert replica.leading
+
+
 class Clock:
     def __init__(self) -> None:
         self.time = 10.0

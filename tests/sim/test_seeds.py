@@ -67,7 +67,15 @@ SOUGHT = {
     "gaps are filled with no-ops": (Options(rough=True, faults=("mumble",)), ("noop_fills",)),
     "torn tails are cut": (Options(faults=("power", "power-all")), ("torn_writes", "tail_cuts")),
     "lost disks recover": (Options(faults=("wipe", "kill", "clock-jump")), ("recoveries", "wiped_disks")),
-    "damage is found": (Options(faults=("bit-flip",)), ("damaged_records", "repaired_values")),
+    "damaged values are repaired": (
+        Options(faults=("bit-flip", "kill")),
+        ("flipped_values", "damaged_records", "repaired_values", "repaired_in_place"),
+    ),
+    "damaged votes are told": (Options(rough=True, faults=("bit-flip", "mumble")), ("faulty_votes_told",)),
+    "lost records are made up for": (
+        Options(faults=("header-flip", "lost-segment")),
+        ("log_holes", "recoveries", "repaired_values"),
+    ),
 }
 
 

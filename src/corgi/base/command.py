@@ -30,6 +30,9 @@ Buffer = bytes | bytearray | memoryview
 
 VALUE_HEADER = struct.Struct(">BBHIqII")
 VALUE_HEADER_BYTES = VALUE_HEADER.size  # 24
+_VALUE_START = struct.Struct(">BBHIq")  # the CRC behind it covers it and all that follows
+_VALUE_CRC = struct.Struct(">I")
+_VALUE_RESERVED = bytes(4)
 COMMAND_HEADER = struct.Struct(">BBHIQQQ")
 COMMAND_HEADER_BYTES = COMMAND_HEADER.size  # 32
 DATA_HEADER = struct.Struct(">HHI")
@@ -119,11 +122,11 @@ def encode_append(topic: TopicId, partition: int, batch: Buffer) -> bytes:
 
 def encode_value(timestamp_ms: int, commands: Sequence[Buffer]) -> bytes:
     """Join encoded commands into the value of one slot: the only copy that the write path makes."""
-    crc = 0
+    start = _VALUE_START.pack(FORMAT_VERSION, 0, 0, len(commands), timestamp_ms)
+    crc = crc32c.crc32c(_VALUE_RESERVED, crc32c.crc32c(start))
     for command in commands:
         crc = crc32c.crc32c(command, crc)
-    header = VALUE_HEADER.pack(FORMAT_VERSION, 0, 0, len(commands), timestamp_ms, crc, 0)
-    return b"".join((header, *commands))
+    return b"".join((start, _VALUE_CRC.pack(crc), _VALUE_RESERVED, *commands))
 
 
 def check_value(value: Buffer) -> None:
@@ -131,10 +134,12 @@ def check_value(value: Buffer) -> None:
     if len(value) < VALUE_HEADER_BYTES:
         raise CorgiError("record-damaged", f"a value of {len(value)} bytes is too short")
     version, _, _, _, _, crc, _ = VALUE_HEADER.unpack_from(value)
+    view = memoryview(value)
+    start_crc = crc32c.crc32c(view[: _VALUE_START.size])
+    if crc32c.crc32c(view[_VALUE_START.size + _VALUE_CRC.size :], start_crc) != crc:
+        raise CorgiError("record-damaged", "a value fails its checksum")
     if version != FORMAT_VERSION:
         raise CorgiError("unsupported-version", f"value format {version} is not known to this release")
-    if crc32c.crc32c(memoryview(value)[VALUE_HEADER_BYTES:]) != crc:
-        raise CorgiError("record-damaged", "a value fails its checksum")
 
 
 def value_crc(value: Buffer) -> int:

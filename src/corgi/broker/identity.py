@@ -43,6 +43,7 @@ class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
     incarnation: bytes = b""
     recovering: bool = False
     durable_to: int = -1
+    repeated: bool = False  # at the start of a segment: told before
 
 
 class Memory:
@@ -76,6 +77,7 @@ class Identity:
         self._ask_at = 0.0
         self._wanted: dict[tuple[GroupId, NodeId], tuple[int, Ballot]] = {}  # rejoins asked of this node
         self._doubted = "the disk was replaced" if options.recovering else ""
+        self._hole_behind = False  # of the log, behind the beginning of the last recovery
 
     @property
     def voting(self) -> bool:
@@ -93,7 +95,11 @@ class Identity:
         """A NODE record of the disk scan; of those on this node itself the last one holds."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
         if found.peer == 0:
-            self._doubted = (self._doubted or "a recovery was interrupted") if found.recovering else ""
+            if found.recovering:
+                self._doubted = self._doubted or "a recovery was interrupted"
+                self._hole_behind &= found.repeated
+            elif not self._hole_behind:
+                self._doubted = ""
         elif NodeId(found.peer) in self._memories:
             memory = self._memories[NodeId(found.peer)]
             memory.incarnation = found.incarnation
@@ -101,7 +107,8 @@ class Identity:
                 memory.durable_to = memory.marked_to = found.durable_to
 
     def recover_hole(self, hole: Hole) -> None:
-        """Promises or votes may be lost here in the log. A recovery that is told behind it has made up for them."""
+        """Promises or votes may be lost here in the log. A recovery that began behind it has made up for them."""
+        self._hole_behind = True
         where = f"segment {hole.segment:016x} at offset {hole.start}"
         self._node.count("log_holes")
         self._node.note("log-hole", GroupId(0), f"{where}: {hole.what}")
@@ -271,7 +278,7 @@ class Identity:
             if memory.incarnation
         ]
         if self._doubted:
-            known.append(NodeRecord(0, self._node.options.incarnation, recovering=True))
+            known.append(NodeRecord(0, self._node.options.incarnation, recovering=True, repeated=True))
         return [_record(told) for told in known]
 
     # -- helping another to recover -------------------------------------------------------------------------------

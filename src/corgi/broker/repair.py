@@ -11,7 +11,6 @@ Invariant: nothing is written that does not hold the value's own checksum and, i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.values import Done, Faulty
+from corgi.paxos.acceptor import Vote
 from corgi.paxos.messages import ReadSlot, SlotRead
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ READS_MAX = 64  # of other nodes, served at once; what is above is dropped and a
 ASK_RETRY_S = 0.5
 LOST_RETRY_S = 5.0  # a peer that was down may have the value
 PATIENCE_S = 2.0  # those who wait are told that it takes longer
+CHOSEN = Ballot(0)  # in an answer: the value of no vote but of the slot
 NOTES_MAX = 100  # values named one by one in the log of events
 
 _Key = tuple[GroupId, Slot]
@@ -115,11 +116,8 @@ class Repairs:
     def on_read_slot(self, sender: NodeId, message: ReadSlot) -> None:
         """A peer's value is damaged. Answered with this node's, if it is readable here; with nothing if it is not."""
         group, slot = self._node.groups[message.group], message.slot
-        answer: Callable[[Buffer | CorgiError], None] = partial(self._serve, sender, group.id, slot)
         if not 1 <= slot <= group.replica.prefix:
-            vote = group.replica.acceptor.votes.get(slot)
-            found = dict(vote.told()).get(message.ballot) if vote is not None else None
-            answer(found if found is not None else CorgiError("record-damaged"))
+            self._serve_vote(sender, message, group.replica.acceptor.votes.get(slot))
             return
         if self._serving >= READS_MAX:
             return
@@ -127,9 +125,7 @@ class Repairs:
 
         def read(found: Buffer | CorgiError) -> None:
             self._serving -= 1
-            answer(found)
-            if isinstance(found, CorgiError) and slot in group.values.faulty[group.id]:
-                self.want(group.id, slot)
+            self._serve(sender, group.id, slot, None if isinstance(found, CorgiError) else found)
 
         value = group.values.read_here(group.id, slot, read)
         if value is not None:
@@ -144,11 +140,14 @@ class Repairs:
         faulty = self._node.groups[message.group].values.faulty[message.group].get(message.slot)
         if faulty is None:
             self._settle(key, want)
-        elif message.found and self._sound(payload, faulty):
+        elif not message.found or not self._sound(payload, faulty):
+            self._deny(key, want, sender)
+        elif message.ballot in (0, faulty.ballot):
             self._restore(key, want, faulty, bytes(payload))
+        elif faulty.position >= 0:
+            self._try_in_place(key, want, faulty, bytes(payload), sender)
         else:
-            want.denied.add(sender)
-            self._again(key, want)
+            self._deny(key, want, sender)
         self._pump(self._node.clock.now())
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -210,6 +209,10 @@ class Repairs:
         for done in waiters:
             done(error)
 
+    def _deny(self, key: _Key, want: _Want, peer: NodeId) -> None:
+        want.denied.add(peer)
+        self._again(key, want)
+
     # -- restoring ------------------------------------------------------------------------------------------------
 
     def _sound(self, payload: memoryview, faulty: Faulty) -> bool:
@@ -219,10 +222,24 @@ class Repairs:
             return False
         return faulty.position < 0 or len(payload) == faulty.length
 
-    def _restore(self, key: _Key, want: _Want, faulty: Faulty, value: bytes) -> None:
-        """Serve it from memory at once, and write it down."""
+    def _try_in_place(self, key: _Key, want: _Want, faulty: Faulty, value: bytes, peer: NodeId) -> None:
+        """A peer has voted for this value and does not know whether it was chosen. It was, if it is what the header of
+        the damaged record names by length and checksum."""
         group = self._node.groups[key[0]]
-        group.values.fetched(*key, value)
+
+        def written(error: CorgiError | None) -> None:
+            if key not in self._wants:
+                return
+            if error is not None:
+                self._deny(key, want, peer)
+                return
+            group.values.restored(*key, faulty.position, len(value))
+            self._node.count("repaired_in_place")
+            self._restored(key, want, value)
+
+        self._node.wal.repair(faulty.position, value, written)
+
+    def _restored(self, key: _Key, want: _Want, value: bytes) -> None:
         self._finish(key)
         self._node.count("repaired_values")
         if want.lost:
@@ -230,6 +247,12 @@ class Repairs:
         self._note("value-repaired", key)
         for done in want.waiters:
             done(value)
+
+    def _restore(self, key: _Key, want: _Want, faulty: Faulty, value: bytes) -> None:
+        """Serve it from memory at once, and write it down."""
+        group = self._node.groups[key[0]]
+        group.values.fetched(*key, value)
+        self._restored(key, want, value)
 
         def written(error: CorgiError | None) -> None:
             if error is None:
@@ -259,13 +282,19 @@ class Repairs:
         self._asking.pop(key, None)
         self._resting.pop(key, None)
 
-    def _serve(self, peer: NodeId, group: GroupId, slot: Slot, value: Buffer | CorgiError) -> None:
-        if isinstance(value, CorgiError):
+    def _serve_vote(self, peer: NodeId, message: ReadSlot, vote: Vote | None) -> None:
+        """The vote in the ballot that is asked for, else the highest that can be read."""
+        told = {} if vote is None else {ballot: value for ballot, value in vote.told() if value is not None}
+        ballot = message.ballot if message.ballot in told else max(told, default=Ballot(0))
+        self._serve(peer, message.group, message.slot, told.get(ballot), ballot)
+
+    def _serve(self, peer: NodeId, group: GroupId, slot: Slot, value: Buffer | None, ballot: Ballot = CHOSEN) -> None:
+        if value is None:
             self._node.network.send(peer, SlotRead(group, slot, found=False))
             self._node.catch_up.absent(peer, group, slot)
         else:
             self._node.count("repairs_served")
-            self._node.network.send(peer, SlotRead(group, slot, found=True), value)
+            self._node.network.send(peer, SlotRead(group, slot, True, ballot), value)
 
     def _note(self, name: str, key: _Key) -> None:
         self._notes += 1

@@ -41,7 +41,9 @@ class Values:
     to reach the disk or be known chosen before it does; so a place counts only for the value that lies there.
     """
 
-    def __init__(self, groups: int, wal: Wal, tail_bytes_max: int, mend: Callable[[GroupId, Slot, Done], None]) -> None:
+    def __init__(
+        self, groups: int, wal: Wal, tail_bytes_max: int, mend: Callable[[GroupId, Slot, Done | None], None]
+    ) -> None:
         """``mend`` has a faulty value fetched from a peer; its last argument is called later with it or an error."""
         self.space = Space(wal.segment_bytes)
         self.tables = [SlotTable(self.space) for _ in range(groups)]
@@ -80,6 +82,7 @@ class Values:
         if isinstance(record, FaultyRecord):
             if slot > self._chosen[group]:
                 self._placed[key] = record
+                self.tables[group].put(slot, record.position, record.length)  # a vote that is still needed lies there
             return
         if slot > self._chosen[group]:
             self._placed[key] = record.payload
@@ -218,6 +221,7 @@ class Values:
         table = self.tables[group]
         if table.position(slot) == position:
             self._lose(group, slot, Faulty(position, table.length(slot), Ballot(0)))
+            self._mend(group, slot, None)
 
     def absent(self, group: GroupId, slot: Slot) -> None:
         """A value that an index names is not on this node."""

@@ -74,6 +74,11 @@ class Scan:
             number += 1
         return LogEnd(self._segment, self._offset, self._batch, self._sealed, tuple(salts), self._unsynced, self._torn)
 
+    @property
+    def batch_offset(self) -> int:
+        """Where in its segment the batch of the record given last begins, if it was sound."""
+        return self._unsynced
+
     def records(self, segments: Iterable[tuple[int, Buffer]]) -> Iterator[LogRecord | Hole]:
         """Every record that was written, without closings, in the order of the log, positions set; holes between them.
 

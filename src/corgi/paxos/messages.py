@@ -183,10 +183,8 @@ class Rejoined(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class ReadSlot(PeerMessage, frozen=True, array_like=True, gc=False):
-    """Ask for the value of a chosen slot that is damaged on the asker's disk.
-
-    It is the value of ``ballot``, if that is not 0: who voted for it need not know that it is chosen.
-    """
+    """Ask for the value of a chosen slot that is damaged on the asker's disk; ``ballot`` is that of its record, if
+    known. Who only voted in the slot tells what for."""
 
     TYPE: ClassVar[int] = 84
     group: GroupId
@@ -195,12 +193,14 @@ class ReadSlot(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class SlotRead(PeerMessage, frozen=True, array_like=True, gc=False):
-    """The value of a slot as payload; not ``found``: the sender cannot read it either."""
+    """The value of a slot as payload; not ``found``: the sender cannot read it either. ``ballot`` 0: it is chosen; else
+    the sender has voted for it in that ballot, and does not know the slot chosen."""
 
     TYPE: ClassVar[int] = 85
     group: GroupId
     slot: Slot
     found: bool
+    ballot: Ballot = Ballot(0)
 
 
 class SnapshotOffer(PeerMessage, frozen=True, array_like=True, gc=False):

@@ -168,11 +168,9 @@ class Replica:
     # -- phase 1: proposer's side ---------------------------------------------------------------------------------
 
     def on_promise(self, sender: NodeId, message: Promise, payload: memoryview) -> None:
-        candidate = self.candidate
-        if candidate is None or candidate.ballot != message.ballot:
-            return
-        candidate.on_promise(sender, message, payload)
-        self._try_to_lead()
+        if self.candidate is not None and self.candidate.ballot == message.ballot:
+            self.candidate.on_promise(sender, message, payload)
+            self._try_to_lead()
 
     def on_refuse(self, sender: NodeId, message: Refuse) -> None:
         """Somebody promised higher. A leader falls back to Prepare (rule 5); a candidate backs off and tries again."""
@@ -226,12 +224,11 @@ class Replica:
             if not candidate.has_quorum_within(self.prefix):
                 return
         plan = candidate.plan(self.prefix, self.host.noop_value)
-        if isinstance(plan, Undecided):
-            if not candidate.waits:
-                candidate.waits = True
-                self.host.note("vote-unreadable", self.group, str(plan))
-        else:
+        if not isinstance(plan, Undecided):
             self._lead(candidate, plan)
+        elif not candidate.waits:
+            candidate.waits = True
+            self.host.note("vote-unreadable", self.group, str(plan))
 
     def _lead(self, candidate: Candidate, plan: list[tuple[Slot, bytes, bool]]) -> None:
         self.candidate = None
@@ -267,9 +264,10 @@ class Replica:
             self._count_vote(sender, message.slot)
 
     def _count_vote(self, node: NodeId, slot: Slot) -> None:
-        tenure = self.tenure
-        if tenure is None or not tenure.vote(node, slot):
-            return
+        if self.tenure is not None and self.tenure.vote(node, slot):
+            self._choose_in_order(self.tenure)
+
+    def _choose_in_order(self, tenure: Tenure) -> None:
         while (flight := tenure.flights.get(Slot(self.prefix + 1))) is not None and flight.chosen:
             slot = Slot(self.prefix + 1)
             del tenure.flights[slot]
@@ -325,6 +323,8 @@ class Replica:
         tenure = self.tenure
         if tenure is not None and (lost == tenure.ballot or not tenure.learned_to(self.prefix)):
             self._step_down("slots were chosen past this leader")
+        elif tenure is not None:
+            self._choose_in_order(tenure)  # later slots may have waited for what was learned
         self._try_to_lead()
 
     # -- who leads ------------------------------------------------------------------------------------------------

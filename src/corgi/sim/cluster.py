@@ -227,13 +227,6 @@ class Cluster:
         computer.doubted += 1
         self.count("wiped_disks")
 
-    def flip(self, node: NodeId) -> bool:
-        """A bit of the log goes wrong, below what is stated as synced; False if there is nothing yet."""
-        computer = self.computers[node]
-        assert computer.process is None
-        self.world.note("cluster", f"flip a bit on the disk of node {node}")
-        return computer.disk.flip()
-
     def put_back(self, node: NodeId, image: Image) -> None:
         """Somebody puts an older copy of the disk back."""
         computer = self.computers[node]

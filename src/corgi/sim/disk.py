@@ -53,14 +53,12 @@ class SimDisk:
         self.torn_writes = 0
         # A trap: called once for a write that can tear, with the time at which its sync will end.
         self.on_write: Callable[[float], None] | None = None
-        self._last = (0, 0)  # segment and offset of the last write
         self._unsynced: list[tuple[int, int, bytes]] = []  # segment, offset, what lay there before
 
     def write(self, segment: int, offset: int, data: bytes) -> None:
         file = self.segments[segment]
         self._unsynced.append((segment, offset, bytes(file[offset : offset + len(data)])))
         file[offset : offset + len(data)] = data
-        self._last = (segment, offset)
 
     def sync(self) -> None:
         """Everything written is durable."""
@@ -104,18 +102,6 @@ class SimDisk:
         first = {name.group: name.first_segment for name in sorted(self.snapshots, key=lambda name: name.slot)}
         return min(first.values()) if len(first) == self.groups else 1
 
-    def flip(self) -> bool:
-        """Turn over a bit of a batch that a scan reads and that a later one lies behind; False if there is none."""
-        first = self.scan_from
-        segment = self.chance.choice(sorted(n for n in self.segments if first <= n <= self._last[0]) or [0])
-        if not segment:
-            return False
-        end = self._last[1] if segment == self._last[0] else len(bytes(self.segments[segment]).rstrip(b"\0"))
-        if end <= DATA_FROM:
-            return False
-        self.segments[segment][self.chance.randrange(DATA_FROM, end)] ^= 1 << self.chance.randrange(8)
-        return True
-
     def repair(self, position: Position, payload: bytes) -> CorgiError | None:
         """As ``runtime.segments.repair_record`` does."""
         number, offset = divmod(position, self.segment_bytes)
@@ -134,7 +120,6 @@ class SimDisk:
         self.segments.clear()
         self.snapshots.clear()
         self._unsynced.clear()
-        self._last = (0, 0)
 
     def image(self) -> dict[int, bytes]:
         """What a power loss right now would leave at the least."""

@@ -11,15 +11,16 @@ from itertools import combinations
 
 from corgi.base.ids import NodeId
 from corgi.sim.cluster import Cluster, Image
+from corgi.sim.damage import Damage
 from corgi.sim.process import Process
 from corgi.sim.sessions import Front
 
 KINDS = (
     "kill", "kill-in-flight", "mumble", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain",
     "cut", "slow-link", "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip",
-    "old-disk",
+    "header-flip", "lost-segment", "old-disk",
 )  # fmt: skip
-RARE = frozenset({"power-all", "wipe", "bit-flip", "old-disk", "stop", "clock-jump"})
+RARE = frozenset({"power-all", "wipe", "bit-flip", "header-flip", "lost-segment", "old-disk", "stop", "clock-jump"})
 LATE_S = 15.0
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
 
@@ -37,6 +38,7 @@ class Faults:
         self.pace = self.chance.choice((0.4, 0.8, 1.5, 3.0))  # mean seconds between faults
         self.length = self.chance.choice((0.3, 1.0, 3.0))  # mean seconds that one lasts
         self.injected = 0
+        self.damage = Damage(cluster, self.chance)
         self.healed = False
         self._quiet_until = 0.0
         cluster.on_exit.append(self._restart_stopped)
@@ -63,6 +65,8 @@ class Faults:
             "stop": self._stop,
             "wipe": self._wipe,
             "bit-flip": self._bit_flip,
+            "header-flip": self._header_flip,
+            "lost-segment": self._lost_segment,
             "old-disk": self._old_disk,
         }
 
@@ -314,6 +318,7 @@ class Faults:
             not self.cluster.network.blocked
             and len(self.cluster.members) > 2
             and all(self.cluster.trusted(node) for node in self.cluster.members)
+            and self.damage.clean
         )
 
     def _lose(self, node: NodeId, how: Callable[[], object]) -> None:
@@ -330,10 +335,31 @@ class Faults:
         return True
 
     def _bit_flip(self) -> bool:
+        """Values go wrong, each on a minority of the nodes. Nobody may notice for long, or all restart at once."""
+        how = self.chance.random()
+        if how < 0.3:
+            for node in self.cluster.members:
+                self.cluster.kill(node, power=how < 0.1)
+                self._later(self._lasting(), self.cluster.start, node)
+        elif how < 0.6 and (victim := self._leader()) is not None:
+            self.cluster.kill(victim)
+            self._later(self._lasting(), self.cluster.start, victim)
+        flipped = self.damage.flip_values(1 + self.chance.randrange(8), newest=how < 0.3)
+        self.cluster.count("flipped_values", flipped)
+        return flipped > 0
+
+    def _header_flip(self) -> bool:
         if not self._calm():
             return False
         node = self.chance.choice(self.cluster.members)
-        self._lose(node, lambda: self.cluster.flip(node))
+        self._lose(node, lambda: self.damage.flip_header(node))
+        return True
+
+    def _lost_segment(self) -> bool:
+        if not self._calm():
+            return False
+        node = self.chance.choice(self.cluster.members)
+        self._lose(node, lambda: self.damage.lose_segment(node))
         return True
 
     def _old_disk(self) -> bool:

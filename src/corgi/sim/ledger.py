@@ -53,13 +53,14 @@ NOWHERE = Focus()
 class DiskMemory:
     """What the onlooker knows to be durable on one disk."""
 
-    __slots__ = ("marks", "promised", "votes", "written")
+    __slots__ = ("marks", "promised", "settling", "votes", "written")
 
     def __init__(self) -> None:
         self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
         self.promised: dict[GroupId, Ballot] = {}  # by any record
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
+        self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them
 
     def lacks(self, other: DiskMemory) -> bool:
         """A vote or a promise of the other is not here."""
@@ -73,6 +74,7 @@ class DiskMemory:
         other.promised = dict(self.promised)
         other.written = dict(self.written)
         other.votes = set(self.votes)
+        other.settling = set(self.settling)
         return other
 
 
@@ -142,6 +144,13 @@ class Ledger:
         for record in records:
             self._write_down(node, found, record, memory)
         found.votes |= {vote for vote in memory.votes if covered and vote[1] <= covered[vote[0]]}
+        highest = {(group, slot): ballot for group, slot, ballot in sorted(found.votes)}
+        known = {
+            (group, slot, ballot)
+            for group, slot, ballot in memory.votes - found.votes
+            if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
+        }
+        found.votes |= known
         lost = holes > 0 and found.lacks(memory)
         if lost:
             self.forget_unheard(node, found)
@@ -153,19 +162,14 @@ class Ledger:
                     f"node {node} group {group}: promise {_show(ballot)} is gone",
                     Focus(node, group),
                 )
-        highest = {(group, slot): ballot for group, slot, ballot in sorted(found.votes)}
-        known = {
-            (group, slot, ballot)
-            for group, slot, ballot in memory.votes - found.votes
-            if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
-        }
-        for group, slot, ballot in sorted(memory.votes - found.votes - known):
+        for group, slot, ballot in sorted(memory.votes - found.votes):
             text = f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone"
             self.violate("synced-record-lost", text, Focus(node, group, slot))
         memory.marks = found.marks
         memory.promised = found.promised
         memory.written = {**memory.written, **found.written}
-        memory.votes = found.votes | known
+        memory.votes = found.votes
+        memory.settling = found.settling
         return lost
 
     def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
@@ -201,6 +205,10 @@ class Ledger:
             told = msgspec.msgpack.decode(record.payload, type=NodeRecord)
             if told.peer and told.durable_to >= 0:
                 memory.marks[NodeId(told.peer)] = told.durable_to
+            elif not told.peer and told.recovering and not told.repeated:
+                memory.settling = set(memory.votes)
+            elif not told.peer and not told.recovering:
+                memory.votes -= memory.settling
         if record.kind not in _PROMISING:
             return
         group, ballot = record.group, record.ballot

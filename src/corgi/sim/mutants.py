@@ -13,13 +13,13 @@ from typing import Any
 
 from corgi.base.command import VALUE_HEADER_BYTES, Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
-from corgi.base.ports import Hole, LogRecord
+from corgi.base.ports import FaultyRecord, Hole, LogRecord
 from corgi.broker.barriers import Barriers
 from corgi.broker.identity import Identity
 from corgi.broker.node import Node
 from corgi.broker.peers import PeerDispatch
 from corgi.log.recovery import Scan
-from corgi.paxos.acceptor import Acceptor
+from corgi.paxos.acceptor import Acceptor, Vote
 from corgi.paxos.leader import Candidate
 from corgi.paxos.learner import Learner
 from corgi.paxos.messages import Accepted, Forward, Promise
@@ -239,6 +239,25 @@ def take_damage_for_the_end() -> tuple[object, str, Callable[..., Any]]:
     return Scan, "_later_batch", nothing_later
 
 
+def tell_no_faulty_votes() -> tuple[object, str, Callable[..., Any]]:
+    told = Vote.told
+
+    def readable(self: Vote) -> Iterator[tuple[Ballot, Buffer | None]]:
+        return ((ballot, value) for ballot, value in told(self) if value is not None)
+
+    return Vote, "told", readable
+
+
+def skip_damaged_records() -> tuple[object, str, Callable[..., Any]]:
+    recover = Node.recover
+
+    def careless(self: Node, record: LogRecord | Hole) -> None:
+        if not isinstance(record, FaultyRecord | Hole):
+            recover(self, record)
+
+    return Node, "recover", careless
+
+
 def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
     def at_once(
         self: Barriers, client: Any, groups: Any, timeout_s: float, done: Callable[[dict[Any, Any]], None]
@@ -257,6 +276,7 @@ RESTARTS = Options(faults=("kill", "power", "isolate"))
 DISKS = Options(faults=("wipe", "kill", "power"))
 OLD_DISKS = Options(faults=("old-disk", "kill", "power-all"))
 FLIPS = Options(faults=("bit-flip",))
+FLIPPED_VOTES = Options(rough=True, faults=("bit-flip", "mumble"))
 
 MUTANTS: dict[str, Mutant] = {
     "vote-before-durable": Mutant(
@@ -313,7 +333,20 @@ MUTANTS: dict[str, Mutant] = {
         "what was synced is found again", (cut_a_synced_tail,), ("synced-record-lost",), options=RESTARTS
     ),
     "damage-is-the-end": Mutant(
-        "a damaged record is not an absent one", (take_damage_for_the_end,), ("synced-record-lost",), options=FLIPS
+        "bad bytes are the end only if nothing lies behind them",
+        (take_damage_for_the_end,),
+        ("synced-record-lost",),
+        options=FLIPS,
+    ),
+    "damaged-vote-is-absent": Mutant(
+        "a damaged vote is not an absent one",
+        (tell_no_faulty_votes,),
+        SAFETY,
+        seeds=40,
+        options=FLIPPED_VOTES,
+    ),
+    "damaged-record-is-absent": Mutant(
+        "a damaged record is not an absent one", (skip_damaged_records,), ("node-failed", *SAFETY), options=FLIPS
     ),
     "stale-end": Mutant(
         "a confirmed end is current", (answer_without_a_barrier,), ("stale-end", "unjustified-refusal")

@@ -104,7 +104,7 @@ class Process:
             self.cluster.count("snapshot_restarts", any(covered))
             found = self.wal.open(first_segment)
             records = [item for item in found if not isinstance(item, Hole)]
-            holes = len(found) - len(records)
+            holes = len(found) - len(records) + self.computer.recovering
             if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes, covered=covered):
                 self.computer.doubted += 1
                 self.doubted = self.computer.doubted
