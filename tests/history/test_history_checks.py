@@ -204,6 +204,34 @@ def test_a_bad_history_is_rejected_by_name(name: str, spoil: Callable[[History],
     assert name in {violation.name for violation in check_history(history)}
 
 
+def test_what_lies_before_the_start_may_be_gone() -> None:
+    history = good()
+    history.starts = {P: 1}
+    everywhere(history, [(1, b"b"), (2, b"c")])
+    assert check_history(history) == []
+
+
+def forget_something_behind_the_start(history: History) -> None:
+    history.sends[1].status, history.sends[1].offset = OK, 1
+    everywhere(history, [(2, b"c")])
+
+
+def leave_a_gap_behind_the_start(history: History) -> None:
+    history.reads.clear()
+    history.sends[1].status = OK
+    everywhere(history, [(0, b"a"), (2, b"c")])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"), [("lost-write", forget_something_behind_the_start), ("send-gap", leave_a_gap_behind_the_start)]
+)
+def test_what_lies_behind_the_start_may_not_be_gone(name: str, spoil: Callable[[History], None]) -> None:
+    history = good()
+    history.starts = {P: 1}
+    spoil(history)
+    assert name in {violation.name for violation in check_history(history)}
+
+
 def test_every_check_has_a_bad_history() -> None:
     assert {name for name, _ in BAD} == set(CHECKS)
 

@@ -19,13 +19,14 @@ from corgi.wire.messages import CreateTopic
 GROUPS = 8
 BUSY = GroupId(3)
 TOPIC = TopicId(16)
+WALL_MS = 1_700_000_000_000  # at the beginning of a world
 KEPT = 40  # batches that a log start leaves
 
 
 class Scene:
     """Three nodes and a topic with one partition in the busy group."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, config: dict[str, str] | None = None) -> None:
         self.world = World(seed)
         options = ClusterOptions(
             nodes=3, groups=GROUPS, segment_bytes=64 * KIB, tail_bytes_max=16 * KIB, snapshot_segments=1
@@ -35,7 +36,7 @@ class Scene:
         self.run(1.0)
         done: list[int] = []
         requests = self.cluster.process_of(NodeId(1)).node.requests
-        message = CreateTopic("busy", 1, anchor=BUSY)
+        message = CreateTopic("busy", 1, config or {}, anchor=BUSY)
         self.call(1, lambda: requests.administration.create(message, lambda error, *_: done.append(error)))
         self.until(lambda: bool(done))
         assert done == [0]
@@ -68,7 +69,9 @@ class Scene:
         """Batches of 2 KiB into the busy group, and log starts behind them."""
         for _ in range(batches):
             self.number += 1
-            batch = encode_batch([(None, self.number.to_bytes(4, "big") * 512, (), 1)])
+            batch = encode_batch(
+                [(None, self.number.to_bytes(4, "big") * 512, (), WALL_MS + int(self.world.now * 1000))]
+            )
             self.submit(node, BUSY, CommandKind.DATA, encode_data([(TOPIC, 0, batch)]))
             if trim and self.number % 20 == 0 and self.number > KEPT:
                 body = encode_log_start([(TOPIC, 0, Offset(self.number - KEPT))])
@@ -174,3 +177,29 @@ def test_a_wiped_node_gets_the_state_and_the_values() -> None:
     scene.cluster.start(NodeId(2))
     scene.until(lambda: scene.equal() and not scene.missing(2))
     assert scene.stored(2) == scene.stored(1)
+
+
+def test_retention_bounds_the_disk() -> None:
+    """By size: what is kept is what was asked for, and the disk holds little more."""
+    scene = Scene(config={"retention_bytes": str(40 * 2048)})
+    scene.write(1, 400, trim=False)
+    scene.run(2.0)
+    for node in (1, 2, 3):
+        log = scene.log(node)
+        assert 40 * 2048 - 2200 < log.bytes <= 40 * 2048
+        assert log.end == 400
+        disk = scene.cluster.computers[NodeId(node)].disk
+        assert len(disk.segments) <= 8
+    assert scene.stored(2)[-1] == 400
+
+
+def test_retention_by_age_empties_a_quiet_partition() -> None:
+    """Nobody writes any more; the leader's clock is what moves log time."""
+    scene = Scene(config={"retention_ms": "4000"})
+    scene.write(1, 20, trim=False)
+    assert scene.log(2).count == 20
+    scene.run(6.0)
+    for node in (1, 2, 3):
+        assert (scene.log(node).count, scene.log(node).start) == (0, 20)
+    scene.write(2, 1, trim=False)
+    assert scene.stored(2) == [21]

@@ -27,4 +27,5 @@ class NodeOptions:
     tail_bytes_max: int = TAIL_BYTES_MAX
     value_bytes_max: int = VALUE_BYTES_MAX  # where merging stops
     snapshot_segments: int = 2  # of log between two snapshots of a group, at least
+    retention_interval_s: float = 1.0  # how often a leader looks what has become too old or too much
     software: str = "corgi"

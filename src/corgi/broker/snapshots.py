@@ -21,6 +21,7 @@ from corgi.base.ids import Ballot, GroupId, Position, Slot
 from corgi.base.limits import KIB
 from corgi.base.ports import LogRecord, RecordKind, SnapshotName, Snapshots
 from corgi.broker.installs import Installs
+from corgi.broker.retention import Retention
 from corgi.log.slots import Run
 from corgi.log.snapshot import (
     SLOTS,
@@ -86,6 +87,7 @@ class Snapshotting:
         self._retry_at = 0.0
         self._forgotten_to = 0
         self.installs = Installs(node, self, port)
+        self.retention = Retention(node)
         node.catch_up.absent = self.installs.offer
 
     # -- beginning from a snapshot ------------------------------------------------------------------------------------
@@ -158,10 +160,13 @@ class Snapshotting:
         return more
 
     def advance(self, now: float) -> None:
-        """Look whether a snapshot is due or a segment free."""
-        if self._port is None or now < self._look_at:
+        """Look whether a log start has to move, a snapshot is due or a segment free."""
+        if now < self._look_at:
             return
         self._look_at = now + LOOK_S
+        self.retention.advance(now)
+        if self._port is None:
+            return
         self.installs.tick(now)
         self._free()
         if self._taking is not None or self._anchoring or now < self._retry_at:

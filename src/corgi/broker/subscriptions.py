@@ -61,12 +61,13 @@ class Subscriptions:
             if self._node.stopping:
                 raise CorgiError("not-leader", "the node is stopping")
             group, log = self._places.to_read(message.topic, message.partition)
-            if message.offset < log.start:
-                raise CorgiError("offset-out-of-range", f"the partition starts at offset {log.start}")
         except CorgiError as error:
             client.reply(correlation, SubscribeReply(error.kind.number, NO_OFFSET, NO_OFFSET, error.message))
             return
-        if message.offset <= log.end:
+        if message.offset < log.start:
+            text = f"the partition starts at offset {log.start}"
+            client.reply(correlation, SubscribeReply(OFFSET_OUT_OF_RANGE, log.end, log.start, text))
+        elif message.offset <= log.end:
             self._begin(client, correlation, message, group, log, message.credit)
         else:
             self._confirm(client, correlation, message, group, log)

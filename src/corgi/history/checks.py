@@ -37,19 +37,20 @@ def check_history(history: History) -> list[Violation]:
 
 
 def lost_write(history: History) -> Iterator[Violation]:
-    """What was acknowledged, or seen by a reader, is in the final drain."""
+    """What was acknowledged, or seen by a reader, is in the final drain, if it lies behind the partition's start."""
     stored = _stored(history)
     for send in history.sends:
         there = stored.get(send.partition)
+        start = history.starts.get(send.partition, 0)
         if send.status == OK and there is not None:
-            for value in send.values:
-                if value not in there:
+            for index, value in enumerate(send.values):
+                if value not in there and send.offset + index >= start:
                     yield Violation("lost-write", f"{send}: {value!r} was acknowledged and is gone", send.ended)
     for read in history.reads:
         there = stored.get(read.partition)
         if there is not None:
             for offset, value in read.records:
-                if value not in there:
+                if value not in there and offset >= history.starts.get(read.partition, 0):
                     text = f"{read.reader} saw {value!r} at {read.partition}@{offset}, and it is gone"
                     yield Violation("lost-write", text, read.time)
 
@@ -114,9 +115,11 @@ def nonmonotonic_send(history: History) -> Iterator[Violation]:
 
 
 def send_gap(history: History) -> Iterator[Violation]:
-    """Of an idempotent producer nothing is stored behind something that is missing, unless that was given up."""
+    """Of an idempotent producer nothing is stored behind something that is missing, unless that was given up, or
+    everything before it as well because the partition begins later."""
     stored = _stored(history)
     missing: dict[tuple[str, Partition], int] = {}
+    begun: set[tuple[str, Partition]] = set()
     sends = (send for send in history.sends if send.ordered and send.status != FAILED)
     for send in sorted(sends, key=lambda s: (s.producer, s.partition, s.sequence)):
         if send.partition not in stored:
@@ -124,8 +127,11 @@ def send_gap(history: History) -> Iterator[Violation]:
         key = (send.producer, send.partition)
         for index, value in enumerate(send.values):
             if value not in stored[send.partition]:
-                missing.setdefault(key, send.sequence + index)
-            elif key in missing:
+                if key in begun or not history.starts.get(send.partition):
+                    missing.setdefault(key, send.sequence + index)
+                continue
+            begun.add(key)
+            if key in missing:
                 text = f"{send.producer} {send.partition}: #{send.sequence + index} is stored, #{missing[key]} is not"
                 yield Violation("send-gap", text, send.ended)
 

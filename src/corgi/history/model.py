@@ -143,7 +143,8 @@ class Limits:
 
 @dataclass(slots=True)
 class History:
-    """Everything recorded. ``final`` holds what each replica serves at the very end: (offset, value) in served order.
+    """Everything recorded. ``final`` holds what each replica serves at the very end: (offset, value) in served order,
+    from where the partition begins by then (``starts``, if that is not its first offset).
     ``dense``: the offsets of a partition have no holes; without it only what the final drain holds can be skipped."""
 
     sends: list[Send] = field(default_factory=list)
@@ -156,6 +157,7 @@ class History:
     other_operations: int = 0
     unfinished: list[str] = field(default_factory=list)  # operations that never ended, after healing
     final: dict[Partition, dict[Replica, Sequence[tuple[int, Value]]]] = field(default_factory=dict)
+    starts: dict[Partition, int] = field(default_factory=dict)
     healed: float = NEVER  # when the last fault was over
     dense: bool = True
     limits: Limits = Limits()

@@ -17,6 +17,7 @@ from corgi.sim.process import Computer, Process
 from corgi.sim.world import SimClock, World
 from corgi.state.fingerprint import fingerprint
 
+RETENTION_INTERVAL_S = 0.3
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
 
 
@@ -128,6 +129,7 @@ class Cluster:
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
             snapshot_segments=self.options.snapshot_segments,
+            retention_interval_s=RETENTION_INTERVAL_S,
             tail_bytes_max=self.options.tail_bytes_max,
             value_bytes_max=self.options.value_bytes_max,
         )

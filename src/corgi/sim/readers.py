@@ -43,6 +43,14 @@ class Reader(Client):
                 self.positions[partition] = 0
                 self.topics[partition] = topic
 
+    def sent_on(self, partition: Partition, start: int) -> None:
+        """What was asked for is no longer stored: go on where the partition begins."""
+        if start < self.positions[partition]:
+            self.scene.violate(
+                "poll-skip", f"{self.name} at {partition}@{self.positions[partition]} was sent to {start}"
+            )
+        self.positions[partition] = max(start, self.positions[partition])
+
     def take(self, partition: Partition, records: list[tuple[int, bytes]]) -> None:
         if records:
             position = self.positions[partition]
@@ -82,10 +90,12 @@ class Poller(Reader):
         if isinstance(reply, FetchReply):
             self.scene.history.other_operations += 1
             at = 0
-            for partition, (error, _, _, lengths) in zip(places, reply.partitions, strict=True):
+            for partition, (error, _, start, lengths) in zip(places, reply.partitions, strict=True):
                 self.take(partition, values_of(payload, lengths, at, self.positions[partition]))
                 at += sum(lengths)
-                if error:
+                if error == errors.OFFSET_OUT_OF_RANGE and start > self.positions[partition]:
+                    self.sent_on(partition, start)
+                elif error:
                     pause = RETRY_S
                     if self.chance.random() < 0.3:
                         self.change_node()
@@ -144,6 +154,10 @@ class Subscriber(Reader):
             return
         self.scene.history.other_operations += 1
         if not isinstance(reply, SubscribeReply) or reply.error:
+            if isinstance(reply, SubscribeReply) and reply.error == errors.OFFSET_OUT_OF_RANGE:
+                partition = self._subscriptions[number]
+                if reply.start > self.positions[partition]:
+                    self.sent_on(partition, reply.start)
             self._again(number)
 
     def _again(self, number: int) -> None:
@@ -205,6 +219,7 @@ class Drainer(Client):
         self.scene = scene
         self._todo = [(partition, topic) for partition, topic in scene.partitions()]
         self._found: list[tuple[int, bytes]] = []
+        self._start = 0  # where the partition begins
         self.trouble = 0
 
     def _connect(self) -> None:
@@ -221,12 +236,18 @@ class Drainer(Client):
     def _next(self) -> None:
         if self._todo:
             partition, topic = self._todo[0]
-            position = self._found[-1][0] + 1 if self._found else 0
+            position = self._found[-1][0] + 1 if self._found else self._start
             message = Fetch(0, 0, FETCH_BYTES, ((topic, partition.number, Offset(position), FETCH_BYTES),))
             self.ask(message, b"", lambda reply, body: self._got(partition, position, reply, body))
 
     def _got(self, partition: Partition, position: int, reply: WireMessage | None, payload: bytes) -> None:
         if reply is None:
+            return
+        if isinstance(reply, FetchReply) and reply.partitions[0][2] > position:
+            self._start = reply.partitions[0][2]
+            starts = self.scene.history.starts
+            starts[partition] = max(starts.get(partition, 0), self._start)
+            self._next()
             return
         if not isinstance(reply, FetchReply) or reply.partitions[0][0]:
             self.trouble += 1
@@ -234,9 +255,9 @@ class Drainer(Client):
             return
         _, end, _, lengths = reply.partitions[0]
         self._found.extend(values_of(payload, lengths, 0, position))
-        reached = self._found[-1][0] + 1 if self._found else 0
+        reached = self._found[-1][0] + 1 if self._found else self._start
         if reached >= end:
             self.scene.history.final.setdefault(partition, {})[self.node] = self._found
-            self._found = []
+            self._found, self._start = [], 0
             self._todo.pop(0)
         self._next()

@@ -21,6 +21,7 @@ from corgi.sim.world import Note, World, line
 
 HEAL_AT_S = 24.0
 STOP_AT_S = 28.0  # producers make no new batches
+REST_S = 2.0  # no log start moves any more
 SETTLE_S = 15.0  # after that every operation must have ended and every replica be equal
 DRAIN_S = 10.0
 OPERATIONS_MIN = 500
@@ -169,8 +170,10 @@ class _Run:
     def _finish(self) -> bool:
         """No new work: every operation ends, and the replicas become equal."""
         self.scene.producing = False
-        limit = STOP_AT_S + SETTLE_S
-        if self._run_until(limit, lambda: self.workload.idle() and self.cluster.replicas_equal()):
+        limit, rest = STOP_AT_S + SETTLE_S, STOP_AT_S + REST_S
+        if self._run_until(
+            limit, lambda: self.world.now >= rest and self.workload.idle() and self.cluster.replicas_equal()
+        ):
             return True
         self.history.unfinished.extend(self.workload.unfinished())
         if not self.cluster.replicas_equal():

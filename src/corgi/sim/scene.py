@@ -22,6 +22,7 @@ class Topic:
     partitions: int
     id: TopicId = NOT_YET
     colocate_with: str = ""
+    config: dict[str, str] = field(default_factory=dict)
     open: int = 0
     gone: bool = False
 
@@ -44,5 +45,7 @@ class Scene:
         """Topics that can be used, in the order of their making."""
         return [topic for topic in self.topics.values() if topic.id]
 
-    def partitions(self) -> list[tuple[Partition, TopicId]]:
-        return [(Partition(t.name, number), t.id) for t in self.ready() for number in range(t.open)]
+    def partitions(self, *, lasting: bool = False) -> list[tuple[Partition, TopicId]]:
+        """``lasting``: only of topics that keep everything."""
+        topics = [topic for topic in self.ready() if not (lasting and topic.config)]
+        return [(Partition(t.name, number), t.id) for t in topics for number in range(t.open)]

@@ -204,7 +204,7 @@ class SdkClient:
         self.wake()
 
     def _publish(self) -> None:
-        places = self.scene.partitions()
+        places = self.scene.partitions(lasting=True)
         if not places:
             return
         partition, _ = self.chance.choice(places)
@@ -240,7 +240,7 @@ class SdkClient:
                 self.scene.violate("unjustified-refusal", f"{send}: {error}")
 
     def _subscribe(self) -> None:
-        for topic in self.scene.ready():
+        for topic in [topic for topic in self.scene.ready() if not topic.config]:
             if topic.name not in self._subscriptions and len(self._subscriptions) < 2:
                 notify = partial(self.soon, self._take, topic.name)
                 subscription = self.client.consumer.subscribe(topic.name, notify, start=Start("earliest"))

@@ -55,7 +55,7 @@ class Administrator(Client):
         what, topic = self.todo[0]
         message: WireMessage
         if what == "create":
-            message = CreateTopic(topic.name, topic.partitions, {}, topic.colocate_with, -1, TIMEOUT_MS)
+            message = CreateTopic(topic.name, topic.partitions, topic.config, topic.colocate_with, -1, TIMEOUT_MS)
         elif what == "grow":
             message = AlterTopic(topic.name, topic.partitions, {}, TIMEOUT_MS)
         else:
@@ -166,6 +166,10 @@ class Workload:
         if self._grows:
             self.world.at(self.chance.random() * until, self._grow)
         self.world.at(self.chance.random() * until, self._make_and_delete)
+        if self.chance.random() < 0.7:
+            config = {"retention_bytes": self.chance.choice(("300", "2000", "8000"))}
+            topic = self.scene.topics["brief"] = Topic("brief", 1, config=config)
+            self.administrators[0].order("create", topic)
 
     def _make(self, number: int, colocate_with: str) -> None:
         partitions = self.chance.choice((1, 2, 4))

@@ -58,6 +58,13 @@ def batch_bytes_max(config: Mapping[str, str]) -> int:
     return value
 
 
+def retention(config: Mapping[str, str]) -> tuple[int, int]:
+    """How long (ms) and how much (bytes) a partition keeps; UNLIMITED when nothing valid is set."""
+    limits = [_integer(config[key]) if key in config else None for key in ("retention_ms", "retention_bytes")]
+    age, size = (UNLIMITED if limit is None or limit < 1 else limit for limit in limits)
+    return age, size
+
+
 def _integer(text: str) -> int | None:
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 19:
