@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.base.ports import Hole, LogRecord, RecordKind
 from corgi.paxos.messages import Accepted, Promise, Recall, Rejoin, Rejoined, Remembered
@@ -36,7 +37,7 @@ MARK_S = 1.0  # how often at most the length of a peer's log is written down
 class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
     """Body of a NODE record: ``peer`` 0 tells of this node itself, else which incarnation of a peer is known.
 
-    ``durable_to`` is how far that peer's log was durable; -1 says nothing of it.
+    ``durable_to`` is how far that peer's log was durable, -1 says nothing of it; of this node, which recovery it is.
     """
 
     peer: int
@@ -92,8 +93,12 @@ class Identity:
             self._set_voting(False)
 
     def recover(self, record: LogRecord) -> None:
-        """A NODE record of the disk scan; of those on this node itself the last one holds."""
-        found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
+        """A NODE record of the disk scan; of those on this node itself the last one holds. Raises "log-damaged"."""
+        try:
+            found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
+        except (msgspec.DecodeError, ValueError) as error:
+            what = f"a record about nodes, at {record.position}, makes no sense: {error}"
+            raise CorgiError("log-damaged", what) from None
         if found.peer == 0:
             if found.recovering:
                 self._doubted = self._doubted or "a recovery was interrupted"

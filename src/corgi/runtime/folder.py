@@ -246,7 +246,7 @@ def _read(path: Path) -> Identity:
         identity = Identity(**fields)
         sound = len(bytes.fromhex(identity.cluster)) == 16 == len(bytes.fromhex(identity.incarnation))
         sound = sound and min(int(identity.node), int(identity.boot), int(identity.groups)) >= 1
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise CorgiError("log-damaged", f"{path / IDENTITY} is damaged: {error!r}") from error
     if not sound:
         raise CorgiError("log-damaged", f"{path / IDENTITY} is damaged: an id or a count is out of range")

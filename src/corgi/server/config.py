@@ -21,6 +21,7 @@ from corgi.base.limits import GROUPS_MAX, MIB, NODES_MAX, SUSPICION_S, TAIL_BYTE
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 
 NODE_ID_MAX = 65_535
+DIGITS_MAX = 9  # of a node id, before it is a number
 UNSAFE_PHRASE = "yes, anybody may read and write"
 ENVIRONMENT_PREFIX = "CORGI_"
 CLIENT_VARIABLES = frozenset({"CORGI_CLUSTER", "CORGI_CLUSTERS"})  # the command line's, not a node's
@@ -127,8 +128,9 @@ def parse_members(text: str) -> list[dict[str, Any]]:
     members: list[dict[str, Any]] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         number, equals, rest = part.partition("=")
-        if not equals or not number.strip().isascii() or not number.strip().isdigit():
-            raise _refuse(f"members: {part!r} is not NODE=HOST:PORT or NODE=HOST:PORT/LABEL")
+        number = number.strip()
+        if not equals or not (number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX):
+            raise _refuse(f"members: {part[:200]!r} is not NODE=HOST:PORT or NODE=HOST:PORT/LABEL")
         address, _, label = rest.partition("/")
         members.append({"node": int(number), "address": address.strip(), "label": label.strip()})
     return members
@@ -144,7 +146,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         ) from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise _refuse(f"the file {str(path)!r} nests its values too deeply") from None
+    except ValueError as error:  # not TOML, or a number of thousands of digits
         raise _refuse(f"the file {str(path)!r} is not TOML: {error}") from None
 
 

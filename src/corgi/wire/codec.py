@@ -33,5 +33,5 @@ class Codec(Generic[M]):
             raise CorgiError("unsupported-version", f"frame type {frame.type} is not known here")
         try:
             return decoder.decode(frame.header)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:  # ValueError: text that is not UTF-8
             raise CorgiError("malformed-frame", f"frame type {frame.type}: {error}") from None
