@@ -86,9 +86,9 @@ def _check_guard(state: GroupState, guard: Item) -> Verdict:
         if present is not None:
             return errors.TOPIC_EXISTS, f"there is a topic {wanted.name!r} already"
         return _DONE
-    if present is None or present.topic != wanted.topic:
+    if present is None:
         return errors.UNKNOWN_TOPIC, f"the topic {wanted.name!r} is gone"
-    if present.version != wanted.version:
+    if present.topic != wanted.topic or present.version != wanted.version:  # another of that name, or another version
         return errors.UNSETTLED, f"the topic {wanted.name!r} has changed meanwhile"
     return _DONE
 
