@@ -5,11 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from corgi.base.command import Buffer, encode_value
-from corgi.base.ids import Ballot, GroupId, NodeId, Slot, make_ballot, next_boot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.command import Buffer, CommandKind, encode_command, encode_value
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, make_ballot, make_origin, next_boot, origin_boot
+from corgi.base.ports import Hole, LogRecord, RecordKind
 from corgi.broker.detector import Detector
 from corgi.broker.identity import Identity, NodeRecord
+from corgi.broker.node import Node
+from corgi.broker.options import NodeOptions
 from corgi.log.record import NO_GROUP
 from corgi.paxos.leader import Candidate
 from corgi.paxos.messages import (
@@ -28,7 +30,7 @@ from corgi.paxos.messages import (
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
 from corgi.sim.cluster import Cluster, ClusterOptions
-from corgi.sim.world import World
+from corgi.sim.world import SimClock, World
 
 ME, LEADER, OTHER = NodeId(1), NodeId(2), NodeId(3)
 G = GroupId(0)
@@ -201,26 +203,58 @@ def test_somebody_is_trusted_to_lead_however_far_the_clocks_are_apart(offsets_ms
     assert len(trusted) == 1
 
 
-def test_the_last_record_about_itself_tells_a_node_whether_it_is_in_doubt() -> None:
-    class Options:
+class LoneNode:
+    """What an identity sees of its node while the log is read."""
+
+    class options:  # noqa: N801 - an attribute of the node
         members = (ME, LEADER, OTHER)
         node = ME
         groups = 1
         recovering = False
 
-    class Node:
-        options = Options()
-        groups: tuple[Any, ...] = ()
+    groups: tuple[Any, ...] = ()
 
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_, **__: None
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
 
-    identity = Identity(Node())  # type: ignore[arg-type]
+
+def test_the_last_record_about_itself_tells_a_node_whether_it_is_in_doubt() -> None:
+    identity = Identity(LoneNode())  # type: ignore[arg-type]
     for doubt in (True, False):
         body = msgspec.msgpack.encode(NodeRecord(0, bytes(16), recovering=doubt))
         identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
     identity.start()
     assert identity.state == "asking"
+
+
+BEGUN, REPEATED, ENDED, HOLE = "begun", "repeated", "ended", "hole"
+
+
+@pytest.mark.parametrize(
+    ("log", "doubted"),
+    [
+        ([HOLE, BEGUN, ENDED], False),
+        ([HOLE, BEGUN, REPEATED, ENDED], False),
+        ([HOLE, BEGUN, HOLE, ENDED], True),
+        ([HOLE, BEGUN, HOLE, REPEATED, ENDED], True),  # told again at the start of a segment
+        ([HOLE, BEGUN, HOLE, BEGUN, ENDED], False),
+        ([HOLE, BEGUN, ENDED, HOLE], True),
+        ([HOLE, ENDED], True),
+        ([BEGUN, ENDED], False),
+        ([BEGUN], True),
+    ],
+)
+def test_a_recovery_makes_up_for_holes_before_its_beginning(log: list[str], doubted: bool) -> None:
+    """A group votes as soon as it has recovered: its votes lay in a hole before the end of the whole recovery."""
+    identity = Identity(LoneNode())  # type: ignore[arg-type]
+    for what in log:
+        if what is HOLE:
+            identity.recover_hole(Hole(1, 4096, 8192, "nothing can be read"))
+            continue
+        told = NodeRecord(0, bytes(16), recovering=what is not ENDED, repeated=what is REPEATED)
+        body = msgspec.msgpack.encode(told)
+        identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
+    assert bool(identity._doubted) == doubted
 
 
 def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
@@ -285,6 +319,39 @@ def test_a_process_that_was_stopped_writes_what_waited_when_it_goes_on() -> None
     cluster.resume(ME)
     world.run(1.5)
     assert not journal.pending
+
+
+def lone_node(boot: int, chance: int = 1) -> Node:
+    """A node that nobody hears."""
+    world = World(chance)
+    options = NodeOptions(node=ME, cluster=bytes(16), incarnation=bytes(16), boot=boot, members=(ME, LEADER), groups=1)
+    ports = LoneNode()
+    return Node(options, SimClock(world), world.stream("node"), ports, ports)  # type: ignore[arg-type]
+
+
+def of_earlier_life(boot: int) -> bytes:
+    """A value with a command of this node."""
+    return encode_value(1, [encode_command(CommandKind.BARRIER, make_origin(ME, boot), 1, 1, b"")])
+
+
+def test_two_lives_that_go_on_above_the_same_one_do_not_take_the_same_number() -> None:
+    """The second of two wiped disks issued command ids of the first, and a delete was answered without being done."""
+    lives = [lone_node(100, chance) for chance in (1, 2)]
+    for node in lives:
+        node.start()
+        node.chosen(G, Slot(1), of_earlier_life(900))
+    first, second = (origin_boot(node.origin) for node in lives)
+    assert first != second
+    assert min(first, second) > 900
+
+
+@pytest.mark.parametrize(("seen", "goes_on_above"), [(100, True), (101, True), (99, False)])
+def test_a_life_whose_number_was_used_before_takes_another(seen: int, goes_on_above: bool) -> None:
+    node = lone_node(100)
+    node.recover(LogRecord(RecordKind.LEARNED, G, Ballot(0), Slot(1), Slot(0), of_earlier_life(seen)))
+    node.start()
+    assert node.groups[0].machine.applied == 1
+    assert (origin_boot(node.origin) > max(seen, 100)) == goes_on_above
 
 
 def test_a_boot_number_is_above_the_last_one_and_above_those_of_a_lost_disk() -> None:

@@ -146,6 +146,9 @@ class Node:
         self._recovering = False
         for group in self.groups:
             group.machine.take_appended()
+            own = group.machine.windows.get(self.options.node)
+            if own is not None and own.origin >= self.origin:
+                self.outgoing.renew_origin(own.origin)
         self._applied.clear()
         self.snapshots.start()
         self.identity.start()
@@ -416,11 +419,11 @@ class Node:
         epoch = machine.epoch
         outcomes = machine.apply(slot, value)
         self.values.applied(group, slot, machine.stored, machine.take_dropped())
+        if self._recovering:
+            return
         own = machine.windows.get(self.options.node)
         if own is not None and own.origin > self.origin:
             self.outgoing.renew_origin(own.origin)
-        if self._recovering:
-            return
         self._applied.add(group)
         origin = self.origin
         settle = found.proposals.settle

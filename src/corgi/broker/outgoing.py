@@ -22,6 +22,8 @@ from corgi.state.outcomes import Outcome
 if TYPE_CHECKING:
     from corgi.broker.node import Node
 
+BOOT_LEAP_BITS = 20  # boots follow the clock in ms: up to a quarter of an hour
+
 
 class Outgoing:
     """Moves commands out of one node's groups: proposes, forwards, or asks for a leader."""
@@ -38,12 +40,17 @@ class Outgoing:
             self._propose(group, tenure)
 
     def renew_origin(self, seen: Origin) -> None:
-        """The log knows commands of this node with a higher boot: the disk was replaced, and the clock went back since.
+        """The log knows commands of an earlier life of this node with as high a boot: the disk was replaced, and the
+        clock went back since.
 
-        Commands of a lower boot are refused for good, epoch records among them; so this node goes on above it.
+        Commands of a lower boot are refused for good, epoch records among them; so this node goes on above it, by
+        chance: (1) a first life ends, (2) a second one, on another disk, goes on above it, (3) a third one, on yet
+        another disk, does so too before it has read of the second, and (4) takes the same number and is answered with
+        the outcomes of the second one's commands.
         """
         node = self._node
-        node.origin = make_origin(node.options.node, origin_boot(seen) + 1)
+        boot = origin_boot(seen) + 1 + node.random.getrandbits(BOOT_LEAP_BITS)
+        node.origin = make_origin(node.options.node, boot)
         node.count("origins_renewed")
         for group in node.groups:
             for pending in group.proposals.renew(node.origin):
