@@ -72,6 +72,10 @@ SOUGHT = {
         ("flipped_values", "damaged_records", "repaired_values", "repaired_in_place"),
     ),
     "damaged votes are told": (Options(rough=True, faults=("bit-flip", "mumble")), ("faulty_votes_told",)),
+    "cold damage is found": (
+        Options(faults=("bit-flip", "header-flip")),
+        ("scrub_passes", "scrub_damaged", "reaffirmed"),
+    ),
     "lost records are made up for": (
         Options(faults=("header-flip", "lost-segment")),
         ("log_holes", "recoveries", "repaired_values"),

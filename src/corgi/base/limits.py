@@ -36,6 +36,8 @@ BUSY_HEARTBEAT_S = 0.010
 RANK_DELAY_S = 0.008  # takeover delay per rank behind the first successor
 RETRANSMIT_S = 0.300  # an Accept without an answer is sent again; links keep order, so this is rare
 FORWARD_RETRY_S = 0.250  # a forwarded command without outcome is forwarded again to the same ballot
+SCRUB_BYTES_S = 4 * MIB  # of cold data read to find damage: a disk of 300 GB in a day, hardly felt by others
+SCRUB_PAUSE_S = 600.0  # between two passes
 CLOCK_SKEW_MS_MAX = 5_000  # a node further from its peers' median does not lead
 
 assert HELLO_BYTES_MAX <= 64 * KIB

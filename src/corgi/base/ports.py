@@ -123,6 +123,10 @@ class Wal(Protocol):
         error."""
         ...
 
+    def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        """As ``read``, of any bytes, from the disk itself where the system can tell it from its cache."""
+        ...
+
     def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
         """Put the payload of a durable record back where it was, off the loop; ``done`` is called later.
 

@@ -218,6 +218,23 @@ class Identity:
         self._ask_at = float("inf")  # until the doubt is durable: the peers forget when they are asked
         self._persist(NodeRecord(0, self._node.options.incarnation, recovering=True))
 
+    def reaffirm(self) -> None:
+        """Records in the log were lost while this node runs, which knows all that they told. It writes its promises and
+        open votes once more, as a recovery behind the loss, so that no later restart is in doubt because of it."""
+        if self.state != "voting":
+            return  # the recovery under way, or the peers, settle it
+        self._node.count("reaffirmed")
+        incarnation = self._node.options.incarnation
+        self._persist(NodeRecord(0, incarnation, recovering=True))
+        for group in self._node.groups:
+            acceptor, prefix = group.replica.acceptor, group.replica.prefix
+            self._node.persist(LogRecord(RecordKind.PROMISE, group.id, acceptor.promised, Slot(0), prefix))
+            for slot, vote in acceptor.votes.items():
+                if vote.value is not None:
+                    record = LogRecord(RecordKind.ACCEPT, group.id, vote.ballot, slot, prefix, vote.value)
+                    self._node.persist(record)
+        self._persist(NodeRecord(0, incarnation))
+
     def tick(self, now: float) -> None:
         """Ask again for what is missing, and finish groups that have learned enough."""
         if self.state == "asking" and now >= self._patience_until and len(self._trusted_by) >= self._needed:

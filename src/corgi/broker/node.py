@@ -49,6 +49,7 @@ from corgi.broker.proposals import Proposals
 from corgi.broker.repair import Repairs
 from corgi.broker.replay import Replay
 from corgi.broker.requests import Requests
+from corgi.broker.scrub import Scrubber
 from corgi.broker.snapshots import Snapshotting
 from corgi.broker.values import Values
 from corgi.paxos.messages import Heartbeat, Lead, PeerMessage
@@ -103,6 +104,7 @@ class Node:
             )
         self.identity = Identity(self)
         self.replay = Replay(self)
+        self.scrubber = Scrubber(self)
         self.dispatch = PeerDispatch(self)
         self.requests = Requests(self)
         self.outgoing = Outgoing(self)
@@ -237,7 +239,7 @@ class Node:
     def next_deadline(self) -> float | None:
         """When ``advance`` must be called at the latest (monotonic seconds)."""
         request_deadline = self.requests.next_deadline()
-        deadline = min(self._wake, self._beat_at)
+        deadline = min(self._wake, self._beat_at, self.scrubber.next_at)
         return deadline if request_deadline is None else min(deadline, request_deadline)
 
     def advance(self) -> None:
@@ -257,6 +259,7 @@ class Node:
             self.replay.tick(now)
         self.requests.advance(now)
         self.snapshots.advance(now)
+        self.scrubber.advance(now)
 
     def wake_at(self, when: float) -> None:
         if when < self._wake:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from corgi.base.ids import NodeId
-from corgi.base.limits import GROUPS_DEFAULT, SUSPICION_S, TAIL_BYTES_MAX, VALUE_BYTES_MAX, WINDOW_SLOTS
+from corgi.base.limits import (
+    GROUPS_DEFAULT,
+    SCRUB_BYTES_S,
+    SCRUB_PAUSE_S,
+    SUSPICION_S,
+    TAIL_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    WINDOW_SLOTS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,4 +36,6 @@ class NodeOptions:
     value_bytes_max: int = VALUE_BYTES_MAX  # where merging stops
     snapshot_segments: int = 2  # of log between two snapshots of a group, at least
     retention_interval_s: float = 1.0  # how often a leader looks what has become too old or too much
+    scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
+    scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them
     software: str = "corgi"

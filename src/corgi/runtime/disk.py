@@ -239,6 +239,10 @@ class DiskLog:
         """Read payload bytes off the loop. Errors: "record-damaged" (another node may help), "closed"."""
         self._reads.read(position, length, done)
 
+    def read_disk(self, position: Position, length: int, done: Done) -> None:
+        """As ``read``, past the system's cache."""
+        self._reads.read_disk(position, length, done)
+
     def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
         """Put a damaged payload back in place, off the loop. Only below what is synced: the writer is not there."""
         journal = self._journal

@@ -46,6 +46,19 @@ class Reads:
         """Read ``length`` bytes at ``position``; ``done`` is called on the loop, later, with them or an error."""
         self._submit(lambda files: self._perform(files, position, length), done)
 
+    def read_disk(self, position: Position, length: int, done: Done) -> None:
+        """The same, past the system's cache."""
+        number, offset = divmod(position, self._segment_bytes)
+
+        def drop_and_read(files: _Files) -> bytes | CorgiError:
+            try:
+                files.drop(number, offset, length)
+            except OSError as error:
+                return CorgiError("record-damaged", f"segment {number:016x} cannot be read: {error}")
+            return self._perform(files, position, length)
+
+        self._submit(drop_and_read, done)
+
     def call(self, work: Callable[[], CorgiError | None], done: Callable[[CorgiError | None], None]) -> None:
         """Have other work on the segments done by a reader; ``done`` is called on the loop, later."""
         self._submit(lambda _: work() or b"", lambda result: done(result if isinstance(result, CorgiError) else None))
@@ -129,6 +142,14 @@ class _Files:
         if len(self._open) > OPEN_MAX:
             os.close(self._open.popitem(last=False)[1][0])
         return os.pread(fd, length, offset)
+
+    def drop(self, number: int, offset: int, length: int) -> None:
+        """Have the system forget what it holds of these bytes, if they are on the disk."""
+        fd = os.open(segment_path(self._folder, number), os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         while self._open:

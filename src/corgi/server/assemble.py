@@ -64,6 +64,7 @@ def assemble(config: ServerConfig, folder: Folder, *, software: str, disk: DiskO
         addresses={NodeId(member.node): member.client_address for member in everyone},
         labels={NodeId(member.node): member.label for member in everyone},
         tail_bytes_max=config.tail_bytes,
+        scrub_bytes_s=config.scrub_bytes_per_s,
         software=software,
     )
     listen = config.listen_address

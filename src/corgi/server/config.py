@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from corgi.base.errors import CorgiError
-from corgi.base.limits import GROUPS_MAX, MIB, NODES_MAX, SUSPICION_S, TAIL_BYTES_MAX
+from corgi.base.limits import GROUPS_MAX, MIB, NODES_MAX, SCRUB_BYTES_S, SUSPICION_S, TAIL_BYTES_MAX
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 
 NODE_ID_MAX = 65_535
@@ -70,6 +70,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     stop_timeout_ms: Annotated[int, Meta(ge=0, le=600_000)] = 5_000
     # Recent messages kept in memory for consumers that keep up, in bytes.
     tail_bytes: Annotated[int, Meta(ge=MIB, le=1024 * MIB)] = TAIL_BYTES_MAX
+    # Cold data read per second to find damage before it is needed, in bytes; 0: none.
+    scrub_bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * MIB)] = SCRUB_BYTES_S
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # "text" for people, "json" for programs: one object a line, on stderr.
     log_format: Literal["text", "json"] = "text"

@@ -25,6 +25,7 @@ groups = {groups}                             # Paxos groups; fixed at bootstrap
 suspicion_ms = {suspicion_ms}                     # silence after which another node is suspected
 stop_timeout_ms = {stop_timeout_ms}                 # at SIGTERM: how long to wait for leaderships to move
 tail_bytes = {tail_bytes}                  # recent messages kept in memory
+scrub_bytes_per_s = {scrub_bytes_per_s}            # cold data read to find damage early; 0: none
 log_level = "{log_level}"                     # debug, info, warning, error
 log_format = "{log_format}"                    # text for people, json for programs
 metrics_listen = ""                    # host:port for Prometheus (GET /metrics); empty: none
@@ -73,6 +74,6 @@ def new_cluster_id() -> str:
 
 
 def _defaults() -> tuple[str, ...]:
-    names = ("suspicion_ms", "stop_timeout_ms", "tail_bytes", "log_level", "log_format")
+    names = ("suspicion_ms", "stop_timeout_ms", "tail_bytes", "scrub_bytes_per_s", "log_level", "log_format")
     assert set(names) <= set(ServerConfig.__struct_fields__)
     return names

@@ -12,6 +12,7 @@ def samples(driver: Driver) -> Iterator[Sample]:
     """One consistent moment, read on the node's event loop."""
     yield from _node(driver)
     yield from _groups(driver)
+    yield from _damage(driver)
     yield from _disk(driver)
     for peer, connected, silent_s, offset_ms in driver.node.peer_status():
         label = (("peer", str(peer)),)
@@ -42,6 +43,15 @@ def _groups(driver: Driver) -> Iterator[Sample]:
         yield Sample("group_open_slots", replica.open_slots, label)
         yield Sample("group_leadership_changes", replica.leadership_changes, label, counter=True)
         yield Sample("group_pending_commands", len(group.proposals), label)
+
+
+def _damage(driver: Driver) -> Iterator[Sample]:
+    node = driver.node
+    yield Sample("values_missing", node.repairs.wanted)
+    yield Sample("values_lost", len(node.repairs.lost))
+    yield Sample("scrub_segment", node.scrubber.segment)
+    passed_at = node.scrubber.passed_at
+    yield Sample("scrub_pass_age_seconds", -1.0 if passed_at is None else node.clock.now() - passed_at)
 
 
 def _disk(driver: Driver) -> Iterator[Sample]:

@@ -18,6 +18,7 @@ from corgi.sim.world import SimClock, World
 from corgi.state.fingerprint import fingerprint
 
 RETENTION_INTERVAL_S = 0.3
+SCRUB_PAUSE_S = 1.0
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
 
 
@@ -32,6 +33,7 @@ class ClusterOptions:
     value_bytes_max: int = 16 * 1024
     window_slots: int = 8
     snapshot_segments: int = 2
+    scrub_bytes_s: int = 0
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clock_skew: bool = True
 
@@ -130,6 +132,8 @@ class Cluster:
             window_slots=self.options.window_slots,
             snapshot_segments=self.options.snapshot_segments,
             retention_interval_s=RETENTION_INTERVAL_S,
+            scrub_bytes_s=self.options.scrub_bytes_s,
+            scrub_pause_s=SCRUB_PAUSE_S,
             tail_bytes_max=self.options.tail_bytes_max,
             value_bytes_max=self.options.value_bytes_max,
         )

@@ -37,7 +37,7 @@ class Damage:
     def __init__(self, cluster: Cluster, chance: Random) -> None:
         self._cluster = cluster
         self._chance = chance
-        self._doubtful: dict[NodeId, int] = {}  # nodes with a hole, and which start was their last before it
+        self._doubtful: dict[NodeId, tuple[int, int]] = {}  # nodes with a hole: starts and recoveries before it
 
     @property
     def clean(self) -> bool:
@@ -69,10 +69,14 @@ class Damage:
         return flipped
 
     def flip_header(self, node: NodeId) -> bool:
-        """Spoil the header of a record, a batch or a segment of a node that is down."""
+        """Spoil the header of a record, a batch or a segment; of a node that runs, only where it writes no more."""
         disk = self._cluster.computers[node].disk
         scanned = disk.scan_from * disk.segment_bytes
         records = [(record, batch) for record, batch in self._content(node).records if record.position >= scanned]
+        process = self._cluster.computers[node].process
+        if process is not None:
+            current = process.wal.segment * disk.segment_bytes
+            records = [(record, batch) for record, batch in records if record.position < current]
         if not records:
             return False
         record, batch = self._chance.choice(records)
@@ -86,7 +90,7 @@ class Damage:
         else:
             self._flip(node, segment + self._chance.randrange(60))
             self._flip(node, segment + SECOND_HEADER_AT + self._chance.randrange(60))
-        self._doubtful[node] = self._cluster.computers[node].starts
+        self._doubt(node)
         return True
 
     def lose_segment(self, node: NodeId) -> bool:
@@ -106,7 +110,7 @@ class Damage:
             del segments[number][size:]
         if not segments:
             computer.recovering = True  # as the data folder does when every segment is gone
-        self._doubtful[node] = computer.starts
+        self._doubt(node)
         return True
 
     def _flip(self, node: NodeId, position: int) -> None:
@@ -115,10 +119,15 @@ class Damage:
         self._cluster.world.note("cluster", f"flip a bit of node {node} in segment {segment} at {offset}")
         disk.segments[segment][offset] ^= 1 << self._chance.randrange(8)
 
+    def _doubt(self, node: NodeId) -> None:
+        computer = self._cluster.computers[node]
+        self._doubtful[node] = (computer.starts, computer.memory.settled)
+
     def _in_doubt(self) -> bool:
-        """A hole was made, and the node has not been started and recovered since."""
-        for node, starts in list(self._doubtful.items()):
-            if self._cluster.computers[node].starts > starts and self._cluster.trusted(node):
+        """A hole was made, and the node has not been started and recovered since, nor found it while it ran."""
+        for node, (starts, settled) in list(self._doubtful.items()):
+            computer = self._cluster.computers[node]
+            if computer.memory.settled != settled or (computer.starts > starts and self._cluster.trusted(node)):
                 del self._doubtful[node]
         return bool(self._doubtful)
 

@@ -175,6 +175,9 @@ class SimWal:
             answer = bytes(file[offset : offset + length])
         self.world.at(self.disk.sync_time(self.world.now), self.process.call, done, answer)
 
+    def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        self.read(position, length, done)
+
     def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
         check(position + len(payload) <= self._opened().synced_position, "a repair would meet the writer")
         self.world.at(self.disk.sync_time(self.world.now), self._repair, self.journal, position, payload, done)

@@ -352,6 +352,8 @@ class Faults:
         if not self._calm():
             return False
         node = self.chance.choice(self.cluster.members)
+        if self.cluster.options.scrub_bytes_s and self.chance.random() < 0.5:
+            return self.damage.flip_header(node)  # the scrubber may find it, or a later restart
         self._lose(node, lambda: self.damage.flip_header(node))
         return True
 

@@ -53,13 +53,14 @@ NOWHERE = Focus()
 class DiskMemory:
     """What the onlooker knows to be durable on one disk."""
 
-    __slots__ = ("marks", "promised", "settling", "votes", "written")
+    __slots__ = ("marks", "promised", "settled", "settling", "votes", "written")
 
     def __init__(self) -> None:
         self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
         self.promised: dict[GroupId, Ballot] = {}  # by any record
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
+        self.settled = 0  # recoveries that are complete
         self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them
 
     def lacks(self, other: DiskMemory) -> bool:
@@ -209,11 +210,13 @@ class Ledger:
                 memory.settling = set(memory.votes)
             elif not told.peer and not told.recovering:
                 memory.votes -= memory.settling
+                memory.settled += 1
         if record.kind not in _PROMISING:
             return
         group, ballot = record.group, record.ballot
         if record.kind is RecordKind.ACCEPT:
             vote = (group, record.slot, ballot)
+            memory.settling.discard(vote)
             if vote in memory.votes:
                 return  # copied forward to a newer segment
             memory.votes.add(vote)

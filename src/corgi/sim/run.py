@@ -138,6 +138,7 @@ class _Run:
             network=network,
             clock_skew=chance.random() < 0.8,
             snapshot_segments=chance.choice((1, 1, 2, 4)),
+            scrub_bytes_s=self.world.stream("scrub").choice((0, 0, 96 * 1024)),
         )
         if self.options.nodes is not None:
             shape = replace(shape, nodes=self.options.nodes)
