@@ -221,6 +221,34 @@ async def test_bad_arguments_are_told(mq: corgi.Corgi, name: str, arguments: dic
     await mq.publish(name, b"still works")
 
 
+@pytest.mark.parametrize("bad", ["\udcff", 5, None, "x" * 250], ids=["no text", "number", "nothing", "long"])
+async def test_what_cannot_name_a_topic_is_told_and_spoils_nothing_else(mq: corgi.Corgi, name: str, bad: Any) -> None:
+    await mq.topics.create(name)
+    good = mq.publish_nowait(name, "x")  # its topic is asked for in the same frame
+    calls: list[Any] = [
+        mq.publish(bad, "x"),
+        mq.publish_many(bad, ["x"]),
+        read(mq.subscribe(bad), 1),
+        mq.topics.create(bad),
+        mq.topics.create(f"{name}-2", colocate_with=bad),
+        mq.topics.alter(bad, partitions=2),
+        mq.topics.describe(bad),
+        mq.topics.offsets(bad),
+        mq.topics.delete(bad),
+    ]
+    for told in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(told, CorgiError)
+        assert told.code == "invalid-topic-name", told
+    assert (await good).offset == 0
+
+
+async def test_what_no_frame_can_hold_is_told_at_once(mq: corgi.Corgi, name: str) -> None:
+    for wanted in ({"partitions": 2**70}, {"retention_ms": "\udcff"}, {"\udcff": 1}):
+        with pytest.raises(CorgiError) as caught:
+            await mq.topics.create(name, **wanted)
+        assert caught.value.code == "invalid-argument"
+
+
 async def test_an_unknown_topic_is_told_with_a_hint(mq: corgi.Corgi) -> None:
     for call in (
         mq.publish("nowhere", b"x"),

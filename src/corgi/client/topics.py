@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.client.core.asks import Ask, Judge
 from corgi.client.core.links import Answer
+from corgi.client.core.names import name_error
 from corgi.client.messages import NodeDescription, PartitionDescription, TopicDescription
 from corgi.client.shell import Shell
 from corgi.client.words import Duration, Time, milliseconds, seconds
+from corgi.wire.frame import encode_frame
 from corgi.wire.messages import (
     AlterTopic,
     CreateTopic,
@@ -41,7 +43,11 @@ async def ask(
     judge: Judge = lambda _: None,
     timeout_s: float = 0.0,
 ) -> tuple[WireMessage, Ask]:
-    """Ask the cluster and wait; raises what no retry helped against."""
+    """Ask the cluster and wait; raises what no retry helped against, and "invalid-argument" for what cannot be sent."""
+    try:
+        _ = encode_frame(message.TYPE, message, 0, 0)
+    except (OverflowError, TypeError, UnicodeEncodeError) as error:
+        raise CorgiError("invalid-argument", f"this cannot be sent: {error}") from None
     future: asyncio.Future[tuple[Answer, Ask]] = shell.loop.create_future()
 
     def done(asked: Ask, answer: Answer, _: memoryview) -> None:
@@ -75,7 +81,9 @@ class Topics:
         ``colocate_with``: a topic of as many partitions, whose partitions share Paxos groups with these. ``config``:
         max_batch_bytes, retention_ms and others. Raises "topic-exists", "invalid-topic-name", "invalid-argument".
         """
+        _check_name(name)
         timeout_s = seconds(timeout, "timeout")
+        _check_name(colocate_with)
         _check_partitions(partitions, 1)
         told = {key: text for key, text in _config_text(config).items() if text is not None}
         message = CreateTopic(name, partitions, told, colocate_with, timeout_ms=int(timeout_s * 1000))
@@ -98,6 +106,7 @@ class Topics:
 
     async def describe(self, name: str) -> TopicDescription:
         """One topic with the offsets of its partitions. Raises "unknown-topic"."""
+        _check_name(name)
         reply = await self._metadata((name,))
         info = next((info for info in reply.topics if info.name == name), None)
         if info is None or info.error:
@@ -111,6 +120,7 @@ class Topics:
 
     async def offsets(self, name: str, at: Time | str = "latest") -> dict[int, int]:
         """The offset of each partition at "earliest", "latest" or a time. Raises "unknown-topic"."""
+        _check_name(name)
         question = {"earliest": START, "latest": END}.get(at) if isinstance(at, str) else milliseconds(at, "at")
         if question is None:
             raise CorgiError("invalid-argument", f'at is "earliest", "latest" or a time, not {at!r}')
@@ -125,6 +135,7 @@ class Topics:
         self, name: str, *, partitions: int = 0, timeout: Duration = "10s", **config: Config
     ) -> TopicDescription:
         """Add partitions (0 keeps the count, it never shrinks), change settings (None returns one to its default)."""
+        _check_name(name)
         timeout_s = seconds(timeout, "timeout")
         _check_partitions(partitions, 0)
         message = AlterTopic(name, partitions, _config_text(config), int(timeout_s * 1000))
@@ -135,6 +146,7 @@ class Topics:
 
     async def delete(self, name: str, *, timeout: Duration = "10s") -> None:
         """Delete a topic with everything in it. Raises "unknown-topic"."""
+        _check_name(name)
         timeout_s = seconds(timeout, "timeout")
         try:
             await self._administer(DeleteTopic(name, int(timeout_s * 1000)), timeout_s)
@@ -250,6 +262,11 @@ def _offsets_error(answer: WireMessage) -> CorgiError | None:
 def _check_partitions(partitions: int, least: int) -> None:
     if type(partitions) is not int or partitions < least:
         raise CorgiError("invalid-argument", f"partitions is {least} or more, not {partitions!r}")
+
+
+def _check_name(name: str) -> None:
+    if (error := name_error(name)) is not None:
+        raise error
 
 
 def _config_text(config: dict[str, Config]) -> dict[str, str | None]:

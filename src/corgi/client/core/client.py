@@ -19,6 +19,7 @@ from corgi.client.core.asks import Ask, Asks, Judge
 from corgi.client.core.batch import Identity
 from corgi.client.core.consumer import Consumer
 from corgi.client.core.links import Address, Answer, Chance, Clock, Dialer, Link
+from corgi.client.core.names import name_error
 from corgi.client.core.options import ClientOptions
 from corgi.client.core.peers import Peers
 from corgi.client.core.producer import Producer
@@ -231,8 +232,13 @@ class Client:
         self._tell_ready()
 
     def _ask_topics(self) -> None:
-        names = tuple([name for name in self._topics_wanted if name not in self._topics_asked])
+        wanted = [name for name in self._topics_wanted if name not in self._topics_asked]
         self._topics_wanted.clear()
+        errors = {name: name_error(name) for name in wanted}
+        for name, error in errors.items():
+            if error is not None:
+                self._topic_missing(name, error)
+        names = tuple([name for name in wanted if errors[name] is None])
         if not names:
             return
         for name in names:
