@@ -117,6 +117,8 @@ class Connection(asyncio.BufferedProtocol):
                 break
         failure = self._session.failure
         if failure is not None and not self._closing:
+            if not self._up and failure.code in ("malformed-frame", "frame-too-large"):
+                failure = CorgiError("malformed-frame", f"this is no node of Corgi: {failure.message}")
             self._error = failure
             self.close()
         self._shell.wake()
