@@ -152,8 +152,8 @@ class Node:
             if own is not None and own.origin >= self.origin:
                 self.outgoing.renew_origin(own.origin)
         self._applied.clear()
-        self.snapshots.start()
         self.identity.start()
+        self.snapshots.start()
         self.repairs.start()
         self.replay.start()
         self._wake = self.clock.now()

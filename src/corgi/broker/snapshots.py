@@ -140,10 +140,16 @@ class Snapshotting:
         node.values.covered[group.id] = name.slot
 
     def start(self) -> None:
-        """The scan is over."""
+        """The scan is over. What lies in segments that are gone is missing, also where no scan needed them."""
         segments = self._node.wal.segments()
+        space = self._node.values.space
         if segments:
-            self._node.values.space.present(segments)
+            space.present(segments)
+        for lost in space.lost():
+            start, end = Position(lost * space.segment_bytes), Position((lost + 1) * space.segment_bytes)
+            for group in self._node.groups:
+                for slot in filter(None, list(group.slots.live_within(start, end))):
+                    self._node.values.absent(group.id, slot)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,10 @@ class Space:
     def has(self, segment: int) -> bool:
         return segment >= self.oldest and segment not in self._gone
 
+    def lost(self) -> list[int]:
+        """Segments that live values should lie in and that are not there."""
+        return [segment for segment in sorted(self._values) if not self.has(segment)]
+
     def values_in(self, segment: int) -> int:
         return self._values.get(segment, 0)
 

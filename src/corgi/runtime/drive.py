@@ -18,7 +18,7 @@ from typing import ParamSpec
 
 from corgi.base.errors import BY_CODE, CorgiError, InvariantError
 from corgi.base.ids import NodeId
-from corgi.base.ports import ClientSession, Clock, LogRecord, Random
+from corgi.base.ports import ClientSession, Clock, LogRecord, Random, Wal
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Heartbeat, PeerMessage
@@ -253,8 +253,9 @@ class Driver:
         )
         self._opened = True
         self.snapshots = SnapshotFiles(self._data, self._loop)
+        wal: Wal = NodeWal(self.disk, self._own)
         self.node = self._make_node(
-            options, self._clock, self._random, NodeWal(self.disk, self._own), self.peers,
+            options, self._clock, self._random, wal, self.peers,
             NodeSnapshots(self.snapshots, self._own),
         )  # fmt: skip
         self.node.identity.recovered = self._recovered

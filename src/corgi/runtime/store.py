@@ -41,6 +41,10 @@ class NodeWal:
         own = self._own
         self._disk.read(position, length, lambda result: own(done, result))
 
+    def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
+        own = self._own
+        self._disk.read_disk(position, length, lambda result: own(done, result))
+
     def repair(self, position: Position, payload: bytes, done: Stored) -> None:
         own = self._own
         self._disk.repair(position, payload, lambda error: own(done, error))
