@@ -11,6 +11,7 @@ Invariant: a prefix moves to a snapshot's slot only when that snapshot is durabl
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -193,11 +194,11 @@ class Installs:
         """The peer's table with this node's places: of slots that it had applied; the others are not here."""
         table, space = fetch.group.slots, self._node.values.space
         for run in fetch.runs:
-            mine = Run(run.first, run.positions[:], run.lengths)
-            for i in range(len(mine.positions)):
-                slot = Slot(run.first + i)
-                place = table.position(slot) if slot <= applied else NOWHERE
-                mine.positions[i] = place if space.holds(place) else NOWHERE
+            mine = Run(run.first, array("q", (-1,)) * len(run.positions), run.lengths[:])
+            for i in range(min(len(mine.positions), applied + 1 - run.first)):
+                place = table.position(Slot(run.first + i))
+                if space.holds(place):
+                    mine.positions[i] = place
             yield mine
 
     def _install(self, fetch: _Fetch) -> None:
@@ -208,8 +209,7 @@ class Installs:
             return  # the log got there first, and the snapshot is as good as one of its own
         replica = group.replica
         for run in self._places(fetch, group.machine.applied):
-            for i, position in enumerate(run.positions):
-                group.slots.put(Slot(run.first + i), Position(position), run.lengths[i])
+            group.slots.load(run)
         fetch.restorer.adopt_into(group.machine)
         index = [part for log in group.machine.partitions.values() for part in log.held()]
         node.values.begin_from(group.id, slot, index)

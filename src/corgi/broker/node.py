@@ -207,8 +207,7 @@ class Node:
                 continue
             self.durable_to = max(self.durable_to, record.position)
             if record.kind is RecordKind.STORE:
-                self.values.stored(record)
-                self.snapshots.moved(record.group)
+                self.snapshots.stored(record)
                 continue
             self.values.placed(record)
             if record.release is not None:

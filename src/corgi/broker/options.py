@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from corgi.base.ids import NodeId
 from corgi.base.limits import (
     GROUPS_DEFAULT,
+    MIB,
     SCRUB_BYTES_S,
     SCRUB_PAUSE_S,
     SUSPICION_S,
@@ -35,6 +36,8 @@ class NodeOptions:
     tail_bytes_max: int = TAIL_BYTES_MAX
     value_bytes_max: int = VALUE_BYTES_MAX  # where merging stops
     snapshot_segments: int = 2  # of log between two snapshots of a group, at least
+    rewrite_below: float = 0.25  # a segment in which a smaller part lives is emptied
+    rewrite_bytes_per_s: int = 8 * MIB
     retention_interval_s: float = 1.0  # how often a leader looks what has become too old or too much
     scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
     scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them

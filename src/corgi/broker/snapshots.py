@@ -22,6 +22,7 @@ from corgi.base.limits import KIB
 from corgi.base.ports import LogRecord, RecordKind, SnapshotName, Snapshots
 from corgi.broker.installs import Installs
 from corgi.broker.retention import Retention
+from corgi.broker.rewriting import Rewriting
 from corgi.log.slots import Run
 from corgi.log.snapshot import (
     SLOTS,
@@ -44,7 +45,7 @@ PIECE_BYTES = 512 * KIB  # of one write: what making it may cost a turn
 PIECE_SECTIONS = 64
 LOOK_S = 0.050
 RETRY_S = 5.0  # after a snapshot could not be written
-DROPPED_PER_TURN = 4096  # batches counted down in one turn
+COUNTED_PER_TURN = 4096  # batches whose slots are counted up or down in one turn
 
 
 class _Taking:
@@ -86,8 +87,10 @@ class Snapshotting:
         self._look_at = 0.0
         self._retry_at = 0.0
         self._forgotten_to = 0
+        self._counted = False  # everything that lived at the start
         self.installs = Installs(node, self, port)
         self.retention = Retention(node)
+        self.rewriting = Rewriting(node)
         node.catch_up.absent = self.installs.offer
 
     # -- beginning from a snapshot ------------------------------------------------------------------------------------
@@ -140,22 +143,28 @@ class Snapshotting:
         node.values.covered[group.id] = name.slot
 
     def start(self) -> None:
-        """The scan is over. What lies in segments that are gone is missing, also where no scan needed them."""
+        """The scan is over."""
         segments = self._node.wal.segments()
-        space = self._node.values.space
         if segments:
-            space.present(segments)
+            self._node.values.space.present(segments)
+
+    def _want_lost(self) -> None:
+        """What lies in segments that are gone is missing, also where no scan needed them."""
+        space = self._node.values.space
         for lost in space.lost():
             start, end = Position(lost * space.segment_bytes), Position((lost + 1) * space.segment_bytes)
             for group in self._node.groups:
                 for slot in filter(None, list(group.slots.live_within(start, end))):
-                    self._node.values.absent(group.id, slot)
+                    group.slots.put(slot, Position(-1), group.slots.length(slot))
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def flush(self) -> bool:
         """End of a turn; True if there is more to do in the next."""
-        more = self._node.values.let_go(DROPPED_PER_TURN)
+        more = self._node.values.recount(COUNTED_PER_TURN)
+        if not self._counted and not self._node.values.counting:
+            self._counted = True
+            self._want_lost()
         due, self._due = self._due, None
         if due is not None:
             self._renew(due)
@@ -174,7 +183,7 @@ class Snapshotting:
         if self._port is None:
             return
         self.installs.tick(now)
-        self._free()
+        self._free(now)
         if self._taking is not None or self._anchoring or now < self._retry_at:
             return
         segment = self._node.wal.segment
@@ -189,9 +198,11 @@ class Snapshotting:
         name = self.durable[group]
         return max(1, self._node.values.space.oldest) if name is None else name.first_segment
 
-    def moved(self, group: GroupId) -> None:
-        """A value of this group has a new place that only the log tells."""
-        self._moved[group] = self._moved_now[group] = True
+    def stored(self, record: LogRecord) -> None:
+        """A value has a new place that only the log tells."""
+        self._node.values.stored(record)
+        self._moved[record.group] = self._moved_now[record.group] = True
+        self.rewriting.stored(record.group, record.slot)
 
     @property
     def busy(self) -> bool:
@@ -340,9 +351,9 @@ class Snapshotting:
 
     # -- freeing ------------------------------------------------------------------------------------------------------
 
-    def _free(self) -> None:
+    def _free(self, now: float) -> None:
         space = self._node.values.space
-        if any(name is None for name in self.durable):
+        if any(name is None for name in self.durable) or self._node.values.counting:
             return
         needed = min(name.first_segment for name in self.durable if name is not None)
         free = [s for s in range(max(1, space.oldest), needed) if space.has(s) and not space.values_in(s)]
@@ -351,6 +362,7 @@ class Snapshotting:
                 space.freed(segment)
             self._node.count("segments_freed", len(free))
             self._node.wal.free(free)
+        self.rewriting.advance(now, needed)
         if needed > self._forgotten_to:
             self._forgotten_to = needed
             for name in self.durable:

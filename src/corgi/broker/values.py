@@ -55,7 +55,8 @@ class Values:
         self._chosen = [Slot(0)] * groups
         self._placed: dict[tuple[GroupId, Slot], Buffer | FaultyRecord] = {}  # on disk, not yet chosen: written last
         self._unplaced: dict[tuple[GroupId, Slot], Buffer] = {}  # chosen, not yet on disk
-        self._dropped: deque[tuple[GroupId, Dropped]] = deque()  # no longer named by an index, still counted
+        self._uncounted: deque[tuple[GroupId, Dropped, int]] = deque()  # an index names these from now on, or no more
+        self._unheld = 0  # of these parts, how many are named from now on
 
     def chosen(self, group: GroupId, slot: Slot, value: Buffer) -> None:
         self.tail.put(group, slot, value)
@@ -112,7 +113,7 @@ class Values:
         """A value that a snapshot covers is on disk in a new place, if somebody wants it still."""
         group, slot = record.group, record.slot
         table = self.tables[group]
-        if slot > self._chosen[group] or not table.count(slot):
+        if slot > self._chosen[group] or not (table.count(slot) or self._unheld):
             return
         if isinstance(record, FaultyRecord):
             self._lose(group, slot, Faulty(record.position, record.length, Ballot(0)))
@@ -124,7 +125,7 @@ class Values:
         """The value of ``slot`` was applied: so many of its batches are in an index, and these left one."""
         self.tables[group].hold(slot, batches)
         if dropped:
-            self._dropped.extend((group, part) for part in dropped)
+            self._uncounted.extend((group, part, -1) for part in dropped)
 
     def begin_from(self, group: GroupId, slot: Slot, index: Iterable[Dropped]) -> None:
         """The group's state is that of a snapshot after ``slot``; ``index`` is all that it names."""
@@ -134,28 +135,37 @@ class Values:
                 del held[key]
         for gone in [gone for gone in self.faulty[group] if gone <= slot]:
             del self.faulty[group][gone]
-        self._dropped = deque(part for part in self._dropped if part[0] != group)
-        table = self.tables[group]
-        table.release_all()
-        for block, start, stop in index:
-            for at, count in Counter(block.slots[start:stop]).items():
-                table.hold(Slot(block.slot + at), count)
+        self._uncounted = deque(part for part in self._uncounted if part[0] != group)
+        self._uncounted.extend((group, part, 1) for part in index)
+        self._unheld = sum(1 for _, _, sign in self._uncounted if sign > 0)
+        self.tables[group].release_all()
 
-    def let_go(self, batches_max: int) -> bool:
-        """Count down what indexes have dropped, so many batches at most; True if more is left."""
-        while self._dropped and batches_max > 0:
-            group, (block, start, stop) = self._dropped.popleft()
+    @property
+    def counting(self) -> bool:
+        """Whether something may live that is not counted yet."""
+        return self._unheld > 0
+
+    def recount(self, batches_max: int) -> bool:
+        """Count what indexes name since snapshots were loaded, and what they have dropped, in the order in which it
+        happened, so many batches at most; True if more is left."""
+        while self._uncounted and batches_max > 0:
+            group, (block, start, stop), sign = self._uncounted.popleft()
             until = min(stop, start + batches_max)
             if until < stop:
-                self._dropped.appendleft((group, Dropped(block, until, stop)))
+                self._uncounted.appendleft((group, Dropped(block, until, stop), sign))
+            elif sign > 0:
+                self._unheld -= 1
             batches_max -= until - start
             table, faulty = self.tables[group], self.faulty[group]
             for at, count in Counter(block.slots[start:until]).items():
                 slot = Slot(block.slot + at)
-                table.release(slot, count)
-                if faulty and not table.count(slot):
-                    faulty.pop(slot, None)
-        return bool(self._dropped)
+                if sign > 0:
+                    table.hold(slot, count)
+                else:
+                    table.release(slot, count)
+                    if faulty and not table.count(slot):
+                        faulty.pop(slot, None)
+        return bool(self._uncounted)
 
     def unplaced(self, group: GroupId, last: Slot) -> bool:
         """Whether a value of a slot up to ``last`` is chosen and not yet on disk."""

@@ -171,7 +171,7 @@ class SlotTable:
                     yield Run(Slot(block.first), block.positions[:size], block.lengths[:size])
 
     def load(self, run: Run) -> None:
-        """Take a run that another table told."""
+        """Take a run that another table told, in place of what was known of its slots."""
         number, at = run.first >> BLOCK_BITS, run.first & _MASK
         if not at and len(run.positions) > 1 and number not in self._blocks and not self._singles:
             block = self._blocks[number] = _Block(run.first)
@@ -180,7 +180,7 @@ class SlotTable:
             self.last = max(self.last, Slot(run.first + len(run.positions) - 1))
             return
         for i, position in enumerate(run.positions):
-            if position >= 0 or run.lengths[i]:
+            if run.first + i and (position >= 0 or run.lengths[i]):
                 self.put(Slot(run.first + i), Position(position), run.lengths[i])
 
     def live_within(self, start: Position, end: Position) -> Iterator[Slot]:

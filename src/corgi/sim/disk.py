@@ -45,6 +45,7 @@ class SimDisk:
         self.segment_bytes = segment_bytes
         self.segments: dict[int, bytearray] = {}
         self.snapshots: dict[SnapshotName, bytes] = {}
+        self.freed: set[int] = set()  # segments that the node has deleted
         self.groups = 1  # whose snapshots tell where a scan begins
         self.sync_min = 0.000_15
         self.sync_mean = 0.000_20
@@ -119,6 +120,7 @@ class SimDisk:
     def wipe(self) -> None:
         self.segments.clear()
         self.snapshots.clear()
+        self.freed.clear()
         self._unsynced.clear()
 
     def image(self) -> dict[int, bytes]:
@@ -131,6 +133,7 @@ class SimDisk:
     def put_back(self, image: dict[int, bytes], snapshots: dict[SnapshotName, bytes] | None = None) -> None:
         self.segments = {number: bytearray(file) for number, file in image.items()}
         self.snapshots = dict(snapshots or {})
+        self.freed -= set(image)
         self._unsynced.clear()
 
     def prepare(self, number: int) -> int:
@@ -208,7 +211,8 @@ class SimWal:
 
     def free(self, segments: Sequence[int]) -> None:
         for number in segments:
-            del self.disk.segments[number]
+            self.disk.segments.pop(number, None)
+            self.disk.freed.add(number)
 
     # ---- driven by the process
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from corgi.base.command import VALUE_HEADER_BYTES, Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
-from corgi.base.ports import FaultyRecord, Hole, LogRecord
+from corgi.base.ports import FaultyRecord, Hole, LogRecord, SnapshotName
 from corgi.broker.barriers import Barriers
 from corgi.broker.identity import Identity
 from corgi.broker.node import Node
@@ -26,7 +26,9 @@ from corgi.paxos.messages import Accepted, Forward, Promise
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
 from corgi.sim.run import Options
+from corgi.sim.snapshots import SimSnapshots
 from corgi.state import group_state
+from corgi.state.index import FrozenLog, PartitionLog
 from corgi.state.machine import Machine
 from corgi.state.producers import Producer
 
@@ -258,6 +260,22 @@ def skip_damaged_records() -> tuple[object, str, Callable[..., Any]]:
     return Node, "recover", careless
 
 
+def snapshot_without_producers() -> tuple[object, str, Callable[..., Any]]:
+    freeze = PartitionLog.freeze
+
+    def forgetful(self: PartitionLog) -> FrozenLog:
+        return freeze(self)._replace(producers=[])
+
+    return PartitionLog, "freeze", forgetful
+
+
+def free_before_the_snapshot_is_durable() -> tuple[object, str, Callable[..., Any]]:
+    def none(self: SimSnapshots) -> list[SnapshotName]:
+        return []
+
+    return SimSnapshots, "names", none
+
+
 def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
     def at_once(
         self: Barriers, client: Any, groups: Any, timeout_s: float, done: Callable[[dict[Any, Any]], None]
@@ -273,6 +291,7 @@ LAGGARDS = Options(faults=("power-all", "isolate", "kill"))
 COMEBACKS = Options(rough=False, faults=("isolate", "split"))  # leaders that take a fresh ballot beside their followers
 SPLITS = Options(nodes=5, faults=("split", "isolate", "one-way"))
 RESTARTS = Options(faults=("kill", "power", "isolate"))
+KILLS = Options(faults=("kill", "power"))
 DISKS = Options(faults=("wipe", "kill", "power"))
 OLD_DISKS = Options(faults=("old-disk", "kill", "power-all"))
 FLIPS = Options(faults=("bit-flip",))
@@ -281,6 +300,16 @@ FLIPPED_VOTES = Options(rough=True, faults=("bit-flip", "mumble"))
 MUTANTS: dict[str, Mutant] = {
     "vote-before-durable": Mutant(
         "an accept is answered after it is durable", (vote_before_durable,), ("answer-not-durable",)
+    ),
+    "snapshot-without-producers": Mutant(
+        "a snapshot holds all of the state", (snapshot_without_producers,), ("diverged", "duplicate"), options=KILLS
+    ),
+    "free-before-durable": Mutant(
+        "the log is cut only behind a durable snapshot",
+        (free_before_the_snapshot_is_durable,),
+        ("synced-record-lost",),
+        seeds=20,
+        options=KILLS,
     ),
     "forget-promise": Mutant(
         "a promise survives a restart", (forget_the_promise,), ("promise-went-back",), options=RESTARTS

@@ -102,6 +102,9 @@ class Process:
             first_segment = self.node.snapshots.restore(self.snapshots.names(), self.snapshots.content, self._damaged)
             covered = [group.replica.prefix for group in self.node.groups]
             self.cluster.count("snapshot_restarts", any(covered))
+            if any(number >= first_segment for number in self.computer.disk.freed):
+                text = f"node {self.id} scans from segment {first_segment}, and has freed {self.computer.disk.freed}"
+                self.cluster.ledger.violate("synced-record-lost", text)
             found = self.wal.open(first_segment)
             records = [item for item in found if not isinstance(item, Hole)]
             holes = len(found) - len(records) + self.computer.recovering
