@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from corgi.base.errors import CorgiError
 from corgi.history.gaps import fault_gaps, least_rate, partition_gaps
-from corgi.history.lines import KINDS, AnyLine, HistoryLine, SendLine, encode_line
+from corgi.history.lines import KINDS, AnyLine, FaultLine, HistoryLine, SendLine, encode_line
 from corgi.history.loading import read_history
 from corgi.history.model import Partition
 from corgi.history.verdicts import judge
@@ -89,6 +89,15 @@ def test_a_line_that_makes_no_sense_is_refused(lines: tuple[bytes, ...], told: s
 def test_whatever_comes_is_understood_or_refused(lines: list[bytes]) -> None:
     with contextlib.suppress(CorgiError):
         judge(read_history([HEAD, *lines]))
+
+
+def test_what_waits_from_one_fault_into_the_next_is_shared_out() -> None:
+    def fault(began: float) -> bytes:
+        return encode_line(FaultLine("kill", "n", began, began + 1.0))
+
+    send = SendLine("p", "t", 0, ("a",), 11.5, "ok", 15.0)
+    history = read_history([HEAD, fault(10.0), fault(12.0), encode_line(send)])
+    assert [gap.seconds for gap in fault_gaps(history)] == [0.5, 3.5]
 
 
 def test_a_check_can_be_left_out_and_a_strange_name_is_refused() -> None:

@@ -46,7 +46,7 @@ def partition_gaps(history: History) -> dict[Partition, Gap]:
 
 def fault_gaps(history: History) -> list[FaultGap]:
     """Per fault the longest wait of the publishes that were waiting at some time from its beginning to soon after its
-    end, or to the beginning of the next one after its end, in the order of the faults."""
+    end, each up to the beginning of the next fault behind that end, in the order of the faults."""
     last = _last_time(history)
     faults = sorted(history.faults, key=lambda fault: fault.began)
     waits = sorted((send.due, _waited(send, last), send.partition) for send in history.sends)
@@ -54,14 +54,16 @@ def fault_gaps(history: History) -> list[FaultGap]:
     longest = max((wait for _, wait, _ in waits), default=0.0)
     dues = [due for due, _, _ in waits]
     for number, fault in enumerate(faults):
-        until = (fault.ended if fault.ended >= fault.began else last) + AFTERMATH_S
-        following = next((other.began for other in faults[number + 1 :] if other.began >= fault.ended), until)
-        until = min(until, following)
+        ended = fault.ended if fault.ended >= fault.began else last
+        following = next((other.began for other in faults[number + 1 :] if other.began >= ended), float("inf"))
+        until = min(ended + AFTERMATH_S, following)
         best = FaultGap(fault, 0.0, None)
         for at in range(bisect_left(dues, fault.began - longest), bisect_left(dues, until)):
             due, waited, partition = waits[at]
-            if due + waited >= fault.began and waited > best.seconds:
-                best = FaultGap(fault, waited, partition)
+            if due + waited >= fault.began:
+                because = min(waited, following - due)  # from there on it waits because of another one
+                if because > best.seconds:
+                    best = FaultGap(fault, because, partition)
         out.append(best)
     return out
 
