@@ -62,6 +62,18 @@ async def test_a_run_that_is_stopped_heals_and_a_loss_is_told(tmp_path: Path, mo
     assert {verdict.name for verdict in run.verdicts if not verdict.good} == {"lost-write", "send-gap"}
 
 
+@pytest.mark.timeout(180)
+async def test_a_broker_whose_quorum_is_too_small_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its leader goes on acknowledging while it is cut off; what it acknowledged is gone afterwards."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    options = ChaosOptions(
+        tmp_path / "run", seed=3, seconds=2, faults=("isolate",), partitions=4, program="mutant_node"
+    )
+    run = await run_chaos(options)
+    assert not run.ok
+    assert {verdict.name for verdict in run.verdicts if not verdict.good} & {"lost-write", "inconsistent-offsets"}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

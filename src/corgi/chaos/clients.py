@@ -24,7 +24,6 @@ from corgi.history.model import FAILED, OK, OPEN, REFUSED, UNKNOWN
 
 PUBLISH_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 5.0
-FINISH_S = 45.0  # for what was begun, once stop is set; more than any time-out
 TICK_S = 0.001
 KEYS = 16
 NEAR = 0.8  # how often a wanderer begins among the last NEAR_RECORDS records of a partition
@@ -37,7 +36,8 @@ MAYBE_STORED = "may be stored"  # how an error tells that some attempt has left 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a client is to do. ``rate``: publishes per second to each partition."""
+    """What a client is to do. ``rate``: publishes per second to each partition; ``patience_s``: for what was begun when
+    the run is over."""
 
     name: str
     servers: str
@@ -46,6 +46,7 @@ class Job:
     rate: float = 25.0
     size: int = 200
     seed: int = 0
+    patience_s: float = 30.0
 
 
 class Producer:
@@ -61,7 +62,7 @@ class Producer:
 
     async def run(self) -> None:
         job = self._job
-        async with connect(job.servers, publish_timeout=PUBLISH_TIMEOUT_S) as mq:
+        async with connect(job.servers, publish_timeout=min(PUBLISH_TIMEOUT_S, job.patience_s)) as mq:
             start = time.monotonic()
             number = 0
             while not self._stop.is_set():
@@ -71,7 +72,7 @@ class Producer:
                 self._publish(mq, number % job.partitions, due)
                 number += 1
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=FINISH_S)
+                await asyncio.wait(self._tasks, timeout=job.patience_s)
 
     def _publish(self, mq: Corgi, partition: int, due: float) -> None:
         sequence = self._sequences[partition]
@@ -119,7 +120,7 @@ class Consumer:
             reading = asyncio.create_task(self._read(mq))
             await asyncio.wait((asyncio.create_task(self._stop.wait()), reading), return_when=asyncio.FIRST_COMPLETED)
             try:
-                async with asyncio.timeout(FINISH_S):
+                async with asyncio.timeout(job.patience_s):
                     ends = await _ends(mq, job.topic)
                     while any(self._positions[partition] < end for partition, end in ends.items()):
                         if reading.done():

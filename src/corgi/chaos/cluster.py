@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 from corgi.base.errors import CorgiError
@@ -24,10 +23,7 @@ TERMINATE_S = 15.0
 class ChaosCluster(LocalCluster):
     """Use as ``LocalCluster``; ``network`` is there from ``start`` on."""
 
-    def __init__(self, options: LocalOptions, *, sufferable_disks: bool = False) -> None:
-        """``sufferable_disks``: the nodes' disks can be made slow and full, and their logs have small segments."""
-        if sufferable_disks:
-            options = replace(options, program=("corgi.chaos.node_process",))
+    def __init__(self, options: LocalOptions) -> None:
         super().__init__(options)
         self._network: Network | None = None
         self._halted: set[int] = set()
@@ -90,7 +86,10 @@ class ChaosCluster(LocalCluster):
         shutil.rmtree(self.node(number).folder)
 
     def suffer(self, number: int, *, slow_s: float = 0.0, full: bool = False) -> None:
-        """From now on each write of the node's disk takes so much longer, and it has no room for another segment."""
+        """From now on each write of the node's disk takes so much longer, and it has no room for another segment.
+
+        Only for nodes whose program is ``node_process``.
+        """
         self._tell_disk(number, slow_s, full=full)
         if self.node(number).pid:
             self._running(number).send_signal(signal.SIGUSR1)

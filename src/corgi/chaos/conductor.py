@@ -18,7 +18,7 @@ from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import NODES_MAX
-from corgi.chaos.clients import FINISH_S, Job
+from corgi.chaos.clients import Job
 from corgi.chaos.cluster import ChaosCluster
 from corgi.chaos.drain import drain
 from corgi.chaos.faults import KINDS, Kind, Victim
@@ -36,9 +36,6 @@ from corgi.server.local import LocalOptions
 TOPIC = "chaos"
 WARM_S = 1.0
 AFTER_S = 2.0  # the load goes on for so long after the last fault
-HEALTHY_S = 30.0
-DRAIN_S = 60.0
-SETTLE_S = 30.0
 HISTORY = "history.jsonl"
 SECONDS_MAX = 86_400.0
 
@@ -58,6 +55,8 @@ class ChaosOptions:
     size: int = 500
     suspicion_ms: int = 150
     write_gap_ms: int | None = None
+    patience_s: float = 30.0  # for whatever has to end once all is healed
+    program: str = "corgi.chaos.node_process"  # the module that is a node
 
     def check(self) -> None:
         """Raises CorgiError "invalid-argument"."""
@@ -129,9 +128,12 @@ class _Conductor:
         self._tell = tell
         self._stop = stop
         local = LocalOptions(
-            options.folder / "cluster", nodes=options.nodes, suspicion_ms=options.suspicion_ms, log_level="info"
+            options.folder / "cluster",
+            nodes=options.nodes,
+            suspicion_ms=options.suspicion_ms,
+            program=(options.program,),
         )
-        self._cluster = ChaosCluster(local, sufferable_disks=True)
+        self._cluster = ChaosCluster(local)
         self._clients: list[tuple[asyncio.subprocess.Process, Path]] = []
         self._faults: list[FaultLine] = []
         self._unfinished: list[str] = []
@@ -139,7 +141,8 @@ class _Conductor:
 
     async def run(self) -> Run:
         options = self._options
-        self._tell(f"seed {options.seed}: {options.nodes} nodes, {len(options.kinds)} kinds of faults")
+        nodes = "one node" if options.nodes == 1 else f"{options.nodes} nodes"
+        self._tell(f"seed {options.seed}: {nodes}, {len(options.kinds)} kinds of faults")
         await asyncio.to_thread(self._cluster.start)
         began = time.monotonic()
         async with connect(",".join(node.native for node in self._cluster.nodes)) as mq:
@@ -154,7 +157,7 @@ class _Conductor:
             with Recorder(path) as recorder:
                 await self._write_down(mq, recorder)
         self._tell("judging the history")
-        limits = Limits(options.write_gap_ms / 1000 if options.write_gap_ms else None, SETTLE_S)
+        limits = Limits(options.write_gap_ms / 1000 if options.write_gap_ms else None, options.patience_s)
         history, verdicts = await asyncio.to_thread(_judged, path, limits)
         return Run(options, history, verdicts, began, time.monotonic(), self._stop.is_set())
 
@@ -214,7 +217,7 @@ class _Conductor:
             self._unfinished.append(f"node {node.node} ended by itself, with {code}; see {node.log}")
             await asyncio.to_thread(self._cluster.start_nodes, [node])
         try:
-            await wait_healthy(mq, self._options.nodes, HEALTHY_S)
+            await wait_healthy(mq, self._options.nodes, self._options.patience_s)
         except CorgiError as error:
             if error.code != "timeout":
                 raise
@@ -230,7 +233,9 @@ class _Conductor:
         def job(name: str, topic: str = TOPIC) -> str:
             seed = random.Random(f"{name} of {options.seed}").randrange(2**32)
             rate = options.rate / options.producers
-            return json.dumps(asdict(Job(name, servers, topic, options.partitions, rate, options.size, seed)))
+            return json.dumps(
+                asdict(Job(name, servers, topic, options.partitions, rate, options.size, seed, options.patience_s))
+            )
 
         plans = [("producer", f"producer-{number}") for number in range(1, options.producers + 1)]
         for role, name in plans:
@@ -262,7 +267,7 @@ class _Conductor:
                 process.stdin.close()
             for process, part in clients:
                 try:
-                    async with asyncio.timeout(FINISH_S * 2):
+                    async with asyncio.timeout(self._options.patience_s * 2):
                         code = await process.wait()
                 except TimeoutError:
                     process.kill()
@@ -289,14 +294,17 @@ class _Conductor:
     async def _drain(self, mq: Corgi, recorder: Recorder) -> None:
         self._tell("draining every node")
         try:
-            async with asyncio.timeout(DRAIN_S):
+            async with asyncio.timeout(self._options.patience_s * 2):
                 ends = await mq.topics.offsets(TOPIC)
         except (TimeoutError, CorgiError) as error:
             self._unfinished.append(f"the ends of the partitions could not be learned: {error}")
             return
         for node in self._cluster.nodes:
             try:
-                async with asyncio.timeout(DRAIN_S), contextlib.aclosing(_drained(node.port, ends)) as parts:
+                async with (
+                    asyncio.timeout(self._options.patience_s * 2),
+                    contextlib.aclosing(_drained(node.port, ends)) as parts,
+                ):
                     async for partition, records in parts:
                         recorder.write(DrainLine(f"node {node.node}", TOPIC, partition, records))
             except (TimeoutError, CorgiError) as error:
