@@ -86,6 +86,14 @@ def test_many_equal_doubts_are_no_trouble_and_too_many_kinds_are_told() -> None:
     assert judge_register(kinds, configurations_max=1000).undecided
 
 
+def test_a_search_that_would_take_for_ever_gives_up() -> None:
+    """Its configurations are never too many at a time, but it would look at them again and again."""
+    doubts = [Call("p", "r", "write", None, n % 8, UNKNOWN, 0, 1) for n in range(24)]
+    reads = [Call("q", "r", "read", n % 8, None, OK, 2 + n, 2.5 + n) for n in range(24)]
+    assert judge_register([*doubts, *reads]).undecided
+    assert not judge_register([*doubts[:8], *reads[:8]]).undecided
+
+
 def test_registers_are_judged_one_by_one() -> None:
     calls = [Call("p", name, "write", None, "x", OK, 0, 1) for name in ("one", "two")]
     calls.append(Call("p", "two", "read", None, None, OK, 2, 3))

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 from corgi.history.model import FAILED, OK, REFUSED, Call, State
 
 CONFIGURATIONS_MAX = 200_000  # at one time, of one register: some 100 MB
+STEPS_MAX = 1_000_000  # of one register, over all: some 5 s
 
 Doubt: TypeAlias = tuple[str, State, State]  # action, old, new of an operation whose outcome is unknown
 
@@ -74,11 +75,13 @@ class _Search:
         self._kinds = {kind: index for index, kind in enumerate(kinds)}
         self._doubts = kinds
         self._before: set[Configuration] = set()
+        self._steps_left = STEPS_MAX
         self._now = {Configuration(None, frozenset(), (0,) * len(kinds))}
         self.gave_up = False
 
     def invoked(self, number: int) -> None:
         call = self._calls[number]
+        self._steps_left -= len(self._now)
         if not _in_doubt(call):
             self._now = {c._replace(waiting=c.waiting | {number}) for c in self._now}
         elif call.action != "read":  # an unanswered question changes nothing
@@ -97,10 +100,12 @@ class _Search:
                 done.add(configuration)
                 continue
             for following in self._steps(configuration):
+                self._steps_left -= 1
                 if following not in seen:
                     seen.add(following)
                     frontier.append(following)
-            if len(seen) > self._configurations_max:
+            self._steps_left -= 1
+            if len(seen) > self._configurations_max or self._steps_left < 0:
                 self.gave_up = True
                 return False
         self._now = done
