@@ -62,7 +62,7 @@ async def test_a_run_that_is_stopped_heals_and_a_loss_is_told(tmp_path: Path, mo
     assert {verdict.name for verdict in run.verdicts if not verdict.good} == {"lost-write", "send-gap"}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_broker_whose_quorum_is_too_small_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its leader goes on acknowledging while it is cut off; what it acknowledged is gone afterwards."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
