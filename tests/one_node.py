@@ -138,6 +138,7 @@ class OneNode:
         self.origin = make_origin(self.options.node, 1)
         self.slots: dict[tuple[int, int], bytes] = {}
         self.values = SimpleNamespace(read=self.read_value)
+        self.snapshots = SimpleNamespace(gauges=dict)
         self.cold: set[tuple[int, int]] = set()
         self.reads: list[tuple[tuple[int, int], Callable[[bytes | CorgiError], None]]] = []
         self.submitted: list[tuple[GroupId, int, bytes, Callable[[Outcome], None], Callable[[], None] | None]] = []

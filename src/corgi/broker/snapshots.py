@@ -193,6 +193,21 @@ class Snapshotting:
         if segment - self.first_segment(group.id) >= self._distance():
             self._due = group
 
+    def gauges(self) -> dict[str, float]:
+        """How things stand: what the log holds, what of it lives, and what is to come. Sizes in bytes."""
+        node = self._node
+        segments = len(node.wal.segments())
+        now = node.clock.now()
+        ages = [now - at for at, name in zip(self.taken_at, self.durable, strict=True) if name is not None]
+        return {
+            "log_segments": segments,
+            "log_bytes_held": segments * node.values.space.segment_bytes,
+            "log_live_bytes": node.values.space.live_bytes,
+            "snapshot_bytes_held": sum(self.sizes),
+            "snapshot_age_max_s": round(max(ages, default=0.0), 3),
+            "values_to_come": sum(group.slots.missing for group in node.groups),
+        }
+
     def first_segment(self, group: GroupId) -> int:
         """Where a scan would have to begin for this group."""
         name = self.durable[group]

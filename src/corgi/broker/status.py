@@ -23,7 +23,7 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
         not any(group.role == "recovering" for group in groups),
         tuple(node.peer_status()),
         groups,
-        {**node.counters, **counters},
+        {**node.counters, **counters, **node.snapshots.gauges()},
     )
 
 

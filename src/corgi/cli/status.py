@@ -102,6 +102,9 @@ def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[st
         "uptime_s": round(reply.uptime_s, 1) if reply else 0.0,
         "leads": [group["group"] for group in groups if group["leader"] == node.node],
         "lag": max((group["chosen"] - group["applied"].get(me, 0) for group in groups), default=0) if reply else None,
+        "disk_bytes": round(reply.counters.get("log_bytes_held", 0)) if reply else None,
+        "live_bytes": round(reply.counters.get("log_live_bytes", 0)) if reply else None,
+        "values_to_come": round(reply.counters.get("values_to_come", 0)) if reply else 0,
         "peers": [
             {"node": peer, "connected": up, "silent_s": round(silent_s, 3), "clock_offset_ms": round(offset_ms, 1)}
             for peer, up, silent_s, offset_ms in (reply.peers if reply else ())
@@ -117,6 +120,8 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
         if not node["reachable"]:
             problems.append(f"{name} at {node['address']} does not answer")
             continue
+        if node["values_to_come"]:
+            problems.append(f"{name} is incomplete: {node['values_to_come']} values are still to come from the others")
         if not node["voting"]:
             problems.append(f"{name} does not vote: it recovers, or its disk is full")
         if node["lag"] > LAG_MAX:
@@ -137,8 +142,11 @@ def _show(document: dict[str, Any]) -> None:
         state = "unreachable" if not node["reachable"] else "up" if node["voting"] else "not voting"
         leads = ",".join(map(str, node["leads"])) or "-"
         lag = "-" if node["lag"] is None else node["lag"]
-        rows.append((node["node"], node["address"], node["label"], state, _lasted(node["uptime_s"]), leads, lag))
-    print_table((">node", "address", "label", "state", ">up for", "leads groups", ">lag"), rows)
+        sizes = [_size(node["disk_bytes"]), _size(node["live_bytes"])]
+        rows.append(
+            (node["node"], node["address"], node["label"], state, _lasted(node["uptime_s"]), leads, lag, *sizes)
+        )
+    print_table((">node", "address", "label", "state", ">up for", "leads groups", ">lag", ">log", ">live"), rows)
     print()
     groups = [
         (g["group"], g["leader"] or "?", g["chosen"], g["open_slots"], g["pending"], g["leadership_changes"])
@@ -157,3 +165,13 @@ def _lasted(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _size(size: int | None) -> str:
+    """512 B, 64 MiB; - if nobody knows."""
+    if size is None:
+        return "-"
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= 2 * unit:
+            return f"{size / unit:.0f} {name}"
+    return f"{size} B"

@@ -65,6 +65,8 @@ def assemble(config: ServerConfig, folder: Folder, *, software: str, disk: DiskO
         labels={NodeId(member.node): member.label for member in everyone},
         tail_bytes_max=config.tail_bytes,
         scrub_bytes_s=config.scrub_bytes_per_s,
+        snapshot_segments=config.snapshot_segments,
+        rewrite_bytes_per_s=config.rewrite_bytes_per_s,
         software=software,
     )
     listen = config.listen_address

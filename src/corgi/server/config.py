@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from corgi.base.errors import CorgiError
-from corgi.base.limits import GROUPS_MAX, MIB, NODES_MAX, SCRUB_BYTES_S, SUSPICION_S, TAIL_BYTES_MAX
+from corgi.base.limits import GROUPS_MAX, KIB, MIB, NODES_MAX, SCRUB_BYTES_S, SUSPICION_S, TAIL_BYTES_MAX
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 
 NODE_ID_MAX = 65_535
@@ -72,6 +72,10 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tail_bytes: Annotated[int, Meta(ge=MIB, le=1024 * MIB)] = TAIL_BYTES_MAX
     # Cold data read per second to find damage before it is needed, in bytes; 0: none.
     scrub_bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * MIB)] = SCRUB_BYTES_S
+    # Segments of 64 MiB between two snapshots of a group: what a restart reads, at least.
+    snapshot_segments: Annotated[int, Meta(ge=1, le=1024)] = 2
+    # Old values moved per second so that sparse segments of the log can be deleted, in bytes.
+    rewrite_bytes_per_s: Annotated[int, Meta(ge=64 * KIB, le=1024 * MIB)] = 8 * MIB
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # "text" for people, "json" for programs: one object a line, on stderr.
     log_format: Literal["text", "json"] = "text"

@@ -25,6 +25,8 @@ groups = {groups}                             # Paxos groups; fixed at bootstrap
 suspicion_ms = {suspicion_ms}                     # silence after which another node is suspected
 stop_timeout_ms = {stop_timeout_ms}                 # at SIGTERM: how long to wait for leaderships to move
 tail_bytes = {tail_bytes}                  # recent messages kept in memory
+snapshot_segments = {snapshot_segments}                  # of 64 MiB, between two snapshots of a group
+rewrite_bytes_per_s = {rewrite_bytes_per_s}          # old values moved so that sparse segments can go
 scrub_bytes_per_s = {scrub_bytes_per_s}            # cold data read to find damage early; 0: none
 log_level = "{log_level}"                     # debug, info, warning, error
 log_format = "{log_format}"                    # text for people, json for programs
@@ -74,6 +76,7 @@ def new_cluster_id() -> str:
 
 
 def _defaults() -> tuple[str, ...]:
-    names = ("suspicion_ms", "stop_timeout_ms", "tail_bytes", "scrub_bytes_per_s", "log_level", "log_format")
+    storage = ("tail_bytes", "snapshot_segments", "rewrite_bytes_per_s", "scrub_bytes_per_s")
+    names = ("suspicion_ms", "stop_timeout_ms", *storage, "log_level", "log_format")
     assert set(names) <= set(ServerConfig.__struct_fields__)
     return names

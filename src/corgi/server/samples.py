@@ -14,6 +14,8 @@ def samples(driver: Driver) -> Iterator[Sample]:
     yield from _groups(driver)
     yield from _damage(driver)
     yield from _disk(driver)
+    for name, value in driver.node.snapshots.gauges().items():
+        yield Sample(name.removesuffix("_s") + "_seconds" if name.endswith("_s") else name, value)
     for peer, connected, silent_s, offset_ms in driver.node.peer_status():
         label = (("peer", str(peer)),)
         yield Sample("peer_connected", float(connected), label)
