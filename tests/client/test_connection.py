@@ -240,3 +240,38 @@ async def test_an_error_that_closes_the_connection_is_survived() -> None:
 
     async with port(ScriptedNode(answer)) as address, corgi.connect(address) as mq:
         assert (await mq.publish("t", b"x")).offset == 5
+
+
+# Clusters
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_seeds_of_two_clusters_are_refused_with_both_addresses_and_ids(order: int) -> None:
+    async with corgi.embedded() as one, corgi.embedded() as other:
+        with pytest.raises(CorgiError) as caught:
+            await corgi.connect([one.servers, other.servers][::order])
+        assert caught.value.code == "wrong-cluster"
+        for part in (one.servers, one.cluster, other.servers, other.cluster):
+            assert part in caught.value.message
+
+
+async def test_a_seed_that_says_too_late_that_it_is_of_another_cluster_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connected = asyncio.Event()
+    warned = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, correlation = await receive(reader)
+        await connected.wait()
+        writer.write(frame(msgspec.structs.replace(GREETING, cluster="d" * 32), correlation))
+        await reader.read()
+        warned.set()
+
+    async with corgi.embedded() as one, port(slow) as late, corgi.connect([one.servers, late]) as mq:
+        connected.set()
+        await asyncio.wait_for(warned.wait(), 10)
+        assert mq.cluster == one.cluster
+        [record] = [record for record in caplog.records if record.name == "corgi.client"]
+        assert late in record.getMessage()
+        assert "d" * 32 in record.getMessage()

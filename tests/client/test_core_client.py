@@ -72,6 +72,38 @@ def test_a_node_of_another_cluster_is_not_used() -> None:
     assert NodeId(2) not in cluster.client.routing.links
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_seeds_of_different_clusters_are_told_apart_whatever_number_their_nodes_have(number: int) -> None:
+    cluster = ModelCluster(connect=False)
+    told: list[bool] = []
+    cluster.client.when_seeds_told(lambda: told.append(True))
+    cluster.connect(1)
+    assert not told
+    assert cluster.client.disagreement is None
+    cluster.client.link_up(ModelLink(cluster, number), greeting(number, "d" * 32), cluster.address(2))
+    assert told
+    error = cluster.client.disagreement
+    assert error is not None
+    assert error.code == "wrong-cluster"
+    for part in (str(cluster.address(1)), "c" * 32, str(cluster.address(2)), "d" * 32):
+        assert part in error.message
+    assert cluster.client.hopeless
+    assert cluster.client.unreachable() is error
+
+
+def test_a_client_never_goes_over_to_another_cluster() -> None:
+    cluster = ModelCluster(connect=False)
+    cluster.connect(1)
+    cluster.connect(2)
+    for node in (1, 2):
+        cluster.cut(node)
+    stranger = ModelLink(cluster, 1)
+    cluster.client.link_up(stranger, greeting(1, "d" * 32), cluster.address(1))
+    assert cluster.cut_later == [stranger]
+    assert not cluster.client.ready
+    assert cluster.client.routing.cluster == "c" * 32
+
+
 def test_what_no_patience_mends_is_told_when_nobody_can_be_reached() -> None:
     cluster = ModelCluster(connect=False, options=ClientOptions(cluster="d" * 32))
     cluster.client.dial_failed(cluster.address(2), CorgiError("unreachable", "refused"))

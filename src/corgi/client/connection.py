@@ -156,6 +156,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(message, HelloReply):
             self._up = True
             self._shell.core.link_up(self, message, self._address)
+            self._shell.greeted()
             return
         if isinstance(message, ErrorReply):
             self._error = error_from_number(message.error, message.message)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
 from collections.abc import Callable, Sequence
 
@@ -13,6 +15,8 @@ from corgi.client.core.links import Address
 from corgi.client.core.options import ClientOptions
 from corgi.wire.receiver import Scratch
 
+logger = logging.getLogger("corgi.client")
+SEEDS_S = 0.250  # seeds slower than the first are waited for so long, to see that all are of one cluster
 LATE_S = 0.020  # a timer that fires so late tells of a loop that was held up
 
 
@@ -39,6 +43,7 @@ class Shell:
         self._due_at = 0.0  # the timer's; uvloop's handle of a time that has passed cannot tell it
         self._turn_due = False
         self._closed = asyncio.Event()
+        self._started = False
         self.core = Client(
             options,
             seeds,
@@ -49,7 +54,10 @@ class Shell:
         )
 
     async def start(self) -> None:
-        """Connect: returns when the cluster is known. Raises CorgiError "unreachable" and what nodes said."""
+        """Connect: returns when the cluster is known.
+
+        Raises CorgiError "unreachable" and what nodes said; "wrong-cluster" if the seeds are of different clusters.
+        """
         self.core.start()
         self.wake()
         try:
@@ -59,6 +67,18 @@ class Shell:
             raise self.core.unreachable() from None
         if not self.core.ready:
             raise self.core.unreachable()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEEDS_S):
+                await self.until(self.core.when_seeds_told)
+        if self.core.disagreement is not None:
+            raise self.core.disagreement
+        self._started = True
+
+    def greeted(self) -> None:
+        """A node has greeted: if it shows only now that the seeds are of different clusters, say so."""
+        if self._started and self.core.disagreement is not None:
+            self._started = False  # said once
+            logger.warning("%s; %s stays in use", self.core.disagreement, self.core.routing.cluster)
 
     async def close(self) -> None:
         """Give every open matter an end, close all links; what is on its way to a socket is not waited for."""

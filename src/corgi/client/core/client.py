@@ -68,6 +68,7 @@ class Client:
         self._topic_waiters: dict[str, list[Callable[[CorgiError | None], None]]] = {}
         self._identity_wanted = False
         self._ready_waiters: list[Callable[[], None]] = []
+        self._seeds_waiters: list[Callable[[], None]] = []
 
     # The user's side; publishing and consuming are the producer's and the consumer's
 
@@ -78,12 +79,22 @@ class Client:
 
     @property
     def hopeless(self) -> bool:
-        """Has every node that is known refused us for a reason that no patience mends?"""
-        return self._peers.worst_error() is not None
+        """Has every node that is known refused us for a reason that no patience mends, or do the seeds disagree?"""
+        return self._peers.disagreement is not None or self._peers.worst_error() is not None
+
+    @property
+    def disagreement(self) -> CorgiError | None:
+        """The "wrong-cluster" of seeds that belong to different clusters; only one of the clusters is ever used."""
+        return self._peers.disagreement
 
     def when_ready(self, callback: Callable[[], None]) -> None:
         """Call back once, when it is ``ready`` or ``hopeless``."""
         self._ready_waiters.append(callback)
+        self._tell_ready()
+
+    def when_seeds_told(self, callback: Callable[[], None]) -> None:
+        """Call back once, when every seed has greeted or said why not."""
+        self._seeds_waiters.append(callback)
         self._tell_ready()
 
     def ask(
@@ -122,7 +133,7 @@ class Client:
 
     def unreachable(self) -> CorgiError:
         """Why ``ready`` is not reached."""
-        told = self._peers.worst_error()
+        told = self._peers.disagreement or self._peers.worst_error()
         if told is not None:
             return told
         reasons = "; ".join(self._peers.errors()) or "no node has answered yet"
@@ -139,6 +150,7 @@ class Client:
         if not self._peers.link_up(link, hello, address):
             self._tell_ready()
             return
+        self._tell_ready()
         names = tuple(self._topics_used) if first else ()
         link.request(Metadata(names, True), (), self._metadata_told)
         self.producer.sender.stir()
@@ -299,6 +311,10 @@ class Client:
     def _tell_ready(self) -> None:
         if self._ready_waiters and (self.ready or self.hopeless):
             waiters, self._ready_waiters = self._ready_waiters, []
+            for callback in waiters:
+                callback()
+        if self._seeds_waiters and self._peers.seeds_told():
+            waiters, self._seeds_waiters = self._seeds_waiters, []
             for callback in waiters:
                 callback()
 

@@ -1,7 +1,8 @@
 """The links to the nodes: all of them are kept open, so that failing over needs no connecting.
 
 A node may be known by several addresses (a seed and what the cluster advertises); it gets one link. A link
-that is silent is asked whether it lives, and given up if it says nothing.
+that is silent is asked whether it lives, and given up if it says nothing. All links lead to one cluster: the
+one that the first node to greet belongs to stays the client's, and ``disagreement`` tells when a seed is of another.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ LAG_S = 0.5  # if we ourselves were away for so long, silence says nothing about
 class Peer:
     """One address, with the node behind it as far as known."""
 
-    __slots__ = ("address", "backoff", "dial_at", "dialing", "error", "node")
+    __slots__ = ("address", "backoff", "cluster", "dial_at", "dialing", "error", "node", "seed")
 
-    def __init__(self, address: Address, backoff: Backoff) -> None:
+    def __init__(self, address: Address, backoff: Backoff, *, seed: bool) -> None:
         self.address = address
         self.backoff = backoff
+        self.seed = seed
+        self.cluster = ""  # that it told of last
         self.node = NO_NODE
         self.dialing = False
         self.dial_at = 0.0
@@ -58,14 +61,15 @@ class Peers:
         self._advanced_at = clock.now()
         self._cluster = options.cluster
         self._closed = False
+        self.disagreement: CorgiError | None = None  # two seeds belong to different clusters
 
     def know(self, addresses: Iterable[Address], node: NodeId = NO_NODE) -> None:
-        """Seeds, or the address that the cluster tells of a node."""
+        """Seeds, or, with its number, the address that the cluster tells of a node."""
         for address in addresses:
             peer = self._peers.get(address)
             if peer is None:
                 backoff = Backoff(self._options.redial_min_s, self._options.redial_max_s, self._chance)
-                peer = self._peers[address] = Peer(address, backoff)
+                peer = self._peers[address] = Peer(address, backoff, seed=not node)
             if node:
                 peer.node = node
 
@@ -74,16 +78,19 @@ class Peers:
         peer = self._peers.get(address)
         if peer is not None:
             peer.dialing = False
-            peer.node = hello.node
+            peer.cluster = hello.cluster
             peer.error = None
-        if self._closed or hello.node in self._routing.links:
-            link.close()
-            return False
         if self._cluster and hello.cluster != self._cluster:
             error = CorgiError("wrong-cluster", f"{address} belongs to cluster {hello.cluster}, not {self._cluster}")
             if peer is not None:
                 peer.error = error
                 peer.dial_at = self._clock.now() + peer.backoff.next()
+                self._compare(peer)
+            link.close()
+            return False
+        if peer is not None:
+            peer.node = hello.node
+        if self._closed or hello.node in self._routing.links:
             link.close()
             return False
         self._cluster = hello.cluster
@@ -147,10 +154,25 @@ class Peers:
             return None
         return next((error for error in errors if not error.retryable), None)
 
+    def seeds_told(self) -> bool:
+        """Has every seed greeted, or said why not?"""
+        return all(peer.cluster or peer.error is not None for peer in self._peers.values() if peer.seed)
+
     def close(self) -> None:
         self._closed = True
         for link in list(self._links):
             link.close()
+
+    def _compare(self, stranger: Peer) -> None:
+        """A node belongs to another cluster. If it is a seed beside seeds of ours, nobody can tell which was meant."""
+        ours = next((peer for peer in self._peers.values() if peer.seed and peer.cluster == self._cluster), None)
+        if stranger.seed and ours is not None and self.disagreement is None:
+            self.disagreement = CorgiError(
+                "wrong-cluster",
+                f"the addresses belong to different clusters: {ours.address} to {ours.cluster}, "
+                f"{stranger.address} to {stranger.cluster}",
+                hint="give the addresses of one cluster only",
+            )
 
     def _listen(self, link: Link, watch: Watch, now: float, lagged: bool) -> None:
         silent = now - link.heard_at()
