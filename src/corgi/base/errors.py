@@ -73,6 +73,8 @@ _ROWS: tuple[ErrorKind, ...] = (
               "they cannot be read; go on behind them: the message names the range, corgi status counts them"),
     ErrorKind(38, "snapshot-damaged", False, "A snapshot in the data folder, or what a peer sent of one, cannot be used.",
               "empty the folder and start with --rejoin while the other nodes run"),
+    ErrorKind(39, "internal-error", False, "The client met a fault of its own and takes no more calls.",
+              "report it with the traceback in the log (logger corgi.client); connect anew to go on"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}
@@ -115,6 +117,10 @@ class CorgiError(Exception):
         self.hint = hint or kind.hint
         self.retryable = kind.retryable
         super().__init__(code, self.message, self.hint)
+
+    def copy(self) -> CorgiError:
+        """The same to be raised once more: an exception keeps the traceback of every raise."""
+        return CorgiError(self.code, self.message, hint=self.hint)
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}] hint: {self.hint}"

@@ -14,6 +14,7 @@ from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.base.limits import KIB, MIB
 from corgi.client.core.links import Address, Done
+from corgi.client.faults import guarded
 from corgi.wire.client_session import CallerSession
 from corgi.wire.messages import ErrorReply, HelloReply, WireMessage
 from corgi.wire.receiver import Scratch
@@ -81,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # asyncio's side
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
@@ -93,9 +95,15 @@ class Connection(asyncio.BufferedProtocol):
         self.write()
         self._patience = self._shell.loop.call_later(HELLO_S, self._lose_patience)
 
+    def fail(self, fault: Exception) -> None:
+        """The client is broken: of this connection too nothing more is to be expected."""
+        self._shell.fail(fault)
+        self.close()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._session.get_buffer(sizehint)
 
+    @guarded
     def buffer_updated(self, nbytes: int) -> None:
         self._heard_at = self._shell.loop.time()
         core = self._shell.core
@@ -126,11 +134,13 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         return False  # the transport closes itself
 
+    @guarded
     def resume_writing(self) -> None:
         if self._up:
             self._shell.core.link_drained(self)
             self._shell.wake()
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._transport = None

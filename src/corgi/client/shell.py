@@ -13,6 +13,7 @@ from corgi.client.connection import Connection
 from corgi.client.core.client import Client
 from corgi.client.core.links import Address
 from corgi.client.core.options import ClientOptions
+from corgi.client.faults import error_of, guarded
 from corgi.wire.receiver import Scratch
 
 logger = logging.getLogger("corgi.client")
@@ -131,6 +132,7 @@ class Shell:
         except OSError as error:
             self._dial_failed(address, CorgiError("unreachable", error.strerror or str(error)))
 
+    @guarded
     def _dial_failed(self, address: Address, error: CorgiError) -> None:
         self.core.dial_failed(address, error)
         self.wake()
@@ -147,8 +149,16 @@ class Shell:
         self.dirty.pop(connection, None)
         self._closed.set()
 
+    def fail(self, fault: Exception) -> None:
+        """The client met a fault of its own: nobody waits any longer for what will not come."""
+        logger.critical("the client is broken by a fault of its own; please report this", exc_info=fault)
+        self.core.fail(error_of(fault))
+        for task in self._dials:
+            task.cancel()
+
     # Turns
 
+    @guarded
     def _finish_turn(self) -> None:
         self._turn_due = False
         self.core.flush()
@@ -169,6 +179,7 @@ class Shell:
         self._due_at = deadline
         self._timer = self.loop.call_at(deadline, self._due)
 
+    @guarded
     def _due(self) -> None:
         lateness = 0.0 if self._timer is None else self.loop.time() - self._due_at
         self._timer = None
@@ -178,6 +189,7 @@ class Shell:
         else:
             self._advance()
 
+    @guarded
     def _advance(self) -> None:
         self.core.advance()
         self.wake()

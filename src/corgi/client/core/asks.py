@@ -67,7 +67,7 @@ class Asks:
         self._chance = chance
         self._waiting: dict[Ask, None] = {}  # to be sent
         self._out: dict[Ask, None] = {}
-        self._closed = False
+        self._refusal: CorgiError | None = None  # of a client that is closed or broken
 
     def ask(
         self,
@@ -82,8 +82,8 @@ class Asks:
         backoff = Backoff(self._options.retry_min_s, self._options.retry_max_s, self._chance)
         deadline = self._clock.now() + (timeout_s or self._options.request_timeout_s)
         ask = Ask(message, group, deadline, judge, done, backoff)
-        if self._closed:
-            done(ask, CorgiError("closed", "the client is closed"), memoryview(b""))
+        if self._refusal is not None:
+            done(ask, self._refusal.copy(), memoryview(b""))
         else:
             self._waiting[ask] = None
 
@@ -111,10 +111,11 @@ class Asks:
         times += [ask.deadline for ask in (*self._waiting, *self._out)]
         return min(times, default=None)
 
-    def close(self) -> None:
-        self._closed = True
+    def close(self, error: CorgiError) -> None:
+        """Answer everything with ``error``, from now on at once."""
+        self._refusal = error
         for ask in (*self._waiting, *self._out):
-            self._finish(ask, CorgiError("closed", "the client was closed"), memoryview(b""))
+            self._finish(ask, error.copy(), memoryview(b""))
 
     def _answered(self, ask: Ask, answer: Answer, payload: memoryview) -> None:
         if ask not in self._out:

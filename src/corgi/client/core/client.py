@@ -12,6 +12,7 @@ The shell calls ``flush`` after any facts of a turn and when ``wake`` was called
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 from corgi.base.errors import BY_NUMBER, CorgiError, error_from_number
@@ -54,7 +55,8 @@ class Client:
     ) -> None:
         self.options = options
         self.routing = Routing()
-        self.closed = False
+        self._refusal: CorgiError | None = None  # of a client that is closed or broken
+        self._broken = False
         self._clock = clock
         self._wake = wake
         self._peers = Peers(options, self.routing, clock, chance, dialer)
@@ -78,9 +80,13 @@ class Client:
         return bool(self.routing.links) and bool(self.routing.leaders)
 
     @property
+    def closed(self) -> bool:
+        return self._refusal is not None
+
+    @property
     def hopeless(self) -> bool:
         """Has every node that is known refused us for a reason that no patience mends, or do the seeds disagree?"""
-        return self._peers.disagreement is not None or self._peers.worst_error() is not None
+        return self._broken or self._peers.disagreement is not None or self._peers.worst_error() is not None
 
     @property
     def disagreement(self) -> CorgiError | None:
@@ -120,8 +126,8 @@ class Client:
         if name in self.routing.topics:
             callback(None)
             return
-        if self.closed:
-            callback(CorgiError("closed", "the client is closed"))
+        if self._refusal is not None:
+            callback(self._refusal.copy())
             return
         self._topic_waiters.setdefault(name, []).append(callback)
         self.need_topic(name)
@@ -133,7 +139,7 @@ class Client:
 
     def unreachable(self) -> CorgiError:
         """Why ``ready`` is not reached."""
-        told = self._peers.disagreement or self._peers.worst_error()
+        told = self._refusal if self._broken else self._peers.disagreement or self._peers.worst_error()
         if told is not None:
             return told
         reasons = "; ".join(self._peers.errors()) or "no node has answered yet"
@@ -186,6 +192,8 @@ class Client:
 
     def advance(self) -> None:
         """Do what is due; ``flush`` follows."""
+        if self.closed:
+            return
         now = self._clock.now()
         self._peers.advance(now)
         self.asks.advance(now)
@@ -219,14 +227,35 @@ class Client:
 
     def close(self) -> None:
         """Give every open matter an end and close the links."""
-        self.closed = True
-        self.producer.close()
-        self.consumer.close()
-        self.asks.close()
-        error = CorgiError("closed", "the client was closed")
-        for name in list(self._topic_waiters):
-            self._tell_topic(name, error)
+        if self._refusal is not None:
+            self._peers.close()
+            return
+        error = self._refusal = CorgiError("closed", "the client is closed")
+        self.producer.close(error)
+        self.consumer.close(error)
+        self.asks.close(error)
+        self._end_topics(error)
         self._peers.close()
+
+    def fail(self, error: CorgiError) -> None:
+        """A fault of the client itself was met: every open matter ends with ``error``, and so does every later call.
+
+        Each part ends for itself, whatever state the fault has left another in.
+        """
+        if self._refusal is not None:
+            return
+        self._refusal = error
+        self._broken = True
+        for end in (self.producer.fail, self.consumer.close, self.asks.close, self._end_topics):
+            with contextlib.suppress(Exception):
+                end(error)
+        self._tell_ready()
+        with contextlib.suppress(Exception):
+            self._peers.close()
+
+    def _end_topics(self, error: CorgiError) -> None:
+        for name in list(self._topic_waiters):
+            self._tell_topic(name, error.copy())
 
     # Metadata
 

@@ -55,7 +55,7 @@ class Consumer:
         self._detached: dict[Stream, None] = {}
         self._owing: dict[Stream, None] = {}
         self._last_id = 0
-        self._closed = False
+        self._refusal: CorgiError | None = None  # of a client that is closed or broken
 
     # The user's side
 
@@ -78,8 +78,8 @@ class Consumer:
             self._on_detached,
             self._on_owing,
         )
-        if self._closed:
-            subscription.fail(CorgiError("closed", "the client is closed"))
+        if self._refusal is not None:
+            subscription.fail(self._refusal.copy())
             return subscription
         self._subscriptions.append(subscription)
         if topic in self._routing.topics:
@@ -150,10 +150,11 @@ class Consumer:
         """What is due already waits for a link, not for the time."""
         return min([stream.retry_at for stream in self._detached if stream.retry_at > now], default=None)
 
-    def close(self) -> None:
-        self._closed = True
+    def close(self, error: CorgiError) -> None:
+        """Every subscription ends with ``error``, later ones at once."""
+        self._refusal = error
         for subscription in list(self._subscriptions):
-            subscription.fail(CorgiError("closed", "the client was closed"))
+            subscription.fail(error.copy())
 
     # Streams
 

@@ -114,6 +114,7 @@ class Producer:
         self._lanes: tuple[dict[str, Lane], dict[str, Lane], dict[str, Lane]] = ({}, {}, {})
         self._deferred: dict[str, list[Deferred]] = {}
         self._room_wanted: list[Callable[[], None]] = []
+        self._refusal = CorgiError("closed")
         self._batch_bytes = options.batch_bytes
         self._buffer_bytes = options.buffer_bytes
         self._compressed = options.compression != "none"
@@ -347,11 +348,22 @@ class Producer:
             deadlines.append(due)
         return min(deadlines, default=None)
 
-    def close(self) -> None:
+    def close(self, error: CorgiError) -> None:
+        """Everything open has an end, later records are refused with ``error``."""
         self._buffer_bytes = CLOSED
+        self._refusal = error
         self.sender.close()
         for name in list(self._deferred):
             self.topic_failed(name, CorgiError("closed", "the client was closed before this was sent"))
+        self._tell_room()
+
+    def fail(self, error: CorgiError) -> None:
+        """As ``close``, with ``error`` as every open outcome, and by as little as possible: something is broken."""
+        self._buffer_bytes = CLOSED
+        self._refusal = error
+        for outcome in self.unfinished():
+            outcome.fail(error.copy())
+        self.sender.forget()
         self._tell_room()
 
     # Lanes
@@ -446,7 +458,7 @@ class Producer:
 
     def _overloaded(self) -> CorgiError:
         if self._buffer_bytes == CLOSED:
-            return CorgiError("closed", "the client is closed")
+            return self._refusal.copy()
         return CorgiError(
             "overloaded",
             f"{self.buffered} bytes are published and not yet acknowledged, {self._buffer_bytes} are the most",

@@ -142,6 +142,10 @@ class Sender:
                 else:
                     error = CorgiError("closed", "the client was closed before this was sent")
                 self._landing.end(batch, error)
+        self.forget()
+
+    def forget(self) -> None:
+        """Have nothing more to send or to be answered."""
         self._landing.active.clear()
         self._out.clear()
         self._dirty.clear()
@@ -234,11 +238,11 @@ class Sender:
             queue.renew = True
             if queue.flying or not self._renew(queue):
                 return None
+        batch.encode(queue.identity, queue.next_sequence if queue.safe else -1)
         if queue.sealed:
             queue.sealed.popleft()
         else:
             queue.filling = None
-        batch.encode(queue.identity, queue.next_sequence if queue.safe else -1)
         queue.next_sequence += count
         return batch
 
