@@ -216,12 +216,24 @@ def test_a_lost_identity_beside_a_log_is_damage_not_an_empty_folder(tmp_path: Pa
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_lost_log_beside_an_identity_is_damage(tmp_path: Path, whole: bool) -> None:
-    bootstrap(tmp_path).close()
+def test_behind_a_lost_log_a_node_begins_anew_and_in_doubt(tmp_path: Path, whole: bool) -> None:
+    with bootstrap(tmp_path) as first:
+        before = (first.incarnation, first.boot)
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "of the old life").write_bytes(b"")
     shutil.rmtree(tmp_path / "wal")
     if not whole:
         (tmp_path / "wal").mkdir()
-    assert code_of(lambda: Folder.open(tmp_path, NODE)) == "log-damaged"
+    with pytest.raises(CorgiError, match="no other node has its messages"):
+        Folder.open(tmp_path, NODE, alone=True)
+    with Folder.open(tmp_path, NODE, segment_bytes=1 << 16) as folder:
+        assert folder.recovering
+        assert folder.incarnation != before[0]
+        assert folder.boot > before[1]
+        assert not (tmp_path / "snapshots").exists()
+        assert [path.stat().st_size for path in (tmp_path / "wal").iterdir()] == [1 << 16]
+    with Folder.open(tmp_path, NODE) as again:
+        assert (again.incarnation, again.recovering) == (folder.incarnation, True)
 
 
 def test_an_interrupted_bootstrap_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ No client reads while a repair is under way, so it is the nodes' own doing.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ class Trio:
 
     async def start(self, *nodes: int) -> None:
         for node in nodes:
-            self._assemble(node, Folder.open(self.path / str(node), NodeId(node)))
+            self._assemble(node, Folder.open(self.path / str(node), NodeId(node), segment_bytes=SEGMENT_BYTES))
         for node in nodes:
             await self.drivers[node].start(self.addresses)
 
@@ -215,6 +216,19 @@ async def test_a_deleted_segment_is_learned_anew(tmp_path: Path, newest: bool) -
         await nodes.until(lambda: nodes.applied(2) >= last)
         await nodes.stop(1)
         assert await everything(nodes, 120) == list(range(120))
+
+
+async def test_a_deleted_log_is_as_a_replaced_disk(tmp_path: Path) -> None:
+    async with trio(tmp_path, 60, 500) as nodes:
+        await nodes.stop(2)
+        shutil.rmtree(nodes.wal(2))
+        await nodes.start(2)
+        identity = nodes.drivers[2].node.identity
+        assert not identity.voting
+        await nodes.until(lambda: identity.voting and nodes.applied(2) == nodes.applied(3))
+        assert not nodes.folders[2].recovering
+        await nodes.stop(1)
+        assert await everything(nodes, 60) == list(range(60))
 
 
 async def test_the_scrubber_repairs_what_nobody_reads(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ FORMAT_VERSION = 1
 IDENTITY = "node.json"
 LOCK = "lock"
 WAL = "wal"
+SNAPSHOTS = "snapshots"
 _NOT_OURS = frozenset({LOCK, "lost+found", IDENTITY + UNFINISHED})  # may lie in a folder that counts as empty
 
 
@@ -80,12 +82,22 @@ class Folder:
         return self._identity.recovering
 
     @classmethod
-    def open(cls, path: Path, node: NodeId, cluster_id: bytes | None = None) -> Folder:
+    def open(
+        cls,
+        path: Path,
+        node: NodeId,
+        cluster_id: bytes | None = None,
+        *,
+        alone: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> Folder:
         """Take an existing folder and count this start durably.
 
-        Raises CorgiError "data-folder-empty", "data-folder-in-use", "wrong-cluster" (it belongs to another node, or to
-        another cluster than ``cluster_id``), "unsupported-version", "log-damaged" (the identity or the whole log is
-        gone), "disk-full", "invalid-configuration".
+        If every segment of the log is gone, the disk is as good as replaced: the node begins a new log and recovers
+        from the others before it votes, unless it is ``alone``. Raises CorgiError "data-folder-empty",
+        "data-folder-in-use", "wrong-cluster" (it belongs to another node, or to another cluster than ``cluster_id``),
+        "unsupported-version", "log-damaged" (the identity is gone, or the log of a cluster of one), "disk-full",
+        "invalid-configuration".
         """
         if not path.is_dir():
             raise CorgiError("data-folder-empty", f"the data folder {path} does not exist")
@@ -99,7 +111,10 @@ class Folder:
                 what = f"the data folder {path} belongs to cluster {identity.cluster}, this is {cluster_id.hex()}"
                 raise CorgiError("wrong-cluster", what)
             if not (path / WAL).is_dir() or not segment_numbers(path / WAL):
-                raise CorgiError("log-damaged", f"every segment of the log in {path / WAL} is gone")
+                if alone:
+                    what = f"every segment of the log in {path / WAL} is gone, and no other node has its messages"
+                    raise CorgiError("log-damaged", what, hint="restore the folder, or begin anew in an empty one")
+                identity = _begin_anew(path, identity, segment_bytes)
             return replace(identity, boot=next_boot(identity.boot, _wall_ms()))
 
         return cls._take(path, identify)
@@ -182,6 +197,20 @@ class Folder:
             os.close(lock)
             raise
         return cls(path, lock, identity)
+
+
+def _begin_anew(path: Path, identity: Identity, segment_bytes: int) -> Identity:
+    """A new life behind a lost log: nothing of the old one is left to be taken for the new one's.
+
+    The doubt is durable before the new log is there, so no crash leaves a node that forgot and may vote.
+    """
+    shutil.rmtree(path / SNAPSHOTS, ignore_errors=True)
+    fresh = replace(identity, incarnation=os.urandom(16).hex(), recovering=True)
+    _write(path, fresh)
+    (path / WAL).mkdir(mode=0o700, exist_ok=True)
+    salt = int.from_bytes(os.urandom(8), "big")
+    make_segment(path / WAL, LogIdentity(bytes.fromhex(fresh.cluster), NodeId(fresh.node)), 1, segment_bytes, salt)
+    return fresh
 
 
 def _lock(path: Path) -> int:

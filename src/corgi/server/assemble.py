@@ -35,7 +35,8 @@ def open_folder(config: ServerConfig, mode: Mode, segment_bytes: int = SEGMENT_B
     """
     path, node = Path(config.data), NodeId(config.node)
     if mode is Mode.CONTINUE:
-        folder = Folder.open(path, node, bytes.fromhex(config.cluster_id) if config.cluster_id else None)
+        cluster = bytes.fromhex(config.cluster_id) if config.cluster_id else None
+        folder = Folder.open(path, node, cluster, alone=len(config.everyone) == 1)
         if config.groups not in (None, folder.groups):
             folder.close()
             raise CorgiError(
