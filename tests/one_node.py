@@ -154,6 +154,7 @@ class OneNode:
             )
             for number in range(groups)
         ]
+        self.repairs = SimpleNamespace(wanted=0, lost=[], lost_ranges=list)
         self.requests = Requests(self)  # type: ignore[arg-type]
         for group in self.groups:
             self.apply(group, [self.command(CommandKind.EPOCH, encode_epoch(self.options.node, Ballot(1)))])

@@ -18,6 +18,7 @@ import corgi
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, NodeId, Position, Slot
 from corgi.base.limits import KIB, MIB
+from corgi.broker import repair
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver
 from corgi.runtime.folder import Folder
@@ -32,9 +33,9 @@ PATIENCE_S = 20.0
 class Trio:
     """Three nodes that are stopped and started together or one by one."""
 
-    def __init__(self, path: Path, scrub_bytes_s: int = 0) -> None:
+    def __init__(self, path: Path, **changes: int) -> None:
         self.path = path
-        self.scrub_bytes_s = scrub_bytes_s
+        self.changes = {"scrub_bytes_s": 0, **changes}
         self.drivers: dict[int, Driver] = {}
         self.folders: dict[int, Folder] = {}
         self.addresses: dict[NodeId, tuple[str, int]] = {}
@@ -74,8 +75,8 @@ class Trio:
             boot=folder.boot,
             groups=1,
             recovering=folder.recovering,
-            scrub_bytes_s=self.scrub_bytes_s,
             scrub_pause_s=0.01,
+            **self.changes,
         )
         disk = DiskOptions(segment_bytes=SEGMENT_BYTES)
         port = self.addresses[NodeId(node)][1] if self.addresses else 0
@@ -110,9 +111,9 @@ class Trio:
 
 
 @asynccontextmanager
-async def trio(path: Path, messages: int, size: int, scrub_bytes_s: int = 0) -> AsyncIterator[Trio]:
-    """Three nodes with ``messages`` acknowledged ones, applied everywhere."""
-    nodes = Trio(path, scrub_bytes_s)
+async def trio(path: Path, messages: int, size: int, **changes: int) -> AsyncIterator[Trio]:
+    """Three nodes with ``messages`` acknowledged ones, applied everywhere; ``changes`` of their options."""
+    nodes = Trio(path, **changes)
     try:
         await nodes.bootstrap()
         async with corgi.connect(nodes.servers) as mq:
@@ -226,7 +227,7 @@ async def test_a_deleted_log_is_as_a_replaced_disk(tmp_path: Path) -> None:
         identity = nodes.drivers[2].node.identity
         assert not identity.voting
         await nodes.until(lambda: identity.voting and nodes.applied(2) == nodes.applied(3))
-        assert not nodes.folders[2].recovering
+        await nodes.until(lambda: not nodes.folders[2].recovering)
         await nodes.stop(1)
         assert await everything(nodes, 60) == list(range(60))
 
@@ -240,3 +241,39 @@ async def test_the_scrubber_repairs_what_nobody_reads(tmp_path: Path) -> None:
         await nodes.until(lambda: nodes.counted(3, "repaired_in_place") == 1)
         assert content(nodes.wal(3), position, length) == before
         assert nodes.counted(3, "scrub_damaged") == 1
+
+
+async def test_what_is_lost_everywhere_is_told_exactly_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader gets on to it, is told its range, and goes on behind it; a copy that comes back ends the loss."""
+    monkeypatch.setattr(repair, "LOST_RETRY_S", 0.05)
+    async with trio(tmp_path, 60, 500, tail_bytes_max=0) as nodes:
+        machine = nodes.drivers[1].node.groups[0].machine
+        (topic, log) = next((key[0], log) for key, log in machine.partitions.items() if log.count == 60)
+        slot = log.entry(30).slot
+        places = {node: nodes.positions(node)[slot] for node in NODES}
+        for node, (position, length) in places.items():
+            flip(nodes.wal(node), position + length - 9)
+        found: list[int] = []
+
+        async def read(start: str | int, last: int) -> None:
+            async with asyncio.timeout(PATIENCE_S), mq.subscribe("t", start=start) as subscription:
+                async for message in subscription:
+                    found.append(message.offset)
+                    if message.offset == last:
+                        break
+
+        async with corgi.connect(nodes.servers) as mq:
+            with pytest.raises(CorgiError, match=r"offsets 30 to 30 of partition 0 .* go on at 31") as caught:
+                await read("earliest", 59)
+            assert caught.value.code == "record-lost"
+            await read(31, 59)
+            assert found == [*range(30), *range(31, 60)]
+            leader = next(reply for reply in await mq.status() if reply.lost)
+            assert leader.lost == ((topic, 0, 30, 30),)
+            assert leader.counters["values_lost"] == 1
+        position, length = places[2]
+        flip(nodes.wal(2), position + length - 9)
+        await nodes.until(lambda: all(not driver.node.repairs.wanted for driver in nodes.drivers.values()))
+        assert await everything(nodes, 60) == list(range(60))

@@ -70,7 +70,7 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(35, "outcome-unknown", False, "The connection ended before the answer; the message may be stored or not.",
               "use an idempotent producer, which retries safely"),
     ErrorKind(36, "record-lost", False, "Stored records are damaged on every node that holds them.",
-              "they cannot be read; go on behind them: the message names the range, corgi status counts them"),
+              "begin again behind them: the message names the range; see: corgi status"),
     ErrorKind(38, "snapshot-damaged", False, "A snapshot in the data folder, or what a peer sent of one, cannot be used.",
               "empty the folder and start with --rejoin while the other nodes run"),
     ErrorKind(39, "internal-error", False, "The client met a fault of its own and takes no more calls.",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from corgi.base.command import Buffer, check_value
 from corgi.base.errors import CorgiError
-from corgi.base.ids import Ballot, GroupId, NodeId, Slot
+from corgi.base.ids import Ballot, GroupId, NodeId, Offset, Slot, TopicId
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.values import Done, Faulty
 from corgi.paxos.acceptor import Vote
@@ -24,6 +24,7 @@ from corgi.paxos.messages import ReadSlot, SlotRead
 
 if TYPE_CHECKING:
     from corgi.broker.node import Node
+    from corgi.state.index import PartitionLog
 
 ASKS_MAX = 64  # questions under way
 READS_MAX = 64  # of other nodes, served at once; what is above is dropped and asked again
@@ -31,6 +32,7 @@ ASK_RETRY_S = 0.5
 LOST_RETRY_S = 5.0  # a peer that was down may have the value
 PATIENCE_S = 2.0  # those who wait are told that it takes longer
 CHOSEN = Ballot(0)  # in an answer: the value of no vote but of the slot
+RANGES_MAX = 100  # lost values that are told with their offsets
 NOTES_MAX = 100  # values named one by one in the log of events
 
 _Key = tuple[GroupId, Slot]
@@ -72,6 +74,20 @@ class Repairs:
     def lost(self) -> list[tuple[GroupId, Slot]]:
         return [key for key, want in self._wants.items() if want.lost]
 
+    def lost_ranges(self) -> list[tuple[TopicId, int, Offset, Offset]]:
+        """What of the partitions is lost, as far as anybody knows: (topic, partition, first and last offset)."""
+        found: list[tuple[TopicId, int, Offset, Offset]] = []
+        for group, slot in self.lost[:RANGES_MAX]:
+            for (topic, partition), log in self._node.groups[group].machine.partitions.items():
+                first = last = _first_of(log, slot)
+                while last < log.count and log.entry(last).slot == slot:
+                    last += 1
+                if last > first:
+                    end = log.entry(last - 1)
+                    offset = Offset(end.base_offset + end.records - 1)
+                    found.append((topic, partition, log.entry(first).base_offset, offset))
+        return found
+
     def start(self) -> None:
         """The scan is over: ask for whatever it found damaged."""
         for group in self._node.groups:
@@ -110,6 +126,7 @@ class Repairs:
             if want.waiters and now >= want.since + PATIENCE_S:
                 self._tell(key, want)
             if now >= want.at:
+                self._look_again(key)
                 self._again(key, want)
         self._pump(now)
 
@@ -149,6 +166,23 @@ class Repairs:
         else:
             self._deny(key, want, sender)
         self._pump(self._node.clock.now())
+
+    def _look_again(self, key: _Key) -> None:
+        """Nobody had the value for a while: a disk that failed to read may read now."""
+        group, slot = self._node.groups[key[0]], key[1]
+        faulty = group.values.faulty[key[0]].get(slot)
+        if faulty is None or faulty.position < 0:
+            return
+
+        def read(found: bytes | CorgiError) -> None:
+            want = self._wants.get(key)
+            sound = isinstance(found, bytes) and self._sound(memoryview(found), faulty)
+            if want is not None and sound and group.values.faulty[key[0]].get(slot) == faulty:
+                assert isinstance(found, bytes)
+                group.values.restored(*key, faulty.position, faulty.length)
+                self._restored(key, want, found)
+
+        self._node.wal.read_disk(faulty.position, faulty.length, read)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -300,3 +334,15 @@ class Repairs:
         self._notes += 1
         if self._notes <= NOTES_MAX or name == "value-lost":
             self._node.note(name, key[0], f"slot {key[1]}")
+
+
+def _first_of(log: PartitionLog, slot: Slot) -> int:
+    """Index of the first batch of ``slot`` or a later one; batches are in the order of their slots."""
+    low, high = 0, log.count
+    while low < high:
+        middle = (low + high) // 2
+        if log.entry(middle).slot < slot:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -33,8 +33,9 @@ def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> 
     JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node",
     "address", "label", "reachable", "voting", "software", "uptime_s", "leads",
     "lag", "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
-    "counters": {}}], "groups": [{"group", "leader", "chosen", "open_slots",
-    "pending", "leadership_changes", "applied": {node: slot}}]}
+    "counters": {}, "damage": {"found", "repaired", "missing", "lost",
+    "lost_ranges": [{"topic_id", "partition", "first", "last"}]}}], "groups":
+    [{"group", "leader", "chosen", "open_slots", "pending", "leadership_changes", "applied": {node: slot}}]}
     """
 
     async def work() -> dict[str, Any]:
@@ -110,6 +111,22 @@ def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[st
             for peer, up, silent_s, offset_ms in (reply.peers if reply else ())
         ],
         "counters": reply.counters if reply else {},
+        "damage": _damage(reply),
+    }
+
+
+def _damage(reply: StatusReply | None) -> dict[str, Any]:
+    """What the node found wrong with its stored messages, and what became of it."""
+    counters = reply.counters if reply else {}
+    return {
+        "found": int(sum(counters.get(name, 0) for name in ("damaged_records", "log_holes", "scrub_damaged"))),
+        "repaired": int(counters.get("repaired_values", 0)),
+        "missing": int(counters.get("values_missing", 0)),
+        "lost": int(counters.get("values_lost", 0)),
+        "lost_ranges": [
+            {"topic_id": topic, "partition": partition, "first": first, "last": last}
+            for topic, partition, first, last in (reply.lost if reply else ())
+        ],
     }
 
 
@@ -124,11 +141,17 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
             problems.append(f"{name} is incomplete: {node['values_to_come']} values are still to come from the others")
         if not node["voting"]:
             problems.append(f"{name} does not vote: it recovers, or its disk is full")
+        damage = node["damage"]
+        if damage["lost"]:
+            problems.append(f"{name} cannot read {damage['lost']} values, and no other node can")
+        for lost in damage["lost_ranges"]:
+            where = f"topic {lost['topic_id']} partition {lost['partition']}"
+            problems.append(f"{name} lost offsets {lost['first']} to {lost['last']} of {where}")
         if node["lag"] > LAG_MAX:
             problems.append(f"{name} is {node['lag']} slots behind in a group")
-        lost = [str(peer["node"]) for peer in node["peers"] if not peer["connected"]]
+        cut = [str(peer["node"]) for peer in node["peers"] if not peer["connected"]]
         gone = {str(other["node"]) for other in nodes if not other["reachable"]}
-        problems.extend(f"{name} has no link to node {peer}" for peer in lost if peer not in gone)
+        problems.extend(f"{name} has no link to node {peer}" for peer in cut if peer not in gone)
     reachable = {node["node"] for node in nodes if node["reachable"]}
     leaderless = [str(group["group"]) for group in groups if group["leader"] not in reachable]
     if leaderless:
@@ -152,6 +175,14 @@ def _show(document: dict[str, Any]) -> None:
         (g["group"], g["leader"] or "?", g["chosen"], g["open_slots"], g["pending"], g["leadership_changes"])
         for g in document["groups"]
     ]
+    found = [
+        (n["node"], n["damage"]["found"], n["damage"]["repaired"], n["damage"]["missing"], n["damage"]["lost"])
+        for n in document["nodes"]
+        if n["damage"]["found"] or n["damage"]["missing"]
+    ]
+    if found:
+        print_table((">node", ">damage found", ">repaired", ">missing", ">lost"), found)
+        print()
     print_table((">group", ">leader", ">chosen", ">open", ">pending", ">changes of leader"), groups)
     for problem in document["problems"]:
         say(f"problem: {printable(problem)}")

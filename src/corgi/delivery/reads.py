@@ -68,7 +68,7 @@ def gather(
                 values.ahead(group, _slots_after(log, i, slot))
             return Gathered(lengths, buffers, size, offset, i, pending=True)
         if isinstance(value, CorgiError):
-            return Gathered(lengths, buffers, size, offset, i, error=value)
+            return Gathered(lengths, buffers, size, offset, i, error=_exactly(value, log, i, slot))
         view = memoryview(value)
         run_buffers, run_batches, run_bytes = len(buffers), len(lengths), size
         while True:
@@ -88,6 +88,20 @@ def gather(
         if run_bytes < run_batches * JOIN_BATCH_BYTES or run_bytes * JOIN_PINNED_RATIO < len(value):
             buffers[run_buffers:] = [b"".join(buffers[run_buffers:])]
     return Gathered(lengths, buffers, size, offset, i)
+
+
+def _exactly(error: CorgiError, log: AppliedLog, i: int, slot: Slot) -> CorgiError:
+    """Of records that are lost, which: those of this partition in the value of ``slot``, from the batch ``i`` on."""
+    if error.code != "record-lost":
+        return error
+    entry = log.entry(i)
+    first = entry.base_offset
+    while i + 1 < log.count and log.entry(i + 1).slot == slot:
+        i += 1
+    entry = log.entry(i)
+    end = entry.base_offset + entry.records
+    what = f"offsets {first} to {end - 1} of partition {log.partition} are damaged on every node; go on at {end}"
+    return CorgiError("record-lost", what)
 
 
 def _slots_after(log: AppliedLog, i: int, slot: Slot) -> Iterator[Slot]:

@@ -250,6 +250,7 @@ class StatusReply(WireMessage, frozen=True, array_like=True, gc=False):
     peers: tuple[tuple[NodeId, bool, float, float], ...]  # node, connected, silent for s, clock offset ms
     groups: tuple[GroupStatus, ...]
     counters: dict[str, float]
+    lost: tuple[tuple[TopicId, int, Offset, Offset], ...] = ()  # topic, partition, first and last offset
 
 
 class Ping(WireMessage, frozen=True, array_like=True, gc=False):
