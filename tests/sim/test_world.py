@@ -1,5 +1,6 @@
 """Virtual time, clocks, links and disks of the simulator do what they say: the ground that every run stands on."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -9,8 +10,8 @@ from corgi.base.command import Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.log.record import LogIdentity
 from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage
-from corgi.sim.disk import SECTOR, SimDisk
-from corgi.sim.network import NetworkOptions, SimNetwork
+from corgi.sim.disk import SECTOR, SimDisk, Write
+from corgi.sim.network import NetworkOptions, SimNetwork, Trouble
 from corgi.sim.world import SimClock, World
 
 A, B = NodeId(1), NodeId(2)
@@ -169,6 +170,27 @@ def test_datagrams_are_dropped_doubled_and_overtaken() -> None:
     assert heard != sorted(heard)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "holds"),
+    [
+        (Trouble(drop=0.5), lambda heard: 50 < len(heard) < 150 and heard == sorted(set(heard))),
+        (Trouble(duplicate=0.5), lambda heard: 250 < len(heard) < 350 and set(heard) == set(range(200))),
+        (Trouble(overtake=0.5), lambda heard: heard != sorted(heard) and sorted(heard) == list(range(200))),
+    ],
+)
+def test_one_direction_of_a_link_can_be_in_trouble(trouble: Trouble, holds: Callable[[list[int]], bool]) -> None:
+    links = Links()
+    links.network.trouble[A, B] = trouble
+    links.send(*range(200))
+    links.after(1.0)
+    assert holds(links.b.heard())
+    links.network.trouble = {(B, A): trouble}
+    links.b.facts.clear()
+    links.send(*range(200))
+    links.after(1.0)
+    assert links.b.heard() == list(range(200)), "the other direction is sound"
+
+
 def test_heartbeats_have_a_way_of_their_own_that_a_block_stops() -> None:
     links = Links()
     beat = Heartbeat(1, 0, 0, 0, ())
@@ -210,6 +232,50 @@ def test_what_was_not_synced_is_kept_lost_or_torn_at_a_sector() -> None:
         assert sectors <= {b"x" * SECTOR, bytes(SECTOR)}
         fates.add("kept" if found == b"x" * length else "lost" if found == bytes(length) else "torn")
     assert fates == {"kept", "lost", "torn"}
+
+
+def content(disk: SimDisk, at: int, length: int = SECTOR) -> bytes:
+    return bytes(disk.segments[1][at : at + length])
+
+
+def after_a_failed_sync(seed: int) -> SimDisk:
+    """A sector was written, and its sync failed."""
+    disk = disk_with()
+    disk.chance = Random(seed)
+    disk.write(1, 8192, b"x" * SECTOR)
+    disk.sync_failed()
+    return disk
+
+
+def test_what_a_failed_sync_left_can_often_be_read_and_no_later_sync_makes_it_durable() -> None:
+    lost = 0
+    readable = [seed for seed in range(60) if content(after_a_failed_sync(seed), 8192) == b"x" * SECTOR]
+    assert 30 < len(readable) < 60, "some of it is read back as it was before"
+    for seed in readable:
+        disk = after_a_failed_sync(seed)
+        disk.write(1, 16384, b"y" * SECTOR)
+        disk.sync()
+        disk.power_loss()
+        assert content(disk, 16384) == b"y" * SECTOR
+        lost += content(disk, 8192) != b"x" * SECTOR
+    assert lost > 10
+
+
+def test_what_is_written_again_behind_a_failed_sync_is_durable() -> None:
+    for seed in range(60):
+        disk = after_a_failed_sync(seed)
+        disk.write(1, 8192, b"x" * SECTOR)
+        disk.sync()
+        disk.power_loss()
+        assert content(disk, 8192) == b"x" * SECTOR
+
+
+def test_what_is_written_again_in_part_is_durable_in_that_part() -> None:
+    whole = Write(1, 100, b"abcdef")
+    assert list(whole.without(Write(1, 102, b"zz"))) == [Write(1, 100, b"ab"), Write(1, 104, b"ef")]
+    assert list(whole.without(Write(1, 90, b"z" * 13))) == [Write(1, 103, b"def")]
+    assert list(whole.without(Write(1, 100, b"abcdef"))) == []
+    assert list(whole.without(Write(2, 100, b"abcdef"))) == [whole]
 
 
 def test_an_image_holds_what_a_power_loss_leaves_at_the_least() -> None:

@@ -167,6 +167,13 @@ class Cluster:
         self._end(process)
         process.kill()
 
+    def sync_failed(self, process: Process) -> None:
+        """A node's disk failed: it stops at once and says nothing more."""
+        self.world.note("cluster", f"a sync fails at node {process.id}, which stops")
+        self.count("failed_syncs")
+        self._end(process)
+        process.kill()
+
     def failed(self, process: Process, text: str) -> None:
         """A node found a fault, in itself or on its disk."""
         self.ledger.violate("node-failed", f"node {process.id}: {text}", Focus(process.id))

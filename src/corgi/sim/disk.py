@@ -1,14 +1,16 @@
 """A simulated disk that keeps real bytes, and the Wal port of one process on it, driven by the log's own plan.
 
 What a process wrote survives its death, but is safe from a power loss only once it was synced: then each unsynced
-write may be there, be gone, or be torn at a sector. A disk can be wiped, and an older image of it can be put back.
+write may be there, be gone, or be torn at a sector. A sync can fail; then what it should have made durable never will
+be, unless it is written again, however long it can still be read. A disk can be full, wiped, truncated, and an older
+image of it can be put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import Position
@@ -34,6 +36,29 @@ if TYPE_CHECKING:
 SECTOR = 512
 SEGMENTS_AHEAD = 1
 PREPARE_S = 0.010
+FULL_RETRY_S = 1.0  # a full disk is tried again after this, as runtime.disk does
+
+
+class Write(NamedTuple):
+    """A write that a power loss may undo: what lay there before. ``dirty``: the next sync makes it durable; otherwise a
+    sync of it has failed, and the system takes it for written although it is not."""
+
+    segment: int
+    offset: int
+    before: bytes
+    dirty: bool = True
+
+    def without(self, other: Write) -> Iterator[Write]:
+        """What is left of this one when the range of the other is durable."""
+        start, end = self.offset, self.offset + len(self.before)
+        low, high = other.offset, other.offset + len(other.before)
+        if self.segment != other.segment or high <= start or low >= end:
+            yield self
+            return
+        if start < low:
+            yield self._replace(before=self.before[: low - start])
+        if high < end:
+            yield self._replace(offset=high, before=self.before[high - start :])
 
 
 class SimDisk:
@@ -51,19 +76,32 @@ class SimDisk:
         self.sync_mean = 0.000_20
         self.slow = 0.0  # added to every sync
         self.stuck_until = 0.0  # no sync ends before
+        self.full = False  # no room for another segment
+        self.fails_next_sync = False
         self.torn_writes = 0
         # A trap: called once for a write that can tear, with the time at which its sync will end.
         self.on_write: Callable[[float], None] | None = None
-        self._unsynced: list[tuple[int, int, bytes]] = []  # segment, offset, what lay there before
+        self._unsynced: list[Write] = []
 
     def write(self, segment: int, offset: int, data: bytes) -> None:
         file = self.segments[segment]
-        self._unsynced.append((segment, offset, bytes(file[offset : offset + len(data)])))
+        file.extend(bytes(max(0, offset + len(data) - len(file))))  # it may have been cut
+        self._unsynced.append(Write(segment, offset, bytes(file[offset : offset + len(data)])))
         file[offset : offset + len(data)] = data
 
     def sync(self) -> None:
-        """Everything written is durable."""
-        self._unsynced.clear()
+        """Everything written since the last sync is durable; what a failed one left behind is not."""
+        left = [write for write in self._unsynced if not write.dirty]
+        for synced in (write for write in self._unsynced if write.dirty):
+            left = [rest for write in left for rest in write.without(synced)]
+        self._unsynced = left
+
+    def sync_failed(self) -> None:
+        """The system forgets that anything waits to be written. Some of it may be read back as it was before."""
+        self.fails_next_sync = False
+        self._unsynced = [write._replace(dirty=False) for write in self._unsynced]
+        if self.chance.random() < 0.4:
+            self.power_loss()
 
     def sync_time(self, now: float) -> float:
         """When a sync begun now ends."""
@@ -74,14 +112,17 @@ class SimDisk:
 
     def undo(self, segment: int, offset: int) -> None:
         """The last write had not begun when its process died."""
-        where, at, before = self._unsynced.pop()
+        where, at, before, _ = self._unsynced.pop()
         assert (where, at) == (segment, offset)
         self.segments[segment][offset : offset + len(before)] = before
 
     def power_loss(self) -> None:
         """Each unsynced write is lost, torn or kept, the latest first."""
         while self._unsynced:
-            segment, offset, before = self._unsynced.pop()
+            write = self._unsynced.pop()
+            if not self._holds(write):
+                continue
+            segment, offset, before, _ = write
             fate = self.chance.random()
             if fate < 0.3:
                 continue
@@ -117,6 +158,15 @@ class SimDisk:
         file[offset : offset + len(payload)] = payload
         return None
 
+    def _holds(self, write: Write) -> bool:
+        """The segment is still there, and as long as it was."""
+        return write.offset + len(write.before) <= len(self.segments.get(write.segment, b""))
+
+    def free(self, segment: int) -> None:
+        self._unsynced = [write for write in self._unsynced if write.segment != segment]
+        self.segments.pop(segment, None)
+        self.freed.add(segment)
+
     def wipe(self) -> None:
         self.segments.clear()
         self.snapshots.clear()
@@ -126,7 +176,7 @@ class SimDisk:
     def image(self) -> dict[int, bytes]:
         """What a power loss right now would leave at the least."""
         copy = {number: bytearray(file) for number, file in self.segments.items()}
-        for segment, offset, before in reversed(self._unsynced):
+        for segment, offset, before, _ in filter(self._holds, reversed(self._unsynced)):
             copy[segment][offset : offset + len(before)] = before
         return {number: bytes(file) for number, file in copy.items()}
 
@@ -157,6 +207,7 @@ class SimWal:
         self._queued_since = 0.0
         self._batch_since = 0.0
         self._preparing = False
+        self._full = False
         self._appended = False
         self._close_at: float | None = None
 
@@ -211,17 +262,19 @@ class SimWal:
 
     def free(self, segments: Sequence[int]) -> None:
         for number in segments:
-            self.disk.segments.pop(number, None)
-            self.disk.freed.add(number)
+            self.disk.free(number)
 
     # ---- driven by the process
 
     def open(self, first_segment: int) -> list[LogRecord | Hole]:
-        """Read the log back and go on behind it; everything that is there is synced before it is relied upon."""
+        """Read the log back and go on behind it. What is relied upon is written again and synced, as the product does:
+        the system may believe that it is durable."""
         disk = self.disk
         scan = Scan(disk.identity, segment_bytes=disk.segment_bytes, first_segment=first_segment)
         records = list(scan.records((n, disk.segments[n]) for n in sorted(disk.segments) if n >= first_segment))
         end = scan.end
+        if end.segment and end.unsynced < end.offset:
+            disk.write(end.segment, end.unsynced, bytes(disk.segments[end.segment][end.unsynced : end.offset]))
         if end.torn is not None:
             self.process.cluster.count("tail_cuts")
             segment, start, stop = end.torn
@@ -280,6 +333,11 @@ class SimWal:
     def _synced(self, journal: Journal, batch: WriteBatch) -> None:
         if self.journal is not journal:
             return  # the process died meanwhile
+        if self.disk.fails_next_sync:
+            self.disk.sync_failed()
+            self.journal = None
+            self.process.cluster.sync_failed(self.process)
+            return
         self.disk.sync()
         self.syncs += 1
         journal.synced(batch)
@@ -297,10 +355,23 @@ class SimWal:
             self._preparing = True
             self.world.after(PREPARE_S, self._prepare, self.journal)
 
+    def _tell_full(self, full: bool) -> None:
+        if full != self._full:
+            self._full = full
+            self.process.fact("log_full", full)
+            if full:
+                self.process.cluster.count("disk_full")
+
     def _prepare(self, journal: Journal) -> None:
         self._preparing = False
         if self.journal is not journal or journal.segments_ahead >= SEGMENTS_AHEAD:
             return
+        if self.disk.full:
+            self._tell_full(True)
+            self._preparing = True
+            self.world.after(FULL_RETRY_S, self._prepare, journal)
+            return
+        self._tell_full(False)
         number = journal.segment_wanted
         journal.prepared(number, self.disk.prepare(number))
         self._prepare_ahead()

@@ -7,20 +7,26 @@ another node's absence, because with a majority gone for good no protocol keeps 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, permutations
 
 from corgi.base.ids import NodeId
 from corgi.sim.cluster import Cluster, Image
 from corgi.sim.damage import Damage
+from corgi.sim.network import Trouble
 from corgi.sim.process import Process
 from corgi.sim.sessions import Front
 
 KINDS = (
-    "kill", "kill-in-flight", "mumble", "power", "power-all", "pause", "isolate", "split", "one-way", "bridge", "chain",
-    "cut", "slow-link", "slow-disk", "stuck-disk", "clock-jump", "client-cut", "hide", "stop", "wipe", "bit-flip",
-    "header-flip", "lost-segment", "old-disk",
+    "kill", "kill-in-flight", "mumble", "power", "power-all", "pause", "stall", "stop",
+    "isolate", "split", "one-way", "bridge", "chain", "ring", "cut",
+    "slow-link", "lossy-link", "doubling-link", "shuffling-link",
+    "slow-disk", "stuck-disk", "full-disk", "failed-sync", "clock-jump", "client-cut", "hide",
+    "wipe", "bit-flip", "header-flip", "lost-segment", "old-disk",
 )  # fmt: skip
-RARE = frozenset({"power-all", "wipe", "bit-flip", "header-flip", "lost-segment", "old-disk", "stop", "clock-jump"})
+RARE = frozenset(
+    {"power-all", "wipe", "bit-flip", "header-flip", "lost-segment", "old-disk", "stop", "clock-jump", "failed-sync"}
+)
+COMMON_CHANCE, RARE_CHANCE = 0.35, 0.2
 LATE_S = 15.0
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
 
@@ -33,7 +39,9 @@ class Faults:
         self.front = front
         self.world = cluster.world
         self.chance = self.world.stream("faults")
-        enabled = tuple(kind for kind in KINDS if self.chance.random() < (0.25 if kind in RARE else 0.45))
+        enabled = tuple(
+            kind for kind in KINDS if self.chance.random() < (RARE_CHANCE if kind in RARE else COMMON_CHANCE)
+        )
         self.enabled = only if only is not None else enabled or ("kill",)
         self.pace = self.chance.choice((0.4, 0.8, 1.5, 3.0))  # mean seconds between faults
         self.length = self.chance.choice((0.3, 1.0, 3.0))  # mean seconds that one lasts
@@ -43,32 +51,8 @@ class Faults:
         self._quiet_until = 0.0
         cluster.on_exit.append(self._restart_stopped)
         self._image: tuple[NodeId, Image, int] | None = None
-        self._inject: dict[str, Callable[[], bool]] = {
-            "kill": self._kill,
-            "kill-in-flight": self._kill_in_flight,
-            "mumble": self._mumble,
-            "power": self._power,
-            "power-all": self._power_all,
-            "pause": self._pause,
-            "isolate": self._isolate,
-            "split": self._split,
-            "one-way": self._one_way,
-            "bridge": self._bridge,
-            "chain": self._chain,
-            "cut": self._cut,
-            "slow-link": self._slow_link,
-            "slow-disk": self._slow_disk,
-            "stuck-disk": self._stuck_disk,
-            "clock-jump": self._clock_jump,
-            "client-cut": self._client_cut,
-            "hide": self._hide,
-            "stop": self._stop,
-            "wipe": self._wipe,
-            "bit-flip": self._bit_flip,
-            "header-flip": self._header_flip,
-            "lost-segment": self._lost_segment,
-            "old-disk": self._old_disk,
-        }
+        self._inject: dict[str, Callable[[], bool]]
+        self._inject = {kind: getattr(self, "_" + kind.replace("-", "_")) for kind in KINDS}
 
     def start(self, at: float) -> None:
         self.world.note("faults", f"enabled {' '.join(self.enabled)}")
@@ -81,6 +65,7 @@ class Faults:
         self.world.note("faults", "heal")
         self.cluster.network.slow.clear()
         self.cluster.network.loss.clear()
+        self.cluster.network.trouble.clear()
         self.cluster.network.unblock_all()
         self.front.unreachable.clear()
         for node in self.cluster.members:
@@ -88,6 +73,7 @@ class Faults:
             disk = self.cluster.computers[node].disk
             disk.slow = disk.stuck_until = 0.0
             disk.on_write = None
+            disk.full = disk.fails_next_sync = False
             self.cluster.start(node)
 
     def _restart_stopped(self, process: Process) -> None:
@@ -206,6 +192,15 @@ class Faults:
         self._later(self._lasting(), self.cluster.resume, node)
         return True
 
+    def _stall(self) -> bool:
+        """A loop stands still for about as long as others take to become suspicious, and nothing else is wrong."""
+        node = self._leader()
+        if node is None:
+            return False
+        self.cluster.pause(node)
+        self._later(0.2 + self.chance.random() * 0.2, self.cluster.resume, node)
+        return True
+
     def _stop(self) -> bool:
         node = self._any_up()
         if node is None:
@@ -263,6 +258,16 @@ class Faults:
         far = [(a, b) for (i, a), (j, b) in combinations(enumerate(members), 2) if j - i > 1]
         return self._block([way for a, b in far for way in ((a, b), (b, a))])
 
+    def _ring(self) -> bool:
+        """Each node reaches its two neighbours in a ring, or only the next one: what comes back comes round."""
+        members = list(self.cluster.members)
+        if len(members) < 3:
+            return False
+        self.chance.shuffle(members)
+        steps = (1,) if len(members) == 3 or self.chance.random() < 0.5 else (1, len(members) - 1)
+        ways = [(a, b) for (i, a), (j, b) in permutations(enumerate(members), 2) if (j - i) % len(members) not in steps]
+        return self._block(ways)
+
     def _cut(self) -> bool:
         if len(self.cluster.members) < 2:
             return False
@@ -274,6 +279,27 @@ class Faults:
         node = self.chance.choice(self.cluster.members)
         self.cluster.network.slow[node] = self.chance.choice((0.005, 0.03, 0.12, 0.4))
         self._later(self._lasting(), self.cluster.network.slow.pop, node, None)
+        return True
+
+    def _lossy_link(self) -> bool:
+        return self._trouble(Trouble(drop=self.chance.choice((0.02, 0.2, 0.6))))
+
+    def _doubling_link(self) -> bool:
+        return self._trouble(Trouble(duplicate=self.chance.choice((0.1, 0.9))))
+
+    def _shuffling_link(self) -> bool:
+        return self._trouble(Trouble(overtake=self.chance.choice((0.05, 0.5))))
+
+    def _trouble(self, trouble: Trouble) -> bool:
+        """One direction between two nodes, or all that one node says."""
+        if len(self.cluster.members) < 2:
+            return False
+        source, target = self.chance.sample(self.cluster.members, 2)
+        every = self.chance.random() < 0.3
+        for way in [(source, other) for other in self.cluster.members if other == target or every]:
+            self.cluster.network.trouble[way] = trouble
+            self._later(self._lasting(), self.cluster.network.trouble.pop, way, None)
+        self.world.note("faults", f"{trouble} from {source} to {'all' if every else target}")
         return True
 
     # ---- disks and clocks
@@ -289,6 +315,24 @@ class Faults:
         if node is None:
             return False
         self.cluster.computers[node].disk.stuck_until = self.world.now + self._lasting()
+        return True
+
+    def _full_disk(self) -> bool:
+        """No room for another segment, for long enough that one is wanted."""
+        disk = self.cluster.computers[self.chance.choice(self.cluster.members)].disk
+        disk.full = True
+        self._later(2.0 + self.chance.random() * 6.0, setattr, disk, "full", False)
+        return True
+
+    def _failed_sync(self) -> bool:
+        """The next sync fails, the node stops, and comes back; perhaps behind a power loss, or before one."""
+        node = self._leader()
+        if node is None:
+            return False
+        self.cluster.computers[node].disk.fails_next_sync = True
+        self._later(0.1 + self._lasting(), self.cluster.start, node)
+        if self.chance.random() < 0.5:
+            self._later(0.1 + self._lasting(), self._power_off, node)
         return True
 
     def _clock_jump(self) -> bool:

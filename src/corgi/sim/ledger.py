@@ -107,6 +107,7 @@ class Ledger:
         self._committed: dict[tuple[GroupId, Ballot], Slot] = {}  # commit indexes told, per ballot
         self._forwards: dict[tuple[Origin, int], set[Ballot]] = {}  # command, in which ballots it may be proposed
         self._proposed: dict[tuple[GroupId, Slot], list[Buffer]] = {}
+        self._taken: dict[tuple[NodeId, GroupId], list[Ballot]] = {}  # granted and told to a node in doubt
         self._granted: dict[tuple[NodeId, int, GroupId], Ballot] = {}  # who, after which loss, from which ballot on
 
     def violate(self, name: str, detail: str, focus: Focus | None = None) -> None:
@@ -152,6 +153,8 @@ class Ledger:
             if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
         }
         found.votes |= known
+        if holes:
+            memory.votes -= {vote for vote in memory.votes - found.votes if self._made_up_for(node, vote, found)}
         lost = holes > 0 and found.lacks(memory)
         if lost:
             self.forget_unheard(node, found)
@@ -172,6 +175,16 @@ class Ledger:
         memory.votes = found.votes
         memory.settling = found.settling
         return lost
+
+    def _made_up_for(self, node: NodeId, vote: tuple[GroupId, Slot, Ballot], found: DiskMemory) -> bool:
+        """The node has recovered since, and promised a ballot above this vote: a hole where it lay means nothing."""
+        group, _, ballot = vote
+        promised = found.promised.get(group, 0)
+        return any(ballot < granted <= promised for granted in self._taken.get((node, group), ()))
+
+    def granted(self, node: NodeId, message: Rejoined) -> None:
+        """A node in doubt is told of a fresh ballot."""
+        self._taken.setdefault((node, message.group), []).append(message.ballot)
 
     def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
         """A disk lost votes. Those that nobody has heard of never happened, unless somebody hears of them yet."""
@@ -374,7 +387,7 @@ class Ledger:
             if error == 0:
                 logs = (group.machine.partitions.get((topic, partition)) for group in process.node.groups)
                 ends = [log.end for log in logs if log is not None]
-                if not any(0 <= offset < end for end in ends):
+                if ends and not any(0 <= offset < end for end in ends):  # none: deleted in the same turn
                     text = f"node {process.id} confirms {topic}/{partition}@{offset}, its end is {ends}"
                     self.violate("early-answer", text, Focus(process.id))
 

@@ -3,7 +3,8 @@
 In the stream mode a link behaves as TCP does: messages arrive in order, a blocked direction holds them back, and they
 are lost only with the connection. When a process dies, what it sent before still arrives, and the other end hears of
 the close later. In the datagram mode single messages are dropped, doubled and overtaken: rougher than anything a real
-node meets, to stress the core. Heartbeats have a connection of their own.
+node meets, to stress the core; single directions can be in such ``trouble`` in either mode. Heartbeats have a
+connection of their own.
 
 Messages travel as objects and payloads as bytes; nobody may change either.
 """
@@ -43,6 +44,19 @@ class NetworkOptions:
     duplicate: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What one direction of a link does beyond its usual delays, whatever the mode: chances per message."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    overtake: float = 0.0  # it waits up to ``overtake_max`` seconds, and what is sent later passes it
+    overtake_max: float = 0.050
+
+
+NO_TROUBLE = Trouble()
+
+
 class End:
     """One end of a connection: who listens there, since when, and what is on its way to it."""
 
@@ -78,11 +92,12 @@ class SimNetwork:
         self.processes: dict[NodeId, Process] = {}
         self.slow: dict[NodeId, float] = {}  # seconds added to whatever the node sends
         self.loss: dict[NodeId, float] = {}  # chance that a datagram of the node is dropped, if above the usual
+        self.trouble: dict[tuple[NodeId, NodeId], Trouble] = {}  # source and target
         self.blocked: set[tuple[NodeId, NodeId]] = set()
         self._connections: dict[tuple[NodeId, NodeId], Connection] = {}
         self._closing: dict[tuple[NodeId, NodeId], float] = {}  # (who, peer): when the last close is told
         self._beats_held: dict[tuple[NodeId, NodeId], list[Heartbeat]] = {}
-        self.dropped = 0
+        self.dropped = self.doubled = self.overtaken = 0
 
     # ---- what nodes do
 
@@ -192,18 +207,28 @@ class SimNetwork:
 
     def _carry(self, connection: Connection, end: End, message: PeerMessage, payload: Buffer) -> None:
         """Put a message on its way; in the stream mode behind everything sent before."""
-        options = self.options
-        arrival = self.world.now + self._delay(end.peer)
+        options, chance = self.options, self.chance
+        source = end.peer
+        trouble = self.trouble.get((source, end.process.id), NO_TROUBLE)
+        arrival = self.world.now + self._delay(source)
+        drop, duplicate, ordered = trouble.drop, trouble.duplicate, not options.datagrams
         if options.datagrams:
-            if self.chance.random() < max(options.drop, self.loss.get(end.peer, 0.0)):
-                self.dropped += 1
-                return
-            arrival = max(arrival, end.opened)
-            if self.chance.random() < options.duplicate:
-                again = arrival + self._delay(end.peer)
-                self.world.at(again, self._arrive, connection, end, message, payload)
-        else:
+            drop = max(drop, options.drop, self.loss.get(source, 0.0))
+            duplicate = max(duplicate, options.duplicate)
+        if drop and chance.random() < drop:
+            self.dropped += 1
+            return
+        if trouble.overtake and chance.random() < trouble.overtake:
+            ordered = False
+            arrival += chance.random() * trouble.overtake_max
+            self.overtaken += 1
+        if ordered:
             arrival = end.arrival = max(arrival, end.arrival)
+        else:
+            arrival = max(arrival, end.opened)
+        if duplicate and chance.random() < duplicate:
+            self.doubled += 1
+            self.world.at(arrival + self._delay(source), self._arrive, connection, end, message, payload)
         self.world.at(arrival, self._arrive, connection, end, message, payload)
 
     def _arrive(self, connection: Connection, end: End, message: PeerMessage, payload: Buffer) -> None:

@@ -21,7 +21,7 @@ from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.base.ports import Hole, LogRecord, Message, SnapshotName
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
-from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage
+from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage, Rejoined
 from corgi.runtime.drive import LATE_S
 from corgi.sim.disk import SimDisk, SimWal
 from corgi.sim.ledger import DiskMemory
@@ -219,6 +219,8 @@ class Process:
             note(self.name, (sender, message.TYPE, message, len(payload)))
             if isinstance(message, Accepted):
                 self.cluster.ledger.heard(sender, message)
+            elif isinstance(message, Rejoined) and self.node.identity.state == "recovering":
+                self.cluster.ledger.granted(self.id, message)
             self.node.peer_message(sender, message, payload)
         elif call == "heartbeat":
             self.node.heartbeat(*arguments)

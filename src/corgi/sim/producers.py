@@ -14,6 +14,7 @@ from corgi.wire.messages import InitProducer, InitProducerReply, Produce, Produc
 
 ACKS_NONE, ACKS_LEADER, ACKS_QUORUM = 0, 1, 2
 RETRY_S = 0.03
+RETRY_MAX_S = 0.5  # between tries that keep failing
 BURST_GAP_S = 0.000_3
 
 
@@ -49,6 +50,7 @@ class IdempotentProducer(Client):
         self.lanes: dict[Partition, Lane] = {}
         self.identity: tuple[int, int] | None = None
         self._made = 0
+        self._retry_s = RETRY_S
 
     def start(self) -> None:
         super().start()
@@ -145,6 +147,7 @@ class IdempotentProducer(Client):
         self._catch_up()
 
     def _settled(self, lane: Lane, send: Send, offset: int) -> None:
+        self._retry_s = RETRY_S
         send.status, send.offset, send.ended = OK, offset, self.world.now
         lane.unsettled = [entry for entry in lane.unsettled if entry[0] is not send]
 
@@ -159,11 +162,12 @@ class IdempotentProducer(Client):
 
     def _catch_up(self) -> None:
         if any(lane.behind and not lane.asked for lane in self.lanes.values()):
-            self.world.after(RETRY_S * (0.5 + self.chance.random()), self._resend)
+            self.world.after(self._retry_s * (0.5 + self.chance.random()), self._resend)
 
     def _resend(self) -> None:
         if self.session is None:
             return
+        self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
         for lane in self.lanes.values():
             if lane.behind and not lane.asked:
                 lane.behind = False

@@ -7,6 +7,7 @@ from corgi.base.ids import NodeId, Offset, TopicId
 from corgi.history.model import Bound, Partition, Read
 from corgi.sim.clients import Client, values_of
 from corgi.sim.scene import Scene
+from corgi.sim.world import WALL_AT_ZERO_MS
 from corgi.wire.messages import (
     Credit,
     Deliver,
@@ -23,6 +24,7 @@ from corgi.wire.messages import (
 RETRY_S = 0.05
 FETCH_BYTES = 64 * 1024
 CREDIT_BYTES = 1024
+END, START = -1, -2  # instead of a time, to ListOffsets
 
 
 class Reader(Client):
@@ -182,7 +184,8 @@ class Subscriber(Reader):
 
 
 class EndAsker(Client):
-    """Asks for confirmed ends: what was acknowledged before the question must lie below the answer."""
+    """Asks for confirmed ends: what was acknowledged before the question must lie below the answer. Now and then for
+    the start, or for a time, whose offsets lie within the partition."""
 
     def __init__(self, scene: Scene, name: str, interval: float) -> None:
         super().__init__(scene, name)
@@ -200,14 +203,20 @@ class EndAsker(Client):
         if places and self.session is not None:
             partition, topic = self.chance.choice(places)
             invoked = self.world.now
-            message = ListOffsets(((topic, partition.number, -1),), 1_500)
-            self.ask(message, b"", lambda reply, _: self._told(partition, invoked, reply))
+            past = WALL_AT_ZERO_MS + int(self.world.now * 1000 * self.chance.random())
+            asked = self.chance.choice((END, END, END, START, past))
+            message = ListOffsets(((topic, partition.number, asked), (topic, partition.number, END)), 1_500)
+            self.ask(message, b"", lambda reply, _: self._told(partition, invoked, asked, reply))
 
-    def _told(self, partition: Partition, invoked: float, reply: WireMessage | None) -> None:
-        if isinstance(reply, ListOffsetsReply):
-            error, offset, _ = reply.partitions[0]
-            if error == errors.OK:
-                self.scene.history.bounds.append(Bound(self.name, partition, invoked, self.world.now, offset))
+    def _told(self, partition: Partition, invoked: float, asked: int, reply: WireMessage | None) -> None:
+        if not isinstance(reply, ListOffsetsReply):
+            return
+        (error, offset, _), (end_error, end, _) = reply.partitions
+        if end_error != errors.OK:
+            return
+        self.scene.history.bounds.append(Bound(self.name, partition, invoked, self.world.now, end))
+        if error == errors.OK and asked != END and not -1 <= offset <= end:
+            self.scene.violate("stale-end", f"{self.name} asked {partition} for {asked}: {offset}, the end is {end}")
 
 
 class Drainer(Client):

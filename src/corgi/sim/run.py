@@ -24,8 +24,9 @@ STOP_AT_S = 28.0  # producers make no new batches
 REST_S = 2.0  # no log start moves any more
 SETTLE_S = 15.0  # after that every operation must have ended and every replica be equal
 DRAIN_S = 10.0
-OPERATIONS_MIN = 500
 SECONDS_MIN = 30.0
+OPERATIONS_PER_S = 20
+OPERATIONS_MIN = int(OPERATIONS_PER_S * SECONDS_MIN)
 EVENTS_MAX = 5_000_000  # of a run: fifty times what a busy one needs
 RUNAWAY = "runaway"
 
@@ -201,7 +202,8 @@ class _Run:
 
     def _check_size(self) -> None:
         operations = self.history.operations()
-        if self.options.minimum and (operations < OPERATIONS_MIN or self.faults.injected < 1):
+        too_few = operations < max(OPERATIONS_MIN, OPERATIONS_PER_S * self.world.now)
+        if self.options.minimum and (too_few or self.faults.injected < 1):
             text = f"{operations} operations and {self.faults.injected} faults are too few to prove anything"
             self.violations.append(Violation("too-small", text, self.world.now))
 

@@ -6,6 +6,7 @@ from corgi.base import errors
 from corgi.sim.clients import TRANSIENT, Client, failure
 from corgi.sim.producers import IdempotentProducer, PlainProducer
 from corgi.sim.readers import EndAsker, Poller, Subscriber
+from corgi.sim.registrars import Registrar
 from corgi.sim.scene import Scene, Topic
 from corgi.sim.sdk import SdkClient
 from corgi.wire.messages import (
@@ -148,10 +149,11 @@ class Workload:
             *(Subscriber(scene, f"s{number}", 4) for number in range(chance.choice((1, 2)))),
             EndAsker(scene, "e0", 0.5),
         ]
+        self.registrars = [Registrar(scene, f"r{number}", 0.25) for number in range(chance.choice((0, 2, 3)))]
 
     @property
     def clients(self) -> list[Client | SdkClient]:
-        return [*self.administrators, *self.idempotent, *self.plain, *self.sdk, *self.readers]
+        return [*self.administrators, *self.idempotent, *self.plain, *self.sdk, *self.registrars, *self.readers]
 
     def start(self, until: float) -> None:
         """Topics now and at some later times before ``until`` (s)."""
@@ -194,7 +196,13 @@ class Workload:
 
     def idle(self) -> bool:
         """Every write has its outcome."""
-        writers: list[Client | SdkClient] = [*self.administrators, *self.idempotent, *self.plain, *self.sdk]
+        writers: list[Client | SdkClient] = [
+            *self.administrators,
+            *self.idempotent,
+            *self.plain,
+            *self.sdk,
+            *self.registrars,
+        ]
         return all(client.idle() for client in writers)
 
     def unfinished(self) -> list[str]:
