@@ -1,6 +1,9 @@
 """Many seeds: told, kept in a file, taken up again, spread over processes; and what a failure says."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -87,6 +90,17 @@ def test_seeds_are_spread_over_processes_and_come_out_the_same(
     assert summary["coverage"] == spread["coverage"]
     kept = [msgspec.json.decode(line, type=SeedOutcome) for line in (tmp_path / "j").read_bytes().splitlines()[1:]]
     assert {one.seed: one.trace_hash for one in kept} == {one["seed"]: one["trace_hash"] for one in alone}
+
+
+@pytest.mark.timeout(300)
+def test_processes_that_run_seeds_end_with_their_parent() -> None:
+    words = [sys.executable, "-m", "corgi", "sim", "--seed", "1", "--seeds", "1000", "--jobs", "2", "--nodes", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().startswith(b"seed ")
+        parent.kill()
+        parent.stdout.read()  # ends when nobody is left who could write
 
 
 def test_a_run_that_hangs_ends_as_a_broken_rule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -126,7 +128,7 @@ class Campaign:
 
     def _spread(self, seeds: Iterator[int]) -> Iterator[SeedOutcome]:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent) as pool:
+        with ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_live_with_the_parent) as pool:
             under_way = {pool.submit(_bounded, self.task, seed): seed for seed in islice(seeds, self.jobs * AHEAD)}
             try:
                 while under_way:
@@ -208,5 +210,14 @@ def _result_of(future: Future[SeedOutcome], seed: int) -> SeedOutcome:
         raise CorgiError("invariant-failed", what, hint="use fewer --jobs") from error
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _live_with_the_parent() -> None:
+    """In a process that runs seeds: interrupts are the parent's to handle, and its death is ours."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+
+
+def _die_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
