@@ -283,6 +283,7 @@ def free_before_the_snapshot_is_durable() -> tuple[object, str, Callable[..., An
 
     return SimSnapshots, "names", none
 
+
 def trust_what_can_be_read() -> tuple[object, str, Any]:
     whole = vars(Scan)["end"]
 
@@ -403,7 +404,11 @@ MUTANTS: dict[str, Mutant] = {
         "a damaged record is not an absent one", (skip_damaged_records,), ("node-failed", *SAFETY), options=FLIPS
     ),
     "trust-a-failed-sync": Mutant(
-        "what can be read need not be durable", (trust_what_can_be_read,), ("synced-record-lost",), options=FAILED_SYNCS
+        "what can be read need not be durable",
+        (trust_what_can_be_read,),
+        ("synced-record-lost", "lost-write", "stuck", *SAFETY),
+        rate=0.5,
+        options=FAILED_SYNCS,
     ),
     "stale-end": Mutant(
         "a confirmed end is current", (answer_without_a_barrier,), ("stale-end", "unjustified-refusal")
