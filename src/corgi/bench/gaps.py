@@ -27,11 +27,13 @@ from corgi.bench.target import NODES, check_count, file_system, fresh_topic
 from corgi.chaos.cluster import ChaosCluster
 from corgi.chaos.health import wait_healthy
 from corgi.chaos.logs import leaderships
-from corgi.client.corgi import connect
+from corgi.client.corgi import Corgi, connect
 from corgi.server.local import LocalOptions
 
 STALL_S = 0.3
 HEALTHY_S = 30.0
+HOME_S = 15.0
+POLL_S = 0.1
 
 Fault: TypeAlias = Callable[[ChaosCluster, int, float], Awaitable[None]]
 
@@ -91,6 +93,7 @@ async def measure_gap(cluster: ChaosCluster, options: GapOptions) -> dict[str, A
         await wait_healthy(mq, len(cluster.nodes), HEALTHY_S)
         topic = fresh_topic()
         await mq.topics.create(topic, partitions=options.partitions)
+        await _wait_home(mq, topic)
         published = Publishes()
         load = asyncio.create_task(publish_load(mq, topic, options.load, published))
         await asyncio.sleep(options.before_s)
@@ -118,6 +121,16 @@ async def measure_gap(cluster: ChaosCluster, options: GapOptions) -> dict[str, A
         "errors": dict(published.errors),
         **verdict._asdict(),
     }
+
+
+async def _wait_home(mq: Corgi, topic: str) -> None:
+    """Until every group is led by the node that is preferred, or HOME_S have passed: a group that still goes home from
+    the last fault would count as a change that this one made."""
+    deadline = time.monotonic() + HOME_S
+    while time.monotonic() < deadline:
+        if all(partition.leader == partition.replicas[0] for partition in (await mq.topics.describe(topic)).partitions):
+            return
+        await asyncio.sleep(POLL_S)
 
 
 async def _kill(cluster: ChaosCluster, victim: int, hold_s: float) -> None:
