@@ -40,6 +40,34 @@ def test_no_command_is_a_question_not_a_failure() -> None:
     assert "First steps:" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("errors",), ("errors", "-o", "json"), ("--help",), ("completion", "bash")])
+def test_an_output_that_takes_nothing_is_no_fault_of_corgi(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "corgi", *words], stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+    assert done.returncode == Exit.FAILURE
+    error, hint = done.stderr.splitlines()
+    assert error == "error: the output cannot be written: No space left on device [output-failed]"
+    assert hint.startswith("hint: ")
+
+
+def test_a_closed_output_is_told_as_such() -> None:
+    words = f"exec {sys.executable} -m corgi errors >&-"
+    done = subprocess.run(["sh", "-c", words], stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == Exit.FAILURE
+    assert "[output-failed]" in done.stderr
+    assert "fault" not in done.stderr
+
+
+def test_without_anybody_to_tell_the_exit_code_still_tells() -> None:
+    for redirected in ("2>/dev/full", "2>&-"):
+        words = f"exec {sys.executable} -m corgi errors nonsense {redirected}"
+        done = subprocess.run(["sh", "-c", words], stdout=subprocess.PIPE, timeout=PATIENCE_S, check=False)
+        assert (done.returncode, done.stdout) == (Exit.USAGE, b"")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_long_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0

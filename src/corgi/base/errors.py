@@ -75,6 +75,7 @@ _ROWS: tuple[ErrorKind, ...] = (
               "empty the folder and start with --rejoin while the other nodes run"),
     ErrorKind(39, "internal-error", False, "The client met a fault of its own and takes no more calls.",
               "report it with the traceback in the log (logger corgi.client); connect anew to go on"),
+    ErrorKind(40, "output-failed", False, "What a command prints cannot be written.", "free space there, or send it elsewhere"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}

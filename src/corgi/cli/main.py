@@ -5,6 +5,7 @@ No traceback ever reaches a user unless CORGI_TRACEBACK is set.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from corgi.base.errors import CorgiError
 from corgi.cli.exits import INTERRUPTED, Exit, exit_of
-from corgi.cli.words import complain, printable, say
+from corgi.cli.words import complain, let_go, printable, say
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -32,6 +33,8 @@ COMMANDS = {
     "completion": ("corgi.cli.completion:completion", "Print a completion script for your shell."),
     "version": ("corgi.cli.version:version", "Show the version."),
 }
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 _ABOUT = """\
 Corgi, a replicated message broker.
@@ -55,20 +58,17 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 unhealthy, 4 denied, 5 unreachable."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("--help", "-h", "help"):
-        return _print_help(sys.stdout if words else sys.stderr)
-    if words[0] == "--version":
-        words[0] = "version"
+    _open_missing_streams()
     try:
         code = _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        _let_go_of_stdout()
+        let_go(sys.stdout)
         return Exit.OK
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
-        return _traced(_told(_first(error)))
+        return _traced(_told(_output_error(_first(error))))
     return code
 
 
@@ -94,10 +94,14 @@ def build(first: str) -> App:
 
 
 def _run(words: list[str]) -> int:
-    from cyclopts import CycloptsError
-
+    if not words or words[0] in ("--help", "-h", "help"):
+        return _print_help(sys.stdout if words else sys.stderr)
+    if words[0] == "--version":
+        words[0] = "version"
     if words[0] not in COMMANDS:
         raise _unknown_command(words[0])
+    from cyclopts import CycloptsError
+
     try:
         result = build(words[0])(words)
     except CycloptsError as error:
@@ -145,8 +149,17 @@ def _traced(code: Exit) -> Exit:
     return code
 
 
-def _let_go_of_stdout() -> None:
-    """The reader of the pipe has gone; keep the interpreter from complaining when it flushes at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _open_missing_streams() -> None:
+    """Where stdout or stderr was closed, what is written to stdout fails, and words go nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115 - until the end
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
+
+
+def _output_error(error: Exception) -> Exception:
+    """What is written to does not take it: stdout, or a report's file (an error in opening would name the file)."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
+        let_go(sys.stdout)
+        return CorgiError("output-failed", f"the output cannot be written: {error.strerror}")
+    return error

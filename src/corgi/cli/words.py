@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TextIO
 
 from corgi.base.errors import CorgiError
 
 
 def say(text: str) -> None:
-    """One or more lines on stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """One or more lines on stderr; nobody hears them where that cannot be written."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        let_go(sys.stderr)
 
 
 def complain(error: CorgiError) -> None:
@@ -25,3 +30,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def let_go(stream: TextIO) -> None:
+    """It cannot be written any more; keep the interpreter from complaining when it flushes at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
