@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from corgi.cli.exits import INTERRUPTED, Exit
+from corgi.cli.exits import INTERRUPTED, TERMINATED, Exit
 from corgi.cli.formats import PLACES
 from corgi.cli.main import COMMANDS, main
 from corgi.server.config import KEYS, Member, ServerConfig
@@ -36,7 +36,7 @@ def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_exit_codes_are_those_of_the_program() -> None:
-    assert set(map(int, re.findall(r"^\| (\d+) \|", CLI, re.MULTILINE))) == {*Exit, INTERRUPTED}
+    assert set(map(int, re.findall(r"^\| (\d+) \|", CLI, re.MULTILINE))) == {*Exit, INTERRUPTED, TERMINATED}
 
 
 def test_every_place_of_a_format_is_described() -> None:

@@ -95,6 +95,24 @@ def test_usage_errors_end_with_a_hint(words: list[str], told: str, capsys: pytes
     assert f"hint: {told}" in err
 
 
+@pytest.mark.parametrize(
+    "words", [["-o", "json", "errors"], ["--output=json", "errors"], ["-c", "x:1", "-o", "json", "errors", "no-quorum"]]
+)
+def test_what_all_commands_take_may_stand_first(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if "-c" in words:  # which this command does not take: it is told so, as behind the command
+        assert main(words) == Exit.USAGE
+        assert "hint: see: corgi errors --help" in capsys.readouterr().err
+    else:
+        assert main(words) == 0
+        assert json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("words", [["-o"], ["-o", "json"], ["--cluster=x:1"]])
+def test_options_alone_are_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == Exit.USAGE
+    assert "error: there is no command [invalid-argument]\nhint: see: corgi --help" in capsys.readouterr().err
+
+
 def test_every_error_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["errors", "-o", "json"]) == 0
     assert {row["code"] for row in json.loads(capsys.readouterr().out)} == set(BY_CODE)

@@ -106,7 +106,7 @@ def test_a_topic_from_its_creation_to_its_end(corgi: Shell) -> None:
         (("create", "a b"), Exit.USAGE, "[invalid-topic-name]"),
         (("create", "__meta"), Exit.USAGE, "[invalid-topic-name]"),
         (("create", "x" * 250), Exit.USAGE, "[invalid-topic-name]"),
-        (("create", "u", "--partitions", "0"), Exit.USAGE, "[invalid-argument]"),
+        (("create", "u", "--partitions", "0"), Exit.USAGE, "[invalid-argument]\nhint: see: corgi topic create --help"),
         (("create", "u", "--partitions", "-1"), Exit.USAGE, "[invalid-argument]"),
         (("create", "u", "--partitions", str(2**31)), Exit.USAGE, "[invalid-argument]"),
         (("create", "u", "--partitions", str(2**63)), Exit.USAGE, "[invalid-argument]"),
@@ -116,7 +116,7 @@ def test_a_topic_from_its_creation_to_its_end(corgi: Shell) -> None:
         (("create", "u", "--colocate-with", "nobody"), Exit.FAILURE, "[unknown-topic]"),
         (("alter", "u"), Exit.USAGE, "nothing is to be changed"),
         (("alter", "u", "--partitions", "2"), Exit.FAILURE, "[unknown-topic]"),
-        (("delete", "u"), Exit.FAILURE, "[unknown-topic]"),
+        (("delete", "u"), Exit.FAILURE, "[unknown-topic]\nhint: see which there are: corgi topic list"),
     ],
 )
 def test_a_topic_that_cannot_be(strict: Shell, words: tuple[str, ...], exit_code: Exit, told: str) -> None:
@@ -182,7 +182,10 @@ def test_lines_are_published_as_they_come(corgi: Shell, corgi_embedded: RunningB
     assert corgi("sub", "t", "--start", "1", "--count", "1")[1] == "two\n"
 
 
-def test_an_interrupted_subscription_ends_quietly(corgi: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_subscription_ends_quietly(
+    corgi: Shell, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     corgi("topic", "create", "t")
     path = tmp_path / "lines"
     path.write_bytes(b"one\n")
@@ -192,8 +195,8 @@ def test_an_interrupted_subscription_ends_quietly(corgi: Shell, tmp_path: Path) 
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == b"one\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 130
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == code
         assert process.stderr.read() == b""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tomllib
 from collections.abc import Coroutine
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Parameter
 
 from corgi.base.errors import CorgiError
+from corgi.cli.exits import TerminatedError
 from corgi.server.address import LOOPBACK, NATIVE_PORT, parse_address
 
 if TYPE_CHECKING:
@@ -75,11 +77,33 @@ def connected(cluster: str | None, **options: Any) -> Connecting:
     return connect(addresses_of(cluster), connect_timeout=CONNECT_S, **options)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine to its end, on the fast event loop."""
+def run(work: Coroutine[Any, Any, T], *, until_terminated: bool = False) -> T:
+    """Run a command's coroutine to its end, on the fast event loop.
+
+    ``until_terminated``: SIGTERM cancels it, and TerminatedError is raised when it has ended in good order.
+    """
     import asyncio
 
     import uvloop
 
+    terminated = False
+
+    async def terminable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await work
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+        try:
+            return runner.run(terminable() if until_terminated else work)
+        except asyncio.CancelledError:
+            if terminated:
+                raise TerminatedError from None
+            raise

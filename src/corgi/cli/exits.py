@@ -19,6 +19,11 @@ class Exit(IntEnum):
 
 
 INTERRUPTED = 130  # as shells count SIGINT
+TERMINATED = 143  # and SIGTERM
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came: a command that waits for it ends in good order, as with Ctrl-C."""
 
 _EXIT_OF_CODE = {
     "invalid-argument": Exit.USAGE,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from corgi.base.errors import CorgiError
-from corgi.cli.exits import INTERRUPTED, Exit, exit_of
+from corgi.cli.exits import INTERRUPTED, TERMINATED, Exit, TerminatedError, exit_of
 from corgi.cli.words import complain, let_go, printable, say
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ COMMANDS = {
     "version": ("corgi.cli.version:version", "Show the version."),
 }
 
+_GROUPS = ("topic", "bench")  # of commands
+_COMMON = ("-o", "--output", "-c", "--cluster")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 _ABOUT = """\
@@ -57,7 +59,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 unhealthy, 4 denied, 5 unreachable."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _command_first(list(sys.argv[1:] if arguments is None else arguments))
     _open_missing_streams()
     try:
         code = _run(words)
@@ -65,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         let_go(sys.stdout)
         return Exit.OK
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return TERMINATED if isinstance(interrupt, TerminatedError) else INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
-        return _traced(_told(_output_error(_first(error))))
+        return _traced(_told(_output_error(_first(error)), words))
     return code
 
 
@@ -93,11 +95,26 @@ def build(first: str) -> App:
     return app
 
 
+def _command_first(words: list[str]) -> list[str]:
+    """What every command takes may also stand before it: it goes to the end, or before "--"."""
+    early: list[str] = []
+    while words and words[0].partition("=")[0] in _COMMON:
+        taken = 1 if "=" in words[0] else 2
+        early += words[:taken]
+        words = words[taken:]
+    if not words:
+        return early
+    end = words.index("--") if "--" in words else len(words)
+    return [*words[:end], *early, *words[end:]]
+
+
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("--help", "-h", "help"):
         return _print_help(sys.stdout if words else sys.stderr)
     if words[0] == "--version":
         words[0] = "version"
+    if words[0].partition("=")[0] in _COMMON:
+        raise CorgiError("invalid-argument", "there is no command", hint="see: corgi --help")
     if words[0] not in COMMANDS:
         raise _unknown_command(words[0])
     from cyclopts import CycloptsError
@@ -105,9 +122,14 @@ def _run(words: list[str]) -> int:
     try:
         result = build(words[0])(words)
     except CycloptsError as error:
-        complain(CorgiError("invalid-argument", str(error).strip(), hint=f"see: corgi {words[0]} --help"))
+        complain(CorgiError("invalid-argument", str(error).strip(), hint=_help_of(words)))
         return Exit.USAGE
     return result if isinstance(result, int) else Exit.OK
+
+
+def _help_of(words: Sequence[str]) -> str:
+    grouped = words[0] in _GROUPS and len(words) > 1 and words[1].isalpha()
+    return f"see: corgi {' '.join(words[: 2 if grouped else 1])} --help"
 
 
 def _unknown_command(word: str) -> CorgiError:
@@ -132,8 +154,10 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-def _told(error: Exception) -> Exit:
+def _told(error: Exception, words: Sequence[str]) -> Exit:
     if isinstance(error, CorgiError):
+        if error.code == "invalid-argument" and error.hint == error.kind.hint and words[0] in COMMANDS:
+            error = CorgiError(error.code, error.message, hint=_help_of(words))
         complain(error)
         return exit_of(error)
     say(f"error: {type(error).__name__}: {printable(str(error))}")

@@ -35,7 +35,7 @@ def sub(
     cluster: ClusterOption = None,
     output: OutputOption = "table",
 ) -> int:
-    """Print the messages of a topic as they arrive; Ctrl-C ends it.
+    """Print the messages of a topic as they arrive; Ctrl-C or SIGTERM ends it.
 
     Messages of one partition come in order. The nodes push them; a node that
     is lost is replaced by another.
@@ -80,7 +80,7 @@ def sub(
             await reader.run(mq, topic, start_of(start), partition, until_end=until_end)
 
     if count != 0:
-        run(work())
+        run(work(), until_terminated=True)
     return Exit.OK
 
 

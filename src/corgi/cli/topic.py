@@ -60,7 +60,8 @@ def create(
     partitions
         How many; they can be added later, never taken away.
     config
-        KEY=VALUE; may be given several times.
+        KEY=VALUE; may be given several times: max_batch_bytes, retention_ms,
+        retention_bytes (-1: no limit).
     colocate_with
         A topic of as many partitions, whose partitions are to share Paxos
         groups with these.

@@ -79,7 +79,8 @@ class Topics:
         """Make a topic; it can be written to when this returns.
 
         ``colocate_with``: a topic of as many partitions, whose partitions share Paxos groups with these. ``config``:
-        max_batch_bytes, retention_ms and others. Raises "topic-exists", "invalid-topic-name", "invalid-argument".
+        max_batch_bytes, retention_ms, retention_bytes (of the latter two -1, the default, is no limit). Raises
+        "topic-exists", "invalid-topic-name", "invalid-argument".
         """
         _check_name(name)
         timeout_s = seconds(timeout, "timeout")
@@ -153,6 +154,10 @@ class Topics:
         except _RepeatedError as repeated:
             if repeated.error.code != "unknown-topic":
                 raise repeated.error from None
+        except CorgiError as error:
+            if error.code != "unknown-topic":
+                raise
+            raise CorgiError(error.code, error.message, hint="see which there are: corgi topic list") from None
 
     async def nodes(self) -> Sequence[NodeDescription]:
         """The nodes of the cluster, by number."""
