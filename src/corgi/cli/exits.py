@@ -25,6 +25,7 @@ TERMINATED = 143  # and SIGTERM
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM came: a command that waits for it ends in good order, as with Ctrl-C."""
 
+
 _EXIT_OF_CODE = {
     "invalid-argument": Exit.USAGE,
     "invalid-configuration": Exit.USAGE,
