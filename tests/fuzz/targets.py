@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +30,35 @@ from corgi.base.command import (
     split_commands,
 )
 from corgi.base.errors import CorgiError
-from corgi.base.ids import Ballot, GroupId, NodeId, Offset, Slot, TopicId, make_origin
+from corgi.base.ids import META, Ballot, GroupId, NodeId, Offset, Slot, TopicId, make_origin
 from corgi.base.limits import KIB, MIB
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.base.records import decode_batch, encode_batch
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.log.recovery import Scan
+from corgi.log.slots import Run, SlotTable
+from corgi.log.snapshot import (
+    END,
+    HEADER_BYTES,
+    SECTION_HEADER_BYTES,
+    SLOTS,
+    decode_header,
+    decode_run,
+    encode_end,
+    encode_header,
+    encode_run,
+    encode_section,
+    read_sections,
+)
 from corgi.paxos import messages as p
 from corgi.runtime.folder import Folder
 from corgi.server.config import load, parse_members
 from corgi.sim.world import SimClock, World
+from corgi.state.commands import encode_partition_open
+from corgi.state.machine import Machine
+from corgi.state.snapshot import Capture, Restorer
+from corgi.state.topics import TopicRecord, encode_topic_record
 from corgi.wire import messages as m
 from corgi.wire.client_session import CallerSession
 from corgi.wire.codec import Codec
@@ -243,6 +262,62 @@ def cut_forward(data: bytes) -> None:
     split_commands(data)
 
 
+# ---- snapshots
+
+
+def snapshots() -> list[bytes]:
+    """Of a group with a topic, a partition, a producer, commands in doubt and places of slots; and of an empty one."""
+    found = []
+    for filled in (True, False):
+        machine = Machine(GroupId(0), 2)
+        if filled:
+            origin = make_origin(NodeId(2), 5)
+            topic = encode_topic_record("t", TopicRecord(0, 1, 0, 2, {"retention_ms": "5"}), 1)
+            opening = encode_partition_open(TopicId(16), [0], 1, {})
+            commands = [
+                encode_command(CommandKind.DATA, origin, 1, 0, encode_data([(META, 0, topic)])),
+                encode_command(CommandKind.PARTITION_OPEN, origin, 2, 0, opening),
+                encode_command(CommandKind.DATA, origin, 3, 0, encode_data([(TopicId(16), 0, batch())])),
+            ]
+            machine.apply(Slot(1), encode_value(7, commands))
+            machine.take_appended()
+        sections = [encode_section(kind, chunks) for kind, chunks in Capture(machine).sections()]
+        sections.append(encode_run(Run(Slot(1), array("q", (4096,)), array("I", (300,)))))
+        whole = [[encode_header(GroupId(0), machine.applied, Ballot(0))], *sections, encode_end(len(sections))]
+        found.append(b"".join(chunk for chunks in whole for chunk in chunks))
+    return found
+
+
+def restore(data: bytes) -> None:
+    content = memoryview(data)
+    decode_header(content)
+    _take(list(read_sections(content)))
+
+
+def restore_signed(data: bytes) -> None:
+    """With checksums that hold."""
+    sections, at = [], HEADER_BYTES
+    while at + SECTION_HEADER_BYTES <= len(data):
+        kind, length = int.from_bytes(data[at : at + 2]), int.from_bytes(data[at + 4 : at + 12])
+        body = data[at + SECTION_HEADER_BYTES : at + SECTION_HEADER_BYTES + min(length, len(data))]
+        at += SECTION_HEADER_BYTES + len(body)
+        if kind != END:
+            sections.append((kind, memoryview(body)))
+    _take(sections)
+
+
+def _take(sections: list[tuple[int, memoryview]]) -> None:
+    restorer = Restorer(GroupId(0), 2)
+    table = SlotTable()
+    for kind, body in sections:
+        if kind == SLOTS:
+            table.load(decode_run(body))
+        else:
+            restorer.take(kind, body)
+    restorer.finish()
+    restorer.adopt_into(Machine(GroupId(0), 2))
+
+
 # ---- the log
 
 
@@ -353,6 +428,8 @@ TARGETS = {
         Target("signed-batch", batches, read_signed_batch, ("corrupt-batch",)),
         Target("value", values, read_value, ("record-damaged", "unsupported-version")),
         Target("forward", lambda: [value()[VALUE_HEADER_BYTES:]], cut_forward, ("malformed-frame",)),
+        Target("snapshot", snapshots, restore, ("snapshot-damaged", "unsupported-version")),
+        Target("signed-snapshot", snapshots, restore_signed, ("snapshot-damaged",)),
         Target("log", logs, scan, ("log-damaged", "wrong-cluster", "unsupported-version")),
         Target("log-records", log_records, recover, ("log-damaged", "record-damaged", "unsupported-version")),
         Target("configuration", lambda: [CONFIGURATION], configure, ("invalid-configuration", "unsafe-listener")),

@@ -35,6 +35,7 @@ _COUNT = struct.Struct(">Q")
 _NAME = re.compile(r"([0-9a-f]{4})-([0-9a-f]{16})-([0-9a-f]{16})")
 
 HEADER_BYTES = _HEADER.size
+SECTION_HEADER_BYTES = _SECTION.size
 SECTION_BYTES_MAX = 64 * MIB  # of one body: a reader holds it until it is whole
 
 

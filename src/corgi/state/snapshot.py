@@ -221,10 +221,10 @@ class Restorer:
         self._topics: dict[str, Topic | None] = {}
 
     def take(self, kind: int, body: Buffer) -> None:
-        """One section; kinds that this release does not know raise CorgiError "unsupported-version"."""
+        """One section. Raises CorgiError "snapshot-damaged", also for a kind that this release does not know."""
         try:
             self._take(SectionKind(kind), body)
-        except (msgspec.DecodeError, struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, struct.error, ValueError, IndexError, OverflowError) as error:
             raise CorgiError("snapshot-damaged", f"a section of kind {kind} does not decode: {error}") from error
 
     def finish(self) -> None:
@@ -232,6 +232,8 @@ class Restorer:
         if not self._begun:
             raise CorgiError("snapshot-damaged", "a snapshot tells no state")
         self._check_last()
+        if len({topic.topic for topic in self._topics.values() if topic is not None}) != len(self._topics):
+            raise CorgiError("snapshot-damaged", "two topics have one id")
         if self.state.topics is not None:
             self.state.topics.commit(self._topics, self._topics_end)
 
@@ -305,7 +307,8 @@ class Restorer:
             whole = all(len(block.times) == BLOCK_BATCHES for block in frozen.blocks[:-1])
             if (len(frozen.producers), len(frozen.blocks)) != (producers, blocks) or not whole:
                 raise CorgiError("snapshot-damaged", f"partition {frozen.topic}/{frozen.partition} is not whole")
-            if batches != frozen.batches + frozen.skip:
+            sound = 0 <= frozen.skip <= BLOCK_BATCHES and frozen.batches >= 0 and 0 <= frozen.start <= frozen.end
+            if batches != frozen.batches + frozen.skip or not sound:
                 raise CorgiError("snapshot-damaged", f"partition {frozen.topic}/{frozen.partition} misses batches")
 
 
