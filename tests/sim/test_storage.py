@@ -159,6 +159,28 @@ def test_a_node_that_was_away_catches_up_by_snapshot() -> None:
     assert scene.stored(3) == scene.stored(1)
 
 
+def test_what_was_fetched_is_found_again() -> None:
+    """Also when the snapshot of an idle group is only named anew: the places of fetched values must outlast it."""
+    scene = Scene()
+    scene.cluster.kill(NodeId(3))
+    scene.write(1, 300, trim=True)
+    scene.cluster.start(NodeId(3))
+    scene.until(lambda: scene.missing(3) > 0)
+    scene.until(lambda: not scene.missing(3))
+    for batches in (0, 200):
+        scene.write(2, batches, trim=True)
+        scene.cluster.kill(NodeId(3))
+        scene.run(0.2)
+        scene.cluster.start(NodeId(3))
+        scene.until(scene.equal)
+        scene.run(1.0)
+        assert scene.missing(3) == 0
+        process = scene.cluster.process_of(NodeId(3))
+        assert process is not None
+        assert "repaired_values" not in process.node.counters, "nothing had to be fetched again"
+    assert scene.stored(3) == scene.stored(1)
+
+
 def test_a_node_that_dies_before_its_values_have_come_goes_on_fetching() -> None:
     scene = Scene()
     scene.cluster.kill(NodeId(3))

@@ -209,7 +209,8 @@ class Node:
             if record.kind is RecordKind.STORE:
                 self.snapshots.stored(record)
                 continue
-            self.values.placed(record)
+            if self.values.placed(record):
+                self.snapshots.moved(record.group)
             if record.release is not None:
                 peer, message = record.release
                 self.network.send(peer, message)

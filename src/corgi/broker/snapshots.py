@@ -188,8 +188,6 @@ class Snapshotting:
             return
         segment = self._node.wal.segment
         group = min(self._node.groups, key=lambda group: self.first_segment(group.id))
-        if group.machine.applied < group.replica.prefix:
-            return  # a value before the prefix is damaged, and being fetched
         if segment - self.first_segment(group.id) >= self._distance():
             self._due = group
 
@@ -214,10 +212,14 @@ class Snapshotting:
         return max(1, self._node.values.space.oldest) if name is None else name.first_segment
 
     def stored(self, record: LogRecord) -> None:
-        """A value has a new place that only the log tells."""
+        """A value that was moved is on disk in its new place."""
         self._node.values.stored(record)
-        self._moved[record.group] = self._moved_now[record.group] = True
+        self.moved(record.group)
         self.rewriting.stored(record.group, record.slot)
+
+    def moved(self, group: GroupId) -> None:
+        """A value has a new place that only the log tells."""
+        self._moved[group] = self._moved_now[group] = True
 
     @property
     def busy(self) -> bool:
@@ -242,6 +244,8 @@ class Snapshotting:
         return max(options.snapshot_segments, 4 * sum(self.sizes) // self._node.values.space.segment_bytes)
 
     def _renew(self, group: Group) -> None:
+        if group.machine.applied < group.replica.prefix:
+            return  # a value before the prefix is damaged, and being fetched
         name = self.durable[group.id]
         first = self._first_needed(group, group.machine.applied)
         if first <= self.first_segment(group.id) and name is not None:
@@ -305,7 +309,10 @@ class Snapshotting:
             count += 1
         while runs is None and self._node.values.unplaced(group.id, capture.slot):
             yield None
+        faulty = self._node.values.faulty[group.id]
         for run in runs or group.slots.runs(capture.slot):
+            for slot in [slot for slot in faulty if 0 <= slot - run.first < len(run.positions)]:
+                run.positions[slot - run.first] = faulty[slot].position  # where it is repaired, and else found damaged
             yield encode_run(run)
             count += 1
         yield encode_end(count)

@@ -74,25 +74,29 @@ class Values:
         else:
             self._lose(group, slot, Faulty(NOWHERE, 0, Ballot(0)))
 
-    def placed(self, record: LogRecord) -> None:
-        """A record with a value is on disk (or was found there by the scan)."""
+    def placed(self, record: LogRecord) -> bool:
+        """A record with a value is on disk (or was found there by the scan); True: the value is one that a snapshot
+        names, and only the log tells where it lies now."""
         if record.kind not in (RecordKind.ACCEPT, RecordKind.LEARNED):
-            return
+            return False
         group, slot = record.group, record.slot
         key = (group, slot)
         if isinstance(record, FaultyRecord):
             if slot > self._chosen[group]:
                 self._placed[key] = record
                 self.tables[group].put(slot, record.position, record.length)  # a vote that is still needed lies there
-            return
+            return False
         if slot > self._chosen[group]:
             self._placed[key] = record.payload
         elif key in self._unplaced and self._unplaced[key] == record.payload:
             del self._unplaced[key]
+        elif record.kind is RecordKind.LEARNED and self.tables[group].position(slot) < 0:
+            pass  # fetched for a snapshot's state, in an earlier life
         elif slot not in self.faulty[group] or (record.kind is RecordKind.ACCEPT and slot > record.commit):
-            return
+            return False
         self.faulty[group].pop(slot, None)
         self.tables[group].put(slot, record.position, len(record.payload))
+        return slot <= self.covered[group]
 
     def fetched(self, group: GroupId, slot: Slot, value: bytes) -> None:
         """A peer had the faulty value; it is held here until it is ``restored`` or placed anew."""
