@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from corgi import connect_sync
+
 PATIENCE_S = 30.0
 
 
@@ -67,6 +69,10 @@ def test_three_nodes_serve_and_leave_nothing_behind() -> None:
         assert told["native"] == ",".join(node["native"] for node in told["nodes"])
         assert len(told["cluster"]) == 32
         assert all(answers(node["native"]) for node in told["nodes"])
+        with connect_sync(told["native"]) as mq:
+            replies = [(reply.node, reply.counters["process_id"]) for reply in mq.status()]  # of those linked so far
+        assert replies
+        assert set(replies) <= {(node["id"], node["pid"]) for node in told["nodes"]}
         folder = Path(told["nodes"][0]["dir"]).parent
         assert (folder / "node-3" / "node.json").exists()
         process.send_signal(signal.SIGINT)

@@ -18,9 +18,6 @@ BLOCK = re.compile(r"^(?P<skip><!-- not run -->\n)?```(?P<language>\w+)\n(?P<cod
 CONNECT = re.compile(r"\b(connect|connect_sync)\(\)")
 PATIENCE_S = 60.0
 
-# pkill finds processes by name; here only this cluster's node may be meant.
-KILL = re.compile(r"pkill -9 -f \"node-\$LEADER\.toml\"")
-
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
@@ -43,15 +40,12 @@ def test_every_block_does_what_the_tutorial_says(cluster: LocalCluster, tmp_path
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "CORGI_CLUSTER": cluster.native,
     }
-    pids = {node.node: node.pid for node in cluster.nodes}
     told = ""
     for block in blocks():
         if block["skip"]:
             continue
         code = block["code"]
         if block["language"] == "sh":
-            code = KILL.sub("kill -9 $(echo $PIDS | cut -d ' ' -f $LEADER)", code)
-            environment["PIDS"] = " ".join(str(pids[number]) for number in sorted(pids))
             words = ["bash", "-e", "-o", "pipefail", "-c", code]
         else:
             words = [sys.executable, "-c", CONNECT.sub(rf"\1({cluster.native!r})", code)]
@@ -61,6 +55,7 @@ def test_every_block_does_what_the_tutorial_says(cluster: LocalCluster, tmp_path
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         told += done.stdout + done.stderr
+    assert [node.node for node in cluster.nodes if not node.pid], "nothing was killed"
     for words_ in (
         "published 27004 messages",
         "stored at ",
@@ -78,4 +73,3 @@ def test_every_block_does_what_the_tutorial_says(cluster: LocalCluster, tmp_path
 def test_what_is_not_run_is_little_and_known() -> None:
     skipped = [block["code"].strip() for block in blocks() if block["skip"]]
     assert skipped == [". .venv/bin/activate", "corgi dev", "corgi bench failover --repeat 5"]
-    assert len(KILL.findall(TUTORIAL.read_text(encoding="utf-8"))) == 1

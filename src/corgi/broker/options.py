@@ -42,3 +42,4 @@ class NodeOptions:
     scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
     scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them
     software: str = "corgi"
+    process_id: int = 0  # told to who asks for the status; 0: not a process of its own

@@ -15,6 +15,7 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
     """What the node knows of itself; ``counters`` are those of its requests and join the node's own."""
     options = node.options
     groups = tuple([group_status(group) for group in node.groups])
+    process = {"process_id": float(options.process_id)} if options.process_id else {}
     damage = {"values_missing": float(node.repairs.wanted), "values_lost": float(len(node.repairs.lost))}
     return StatusReply(
         options.cluster.hex(),
@@ -24,7 +25,7 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
         not any(group.role == "recovering" for group in groups),
         tuple(node.peer_status()),
         groups,
-        {**node.counters, **counters, **node.snapshots.gauges(), **damage},
+        {**node.counters, **counters, **node.snapshots.gauges(), **damage, **process},
         tuple(node.repairs.lost_ranges()),
     )
 

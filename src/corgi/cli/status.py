@@ -31,7 +31,7 @@ def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> 
     Example: corgi status --cluster 10.0.0.1:7450
 
     JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node",
-    "address", "label", "reachable", "voting", "software", "uptime_s", "leads",
+    "address", "label", "reachable", "voting", "software", "uptime_s", "pid", "leads",
     "lag", "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
     "counters": {}, "damage": {"found", "repaired", "missing", "lost",
     "lost_ranges": [{"topic_id", "partition", "first", "last"}]}}], "groups":
@@ -101,6 +101,7 @@ def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[st
         "voting": reply is not None and reply.voting,
         "software": reply.software if reply else "",
         "uptime_s": round(reply.uptime_s, 1) if reply else 0.0,
+        "pid": round(reply.counters.get("process_id", 0)) if reply else None,
         "leads": [group["group"] for group in groups if group["leader"] == node.node],
         "lag": max((group["chosen"] - group["applied"].get(me, 0) for group in groups), default=0) if reply else None,
         "disk_bytes": round(reply.counters.get("log_bytes_held", 0)) if reply else None,

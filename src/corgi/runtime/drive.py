@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -275,11 +276,11 @@ class Driver:
         self._turn.wake()
 
     def _advertised(self, addresses: Mapping[NodeId, tuple[str, int]] | None) -> NodeOptions:
-        """The options with the addresses that are known only now."""
+        """The options with what is known only now: the addresses, and which process this is."""
         told = {**(addresses or {}), **self._options.addresses}
         if told.get(self._options.node, ("", 0))[1] == 0:
             told[self._options.node] = (self._host, self.port)
-        return replace(self._options, addresses=told)
+        return replace(self._options, addresses=told, process_id=os.getpid())
 
     def _fail(self, error: CorgiError) -> None:
         """The node must not go on: nothing is handed over or sent any more."""
