@@ -5,6 +5,8 @@ import sys
 
 import corgi
 
+CORGI_DEV = "127.0.0.1:7450,127.0.0.1:7451,127.0.0.1:7452"  # one of them may be down
+
 
 async def main(servers: str) -> None:
     async with corgi.connect(servers) as mq:
@@ -29,4 +31,4 @@ async def main(servers: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7450"))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else CORGI_DEV))

@@ -4,6 +4,8 @@ import sys
 
 import corgi
 
+CORGI_DEV = "127.0.0.1:7450,127.0.0.1:7451,127.0.0.1:7452"  # one of them may be down
+
 
 def main(servers: str) -> None:
     with corgi.connect_sync(servers) as mq:
@@ -19,4 +21,4 @@ def main(servers: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7450")
+    main(sys.argv[1] if len(sys.argv) > 1 else CORGI_DEV)

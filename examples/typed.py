@@ -7,6 +7,8 @@ import msgspec
 
 import corgi
 
+CORGI_DEV = "127.0.0.1:7450,127.0.0.1:7451,127.0.0.1:7452"  # one of them may be down
+
 
 class Order(msgspec.Struct):
     customer: str
@@ -32,4 +34,4 @@ async def main(servers: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7450"))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else CORGI_DEV))

@@ -1,11 +1,13 @@
 """The small examples, run as a reader would run them, against a broker of their own."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from corgi.client.corgi import DEFAULT_SERVERS
 from corgi.testing.plugin import RunningBroker
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -44,6 +46,24 @@ def test_an_example_says_what_it_does(corgi_embedded: RunningBroker, name: str, 
 
 def test_embedded_needs_nothing() -> None:
     assert run("embedded.py") == "b'nobody else needs to run'\n"
+
+
+@pytest.mark.parametrize("name", ["publish.py", "subscribe.py", "sync.py", "typed.py"])
+def test_without_an_address_an_example_uses_what_the_client_uses(name: str) -> None:
+    assert f'CORGI_DEV = "{DEFAULT_SERVERS}"' in (EXAMPLES / name).read_text(encoding="utf-8")
+
+
+def test_a_subscription_without_a_count_says_that_it_stays(corgi_embedded: RunningBroker) -> None:
+    run("publish.py", corgi_embedded.servers)
+    command = [sys.executable, str(EXAMPLES / "subscribe.py"), corgi_embedded.servers]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == "waiting for messages; Ctrl-C ends it\n"
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, err) == (0, "")
 
 
 def test_every_example_runs_here() -> None:
