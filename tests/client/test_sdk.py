@@ -255,12 +255,15 @@ async def test_an_unknown_topic_is_told_with_a_hint(mq: corgi.Corgi) -> None:
         mq.publish_many("nowhere", [b"x"]),
         read(mq.subscribe("nowhere"), 1),
         mq.topics.describe("nowhere"),
-        mq.topics.delete("nowhere"),
     ):
         with pytest.raises(CorgiError) as caught:
             await call
         assert caught.value.code == "unknown-topic"
         assert "corgi topic create" in caught.value.hint
+    with pytest.raises(CorgiError) as caught:
+        await mq.topics.delete("nowhere")
+    assert caught.value.code == "unknown-topic"
+    assert "corgi topic list" in caught.value.hint
 
 
 # Consuming

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
 from corgi.base.errors import CorgiError
 from corgi.client.codecs import Codec, Format, codec_for
 from corgi.client.core.links import Address
-from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, ClientOptions
+from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
 from corgi.client.core.subscriber import Start
 from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
@@ -18,7 +18,7 @@ from corgi.client.shell import Shell
 from corgi.client.subscription import Subscription
 from corgi.client.topics import Topics, status_of_nodes
 from corgi.client.typed import Topic
-from corgi.client.words import Compression, Duration, StartAt, seconds, start_at
+from corgi.client.words import Compression, Duration, StartAt, partition_numbers, seconds, start_at
 from corgi.wire.messages import StatusReply
 
 V = TypeVar("V")
@@ -73,6 +73,8 @@ class Corgi(Publisher):
     ) -> Topic[V] | Topic[bytes]:
         """A topic with typed values: bytes, str, or whatever msgspec handles, as "json" or "msgpack"."""
         if codec is not None:
+            if type(codec) is not Codec and not isinstance(codec, Codec):
+                raise CorgiError("invalid-argument", f"codec is a corgi.Codec, not {type(codec).__name__}")
             return Topic(self, name, codec)
         if type_ is None:
             return Topic(self, name, codec_for(bytes, format))
@@ -120,7 +122,12 @@ class Corgi(Publisher):
         decode: Callable[[Message[bytes]], Message[V]] | None,
     ) -> Subscription[V]:
         """What ``subscribe`` does, for typed topics."""
-        numbers = None if partitions is None else tuple(partitions)
+        numbers = None if partitions is None else partition_numbers(partitions)
+        if type(prefetch_bytes) is not int or not 0 <= prefetch_bytes <= PREFETCH_BYTES_MAX:
+            raise CorgiError(
+                "invalid-argument",
+                f"prefetch_bytes is between 1 and {PREFETCH_BYTES_MAX}, 0 for the client's, not {prefetch_bytes!r}",
+            )
         if isinstance(start, dict) and numbers is not None and set(start) != set(numbers):
             raise CorgiError("invalid-argument", "start names other partitions than partitions")
         return Subscription(self._shell, topic, start, numbers, prefetch_bytes, decode)
@@ -133,6 +140,18 @@ class Connecting:
         self._options = options
         self._seeds = seeds
         self._mq: Corgi | None = None
+
+    if not TYPE_CHECKING:  # a type checker tells it as it is
+
+        def __getattr__(self, name):
+            """Tell who uses it as if it were connected."""
+            if name.startswith("_") or not (hasattr(Corgi, name) or name == "topics"):
+                raise AttributeError(f"'Connecting' object has no attribute {name!r}")
+            raise CorgiError(
+                "invalid-argument",
+                f"there is no {name!r} before the client is connected",
+                hint="async with corgi.connect(...) as mq: ..., or mq = await corgi.connect(...)",
+            )
 
     async def _connect(self) -> Corgi:
         shell = Shell(self._options, self._seeds)
@@ -191,7 +210,13 @@ def connect(
 
 def addresses_of(servers: str | Sequence[str]) -> list[Address]:
     """The addresses that ``connect`` was given. Raises "invalid-argument"."""
-    texts = servers.split(",") if isinstance(servers, str) else list(servers)
+    texts: object = servers.split(",") if isinstance(servers, str) else servers
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise CorgiError(
+            "invalid-argument",
+            f"the servers are text or a list of texts, not {servers!r}",
+            hint='connect("host:port,host:port"), or connect() for the cluster of `corgi dev`',
+        )
     found = [_address(text.strip()) for text in texts if text.strip()]
     if not found:
         raise CorgiError("invalid-argument", "no address of a node was given", hint='connect("host:port,host:port")')
@@ -202,6 +227,8 @@ def _address(text: str) -> Address:
     try:
         parts = urlsplit(text if "//" in text else f"//{text}")
         host, port = parts.hostname, parts.port
+        if host:
+            host.encode("idna")
     except ValueError as error:
         raise CorgiError("invalid-argument", f"{text!r} is not an address: {error}") from None
     strays = parts.username or parts.path.strip("/") or parts.query or parts.fragment

@@ -14,7 +14,17 @@ from corgi.client.core.producer import Handle
 from corgi.client.messages import Message, Receipt
 from corgi.client.receipts import Outcomes, PendingReceipt, receipt_of, wait_for
 from corgi.client.shell import Shell
-from corgi.client.words import Acks, Duration, Headers, Time, acks_number, header_list, milliseconds, seconds
+from corgi.client.words import (
+    Acks,
+    Duration,
+    Headers,
+    Time,
+    acks_number,
+    header_list,
+    milliseconds,
+    seconds,
+    topic_name,
+)
 
 Value = bytes | str | None
 Key = bytes | str | None
@@ -83,7 +93,11 @@ class Publisher:
         """
         if type(value) is bytes and headers is None and timestamp is None and (key is None or type(key) is bytes):
             mode = QUORUM if acks == "quorum" else acks_number(acks)
-            outcome, index = self._producer.publish(topic, key, value, None, int(time() * 1000), partition, mode)
+            try:
+                outcome, index = self._producer.publish(topic, key, value, None, int(time() * 1000), partition, mode)
+            except TypeError:
+                topic_name(topic)
+                raise
             return PendingReceipt(outcome, index)
         return PendingReceipt(*self._hand_over(topic, value, key, headers, timestamp, partition, acks, 0.0))
 
@@ -99,8 +113,9 @@ class Publisher:
         Takes any number of items: it waits for room by itself. Raises "unknown-topic".
         """
         mode = acks_number(acks)
+        check_items(items)
         outcomes = Outcomes()
-        if not self._producer.knows(topic):
+        if not self._producer.knows(topic_name(topic)):
             await self._topic(topic)
         if isinstance(items, AsyncIterable):
             async for item in items:
@@ -136,7 +151,7 @@ class Publisher:
         timeout_s: float,
     ) -> Handle:
         return self._producer.publish(
-            topic,
+            topic if type(topic) is str else topic_name(topic),
             as_bytes(key, "key"),
             as_bytes(value, "value"),
             None if headers is None else header_list(headers),
@@ -149,7 +164,8 @@ class Publisher:
     def _add_item(self, outcomes: Outcomes, topic: str, item: Item, acks: int) -> None:
         try:
             if isinstance(item, Message):
-                timestamp = int(time() * 1000) if item.timestamp < 0 else item.timestamp
+                timestamp = item.timestamp
+                timestamp = int(time() * 1000) if type(timestamp) is int and timestamp < 0 else milliseconds(timestamp)
                 outcome, index = self._producer.publish(
                     topic,
                     as_bytes(item.key, "key"),
@@ -160,7 +176,7 @@ class Publisher:
                     acks,
                 )
             else:
-                key, value = item if isinstance(item, tuple) else (None, item)
+                key, value = pair_of(item) if isinstance(item, tuple) else (None, item)
                 outcome, index = self._producer.publish(
                     topic, as_bytes(key, "key"), as_bytes(value, "value"), None, int(time() * 1000), None, acks
                 )
@@ -249,7 +265,10 @@ def as_bytes(field: object, name: str) -> bytes | None:
     if field is None or type(field) is bytes:
         return field
     if isinstance(field, str):
-        return field.encode()
+        try:
+            return field.encode()
+        except UnicodeEncodeError as error:
+            raise CorgiError("invalid-argument", f"a {name} cannot be written as UTF-8: {error}") from None
     if isinstance(field, (bytes, bytearray, memoryview)):
         return bytes(field)
     raise CorgiError(
@@ -257,6 +276,23 @@ def as_bytes(field: object, name: str) -> bytes | None:
         f"a {name} is bytes or str, not {type(field).__name__}",
         hint="for typed values use mq.topic(name, type)",
     )
+
+
+def pair_of(item: tuple[T, ...]) -> tuple[T, T]:
+    """An item that is (key, value). Raises "invalid-argument"."""
+    if len(item) != 2:
+        raise CorgiError("invalid-argument", f"an item is a value, (key, value) or a Message, not {len(item)} things")
+    return item[0], item[1]
+
+
+def check_items(items: object) -> None:
+    """Raises "invalid-argument" for what holds no items, as one value does not."""
+    if isinstance(items, (str, bytes, bytearray, memoryview)) or not isinstance(items, (Iterable, AsyncIterable)):
+        raise CorgiError(
+            "invalid-argument",
+            f"items are a list or another iterable of values, not {type(items).__name__}",
+            hint="one value: mq.publish(topic, value)",
+        )
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

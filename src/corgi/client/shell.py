@@ -131,6 +131,8 @@ class Shell:
             self._dial_failed(address, CorgiError("unreachable", "no connection within the time for connecting"))
         except OSError as error:
             self._dial_failed(address, CorgiError("unreachable", error.strerror or str(error)))
+        except UnicodeError as error:
+            self._dial_failed(address, CorgiError("unreachable", f"this is no name of a host: {error}"))
 
     @guarded
     def _dial_failed(self, address: Address, error: CorgiError) -> None:

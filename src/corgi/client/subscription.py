@@ -122,8 +122,8 @@ class Subscription(Generic[V]):
         self.close()
 
     def __del__(self) -> None:
-        shell, core = self._shell, self._core
-        if not core.closed and not shell.loop.is_closed():
+        shell, core = self._shell, self.__dict__.get("_core")  # not there if it was refused
+        if core is not None and not core.closed and not shell.loop.is_closed():
             shell.loop.call_soon_threadsafe(shell.core.consumer.unsubscribe, core)
 
     async def next_batch(self) -> list[Message[V]] | None:

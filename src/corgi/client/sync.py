@@ -20,7 +20,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from corgi.base.errors import CorgiError
 from corgi.client import corgi as asynchronous
-from corgi.client.codecs import Codec, Format, codec_for
+from corgi.client.codecs import Codec, Format
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES
 from corgi.client.messages import Message, NodeDescription, Receipt, TopicDescription
 from corgi.client.publishing import Item, Key, Value
@@ -320,7 +320,9 @@ class Corgi:
         return Subscription(self._thread, subscription)
 
     def topic(self, name: str, type_: type[V], *, format: Format = "json", codec: Codec[V] | None = None) -> Topic[V]:
-        return Topic(self._thread, AsyncTopic(self._mq, name, codec or codec_for(type_, format)))
+        if codec is not None:
+            return Topic(self._thread, self._mq.topic(name, codec=codec))
+        return Topic(self._thread, self._mq.topic(name, type_, format=format))
 
     @property
     def cluster(self) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.client.core.asks import Ask, Judge
 from corgi.client.core.links import Answer
-from corgi.client.core.names import name_error
 from corgi.client.messages import NodeDescription, PartitionDescription, TopicDescription
 from corgi.client.shell import Shell
-from corgi.client.words import Duration, Time, milliseconds, seconds
+from corgi.client.words import Duration, Time, milliseconds, seconds, topic_name
 from corgi.wire.frame import encode_frame
 from corgi.wire.messages import (
     AlterTopic,
@@ -82,9 +81,10 @@ class Topics:
         max_batch_bytes, retention_ms, retention_bytes (of the latter two -1, the default, is no limit). Raises
         "topic-exists", "invalid-topic-name", "invalid-argument".
         """
-        _check_name(name)
+        topic_name(name)
         timeout_s = seconds(timeout, "timeout")
-        _check_name(colocate_with)
+        if colocate_with != "":
+            topic_name(colocate_with)
         _check_partitions(partitions, 1)
         told = {key: text for key, text in _config_text(config).items() if text is not None}
         message = CreateTopic(name, partitions, told, colocate_with, timeout_ms=int(timeout_s * 1000))
@@ -107,7 +107,7 @@ class Topics:
 
     async def describe(self, name: str) -> TopicDescription:
         """One topic with the offsets of its partitions. Raises "unknown-topic"."""
-        _check_name(name)
+        topic_name(name)
         reply = await self._metadata((name,))
         info = next((info for info in reply.topics if info.name == name), None)
         if info is None or info.error:
@@ -121,7 +121,7 @@ class Topics:
 
     async def offsets(self, name: str, at: Time | str = "latest") -> dict[int, int]:
         """The offset of each partition at "earliest", "latest" or a time. Raises "unknown-topic"."""
-        _check_name(name)
+        topic_name(name)
         question = {"earliest": START, "latest": END}.get(at) if isinstance(at, str) else milliseconds(at, "at")
         if question is None:
             raise CorgiError("invalid-argument", f'at is "earliest", "latest" or a time, not {at!r}')
@@ -136,7 +136,7 @@ class Topics:
         self, name: str, *, partitions: int = 0, timeout: Duration = "10s", **config: Config
     ) -> TopicDescription:
         """Add partitions (0 keeps the count, it never shrinks), change settings (None returns one to its default)."""
-        _check_name(name)
+        topic_name(name)
         timeout_s = seconds(timeout, "timeout")
         _check_partitions(partitions, 0)
         message = AlterTopic(name, partitions, _config_text(config), int(timeout_s * 1000))
@@ -147,7 +147,7 @@ class Topics:
 
     async def delete(self, name: str, *, timeout: Duration = "10s") -> None:
         """Delete a topic with everything in it. Raises "unknown-topic"."""
-        _check_name(name)
+        topic_name(name)
         timeout_s = seconds(timeout, "timeout")
         try:
             await self._administer(DeleteTopic(name, int(timeout_s * 1000)), timeout_s)
@@ -269,13 +269,11 @@ def _check_partitions(partitions: int, least: int) -> None:
         raise CorgiError("invalid-argument", f"partitions is {least} or more, not {partitions!r}")
 
 
-def _check_name(name: str) -> None:
-    if (error := name_error(name)) is not None:
-        raise error
-
-
 def _config_text(config: dict[str, Config]) -> dict[str, str | None]:
-    """Settings travel as text."""
+    """Settings travel as text. Raises "invalid-argument" for a value of another type."""
+    for key, value in config.items():
+        if value is not None and not isinstance(value, str | int):
+            raise CorgiError("invalid-argument", f"{key} is text, a whole number or None, not {value!r}")
     return {
         key: value if value is None or isinstance(value, str) else str(value).lower() for key, value in config.items()
     }

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from corgi.base.errors import CorgiError
 from corgi.client.codecs import Codec
 from corgi.client.messages import Message, Receipt
-from corgi.client.publishing import Item, Key
+from corgi.client.publishing import Item, Key, check_items, pair_of
 from corgi.client.receipts import Outcomes, PendingReceipt
 from corgi.client.subscription import Subscription
-from corgi.client.words import Acks, Duration, Headers, StartAt, Time, start_at
+from corgi.client.words import Acks, Duration, Headers, StartAt, Time, start_at, topic_name
 
 if TYPE_CHECKING:
     from corgi.client.corgi import Corgi
@@ -23,7 +23,7 @@ class Topic(Generic[V]):
     """Publishes and yields values of one type; ``name`` is the topic's. A value of None deletes a key."""
 
     def __init__(self, mq: Corgi, name: str, codec: Codec[V]) -> None:
-        self.name = name
+        self.name = topic_name(name)
         self._mq = mq
         self._codec = codec
 
@@ -78,6 +78,7 @@ class Topic(Generic[V]):
         acks: Acks = "quorum",
     ) -> Outcomes:
         """As ``Corgi.publish_many``. A value that cannot be encoded raises "codec"; those before it are published."""
+        check_items(items)
         if isinstance(items, AsyncIterable):
             return await self._mq.publish_many(self.name, self._encode_each_later(items), acks=acks)
         return await self._mq.publish_many(self.name, self._encode_each(items), acks=acks)
@@ -99,7 +100,7 @@ class Topic(Generic[V]):
         if isinstance(item, Message):
             return Message(timestamp=item.timestamp, key=item.key, value=self._encode(item.value), headers=item.headers)
         if type(item) is tuple:
-            key, value = item
+            key, value = pair_of(item)
             return key, self._encode(value)
         return self._codec.encode(item)  # type: ignore[arg-type]
 

@@ -7,12 +7,13 @@ or milliseconds since 1970.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from corgi.base.errors import CorgiError
 from corgi.base.records import TIMESTAMP_MAX, Header
+from corgi.client.core.names import name_error
 from corgi.client.core.options import ACKS
 from corgi.client.core.subscriber import Start
 
@@ -70,7 +71,7 @@ def as_datetime(timestamp_ms: int) -> datetime:
 
 
 def acks_number(acks: str) -> int:
-    number = ACKS.get(acks)
+    number = ACKS.get(acks) if type(acks) is str else None
     if number is None:
         raise CorgiError("invalid-argument", f"acks is one of {', '.join(ACKS)}, not {acks!r}")
     return number
@@ -78,7 +79,9 @@ def acks_number(acks: str) -> int:
 
 def header_list(headers: Headers) -> list[Header]:
     """Headers as pairs, in order; a key may come more than once in a sequence."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: object = headers.items() if isinstance(headers, Mapping) else headers
+    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+        raise CorgiError("invalid-argument", f"headers are a mapping or pairs, not {headers!r}")
     try:
         out = [(name, value) for name, value in pairs]
     except (TypeError, ValueError):
@@ -91,18 +94,40 @@ def header_list(headers: Headers) -> list[Header]:
 
 def start_at(start: StartAt) -> Start | dict[int, Start]:
     """Where a subscription begins. Raises "invalid-argument"."""
-    if start in ("earliest", "latest"):
-        return Start(str(start))
+    if isinstance(start, str) and start in ("earliest", "latest"):
+        return Start(start)
     if isinstance(start, datetime):
         return Start("time", milliseconds(start, "start"))
     if type(start) is int:
         return Start("offset", _offset(start))
     if isinstance(start, Mapping) and start:
-        return {partition: Start("offset", _offset(offset)) for partition, offset in start.items()}
+        partitions = partition_numbers(start, "start")
+        return dict(zip(partitions, [Start("offset", _offset(offset)) for offset in start.values()], strict=True))
     raise CorgiError(
         "invalid-argument",
         f'start is "earliest", "latest", an offset, an aware datetime or {{partition: offset}}, not {start!r}',
     )
+
+
+def partition_numbers(partitions: Iterable[int], name: str = "partitions") -> tuple[int, ...]:
+    """Partitions that were named. Raises "invalid-argument"; an empty choice would wait for ever for nothing."""
+    try:
+        numbers = tuple(partitions)
+    except TypeError:
+        raise CorgiError("invalid-argument", f"{name} names partitions by number, not {partitions!r}") from None
+    if not numbers:
+        raise CorgiError("invalid-argument", f"{name} names no partition", hint="leave it out for all of them")
+    for number in numbers:
+        if type(number) is not int:
+            raise CorgiError("invalid-argument", f"a partition is a number from 0, not {number!r}")
+    return numbers
+
+
+def topic_name(name: str) -> str:
+    """A name that can be asked for. Raises "invalid-topic-name"."""
+    if (error := name_error(name)) is not None:
+        raise error
+    return name
 
 
 def _offset(offset: int) -> int:

@@ -10,6 +10,7 @@ from corgi.base.ids import NodeId
 from corgi.client.core.asks import Ask, Asks
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.links import Answer, Chance, Clock, Link
+from corgi.client.core.names import name_error
 from corgi.client.core.options import ClientOptions
 from corgi.client.core.routing import NO_NODE, Routing, TopicRoute
 from corgi.client.core.subscriber import Start, Stream, StreamState, Subscription
@@ -80,6 +81,9 @@ class Consumer:
         )
         if self._refusal is not None:
             subscription.fail(self._refusal.copy())
+            return subscription
+        if (error := name_error(topic)) is not None:
+            subscription.fail(error)
             return subscription
         self._subscriptions.append(subscription)
         if topic in self._routing.topics:

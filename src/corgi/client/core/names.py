@@ -14,7 +14,7 @@ def name_error(name: object) -> CorgiError | None:
     """Why this cannot name a topic, or None."""
     if not isinstance(name, str):
         return CorgiError("invalid-topic-name", f"a topic's name is a str, not {type(name).__name__}")
-    if len(name) > TOPIC_NAME_MAX:
+    if not 1 <= len(name) <= TOPIC_NAME_MAX:
         return CorgiError("invalid-topic-name", f"a topic's name has 1 to {TOPIC_NAME_MAX} characters, not {len(name)}")
     try:
         name.encode()

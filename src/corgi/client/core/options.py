@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from corgi.base.compression import CODECS
@@ -13,6 +14,8 @@ QUORUM = ACKS["quorum"]
 BATCH_BYTES = 256 * KIB
 BUFFER_BYTES = 32 * MIB
 PREFETCH_BYTES = 16 * MIB
+PREFETCH_BYTES_MAX = 1024 * MIB  # what nodes grant at once
+_CLUSTER = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,14 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         """Raises CorgiError "invalid-argument" for what cannot work."""
-        if self.compression not in CODECS:
+        for name in ("batch_bytes", "buffer_bytes", "prefetch_bytes", "batches_in_flight", "requests_in_flight"):
+            if type(getattr(self, name)) is not int:
+                raise CorgiError("invalid-argument", f"{name} is a whole number, not {getattr(self, name)!r}")
+        cluster: object = self.cluster
+        compression: object = self.compression
+        if not isinstance(cluster, str) or (cluster and not _CLUSTER.fullmatch(cluster)):
+            raise CorgiError("invalid-argument", f"cluster is an id of 32 hex digits, not {self.cluster!r}")
+        if not isinstance(compression, str) or compression not in CODECS:
             raise CorgiError("invalid-argument", f"compression is one of {', '.join(CODECS)}, not {self.compression!r}")
         if not KIB <= self.batch_bytes <= BATCH_BYTES_MAX:
             raise CorgiError("invalid-argument", f"batch_bytes is between {KIB} and {BATCH_BYTES_MAX}")
@@ -52,8 +62,8 @@ class ClientOptions:
             raise CorgiError("invalid-argument", "requests_in_flight is at least 1")
         if self.buffer_bytes < self.batch_bytes:
             raise CorgiError("invalid-argument", "buffer_bytes holds at least one batch")
-        if self.prefetch_bytes < KIB:
-            raise CorgiError("invalid-argument", f"prefetch_bytes is at least {KIB}")
+        if not KIB <= self.prefetch_bytes <= PREFETCH_BYTES_MAX:
+            raise CorgiError("invalid-argument", f"prefetch_bytes is between {KIB} and {PREFETCH_BYTES_MAX}")
         for name in ("publish_timeout_s", "request_timeout_s", "connect_timeout_s", "hedge_s", "ping_s"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise CorgiError("invalid-argument", f"{name} is more than 0 and at most a day")

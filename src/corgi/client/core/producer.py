@@ -399,6 +399,7 @@ class Producer:
         return queue
 
     def _queue_at(self, lane: Lane, partition: int) -> PartitionQueue:
+        _check_partition(partition)
         if not 0 <= partition < len(lane.queues):
             raise CorgiError(
                 "unknown-partition",
@@ -442,6 +443,8 @@ class Producer:
 
     def _defer(self, record: Deferred) -> Handle:
         """Keep a record until its topic is known."""
+        if record.wanted is not None:
+            _check_partition(record.wanted)
         record.deadline = self._clock.now() + (record.timeout_s or self._options.publish_timeout_s)
         records = self._deferred.setdefault(record.topic, [])
         records.append(record)
@@ -472,6 +475,11 @@ class Producer:
         size = len(encode_batch([(key, value, headers, timestamp)], codec=self._options.compression))
         if size > lane.route.batch_bytes_max:
             raise _too_large(lane, size)
+
+
+def _check_partition(partition: object) -> None:
+    if type(partition) is not int:
+        raise CorgiError("invalid-argument", f"a partition is a number from 0, not {partition!r}")
 
 
 def _too_large(lane: Lane, size: int) -> CorgiError:
