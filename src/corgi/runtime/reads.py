@@ -95,7 +95,7 @@ class Reads:
                 if self._closed:
                     result = CorgiError("closed", "the log is closed")
                 else:
-                    result = work(files)
+                    result = _result(work, files)
                 self._loop.call_soon_threadsafe(self._finish, done, result)
         finally:
             files.close()
@@ -117,6 +117,14 @@ class Reads:
         if isinstance(result, bytes):
             self.bytes += len(result)
         done(result)
+
+
+def _result(work: Callable[[_Files], bytes | CorgiError], files: _Files) -> bytes | CorgiError:
+    """A fault of ours is an answer too: a thread that ended of it would leave every later read without one."""
+    try:
+        return work(files)
+    except Exception as error:  # noqa: BLE001 - see above
+        return CorgiError("invariant-failed", f"a reader of the log failed: {error!r}")
 
 
 class _Files:

@@ -163,10 +163,11 @@ def repair_record(
         salt = decode_segment_header(os.pread(fd, DATA_FROM, 0), identity).salt
         seed = segment_seed(number, salt)
         start = offset - RECORD_HEADER_BYTES
-        header = decode_record_header(os.pread(fd, RECORD_HEADER_BYTES, start), 0, segment_bytes, seed)
+        found = os.pread(fd, RECORD_HEADER_BYTES, start)
+        header = decode_record_header(found, 0, len(found), seed)  # a file that was cut short has none
         if not payload_is_sound(payload, header, seed):
-            return CorgiError("record-damaged", f"{where} held something else")
-    except (OSError, Damage) as error:
+            raise Damage("it held something else")
+    except (OSError, Damage, CorgiError) as error:
         os.close(fd)
         return CorgiError("record-damaged", f"{where} cannot be written in place: {error}")
     try:
