@@ -93,6 +93,17 @@ def test_flipped_bits_are_found(tmp_path: Path, seed: int, sealed: bool) -> None
     assert set(found) <= {0, *whole}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_segment_is_cut_short_or_gone(tmp_path: Path, seed: int) -> None:
+    write_log(tmp_path, segments=3)
+    told = disks.cut_segment(tmp_path, random.Random(seed), delete=False)
+    sizes = sorted(path.stat().st_size for path in tmp_path.iterdir())
+    assert sizes[0] < sizes[1] == sizes[2] == SEGMENT_BYTES
+    assert f"only {sizes[0]} bytes" in told
+    assert "is gone" in disks.cut_segment(tmp_path, random.Random(seed), delete=True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_log_without_a_batch_is_told(tmp_path: Path) -> None:
     segment_path(tmp_path, 1).write_bytes(encode_segment_header(IDENTITY, 1, SEGMENT_BYTES, 1))
     with pytest.raises(CorgiError, match="no batch"):

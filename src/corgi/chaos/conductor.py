@@ -31,7 +31,7 @@ from corgi.history.lines import DrainLine, FaultLine, HealedLine, LeaderLine, Un
 from corgi.history.loading import read_history, without_collector
 from corgi.history.model import History, Limits
 from corgi.history.verdicts import Verdict, judge
-from corgi.server.local import LocalOptions
+from corgi.server.local import LocalNode, LocalOptions
 
 TOPIC = "chaos"
 WARM_S = 1.0
@@ -300,15 +300,26 @@ class _Conductor:
             self._unfinished.append(f"the ends of the partitions could not be learned: {error}")
             return
         for node in self._cluster.nodes:
+            whole: list[DrainLine] = []
             try:
-                async with (
-                    asyncio.timeout(self._options.patience_s * 2),
-                    contextlib.aclosing(_drained(node.port, ends)) as parts,
-                ):
-                    async for partition, records in parts:
-                        recorder.write(DrainLine(f"node {node.node}", TOPIC, partition, records))
+                async with asyncio.timeout(self._options.patience_s * 2 + self._options.seconds / 10):
+                    await self._drain_node(node, ends, whole)
             except (TimeoutError, CorgiError) as error:
                 self._unfinished.append(f"node {node.node} could not be drained: {error!r}")
+            for line in whole:
+                recorder.write(line)
+
+    async def _drain_node(self, node: LocalNode, ends: dict[int, int], whole: list[DrainLine]) -> None:
+        """Add to ``whole`` what the node serves, a partition only if it was read to its end: what could not be read is
+        not lost yet."""
+        part: list[DrainLine] = []
+        async with contextlib.aclosing(_drained(node.port, ends)) as parts:
+            async for partition, records in parts:
+                if part and part[0].partition != partition:
+                    whole += part
+                    part.clear()
+                part.append(DrainLine(f"node {node.node}", TOPIC, partition, records))
+        whole += part
 
     async def _sleep(self, seconds: float) -> None:
         """Or until the run is to stop."""

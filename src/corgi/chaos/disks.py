@@ -6,6 +6,7 @@ Finds its way in a log by the headers of its segments and batches alone; everyth
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -113,6 +114,18 @@ def lose_tail(wal: Path, identity: LogIdentity, chance: random.Random) -> str:
         file.seek(lost[0].at)
         file.write(bytes(lost[-1].end - lost[0].at))
     return f"the last {len(lost)} batches are lost"
+
+
+def cut_segment(wal: Path, chance: random.Random, *, delete: bool) -> str:
+    """A segment of the log, old or new, is shorter than it was made, or gone altogether."""
+    number = chance.choice(segment_numbers(wal))
+    path = segment_path(wal, number)
+    if delete:
+        path.unlink()
+        return f"segment {number} is gone"
+    size = chance.randrange(path.stat().st_size)
+    os.truncate(path, size)
+    return f"segment {number} has only {size} bytes"
 
 
 def copy_folder(folder: Path, to: Path) -> None:

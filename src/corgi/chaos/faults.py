@@ -199,6 +199,18 @@ async def bit_flip(victim: Victim) -> str:
     return told + await victim.start()
 
 
+async def truncate(victim: Victim) -> str:
+    await victim.kill()
+    told = disks.cut_segment(victim.wal, victim.chance, delete=False)
+    return told + await victim.start()
+
+
+async def delete(victim: Victim) -> str:
+    await victim.kill()
+    told = disks.cut_segment(victim.wal, victim.chance, delete=True)
+    return told + await victim.start()
+
+
 async def wipe(victim: Victim) -> str:
     await victim.kill()
     victim.cluster.wipe(victim.node)
@@ -261,6 +273,8 @@ KINDS: dict[str, Kind] = {
         Kind("torn-tail", "disk", torn_tail, "kill -9, half of a last write is on disk"),
         Kind("lost-tail", "disk", lost_tail, "kill -9, the last synced writes are gone"),
         Kind("bit-flip", "disk", bit_flip, "kill -9, bits are flipped in the log"),
+        Kind("truncate", "disk", truncate, "kill -9, a segment of the log is cut short"),
+        Kind("delete", "disk", delete, "kill -9, a segment of the log is gone"),
         Kind("wipe", "disk", wipe, "kill -9, the disk is empty"),
         Kind("old-disk", "disk", old_disk, "kill -9, an older copy of the disk is put back"),
     )

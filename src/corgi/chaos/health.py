@@ -16,9 +16,15 @@ LAG_SLOTS_MAX = 200  # a node that follows under load is never quite at the end
 
 
 def complaints(replies: Sequence[StatusReply], nodes: int) -> list[str]:
-    """What is not well: empty when every node answers, votes, hears all others and follows, and every group is led."""
+    """What is not well: empty when every node answers, votes, hears all others, follows and holds everything, and every
+    group is led."""
     told = [f"{nodes - len(replies)} nodes do not answer"] if len(replies) < nodes else []
     told += [f"node {reply.node} does not vote" for reply in replies if not reply.voting]
+    told += [
+        f"node {reply.node} misses {missing:.0f} damaged values"
+        for reply in replies
+        if (missing := reply.counters.get("values_missing", 0.0))
+    ]
     told += [
         f"node {reply.node} has no link to node {peer}"
         for reply in replies
