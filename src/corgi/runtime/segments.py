@@ -164,7 +164,9 @@ def repair_record(
         seed = segment_seed(number, salt)
         start = offset - RECORD_HEADER_BYTES
         found = os.pread(fd, RECORD_HEADER_BYTES, start)
-        header = decode_record_header(found, 0, len(found), seed)  # a file that was cut short has none
+        if len(found) < RECORD_HEADER_BYTES:
+            raise Damage("the file was cut short")
+        header = decode_record_header(found, 0, segment_bytes, seed)
         if not payload_is_sound(payload, header, seed):
             raise Damage("it held something else")
     except (OSError, Damage, CorgiError) as error:
