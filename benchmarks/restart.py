@@ -1,6 +1,7 @@
 """How long a node with much stored takes from its start until it serves, and what it costs in memory and on disk.
 
-    python benchmarks/restart.py --megabytes 1024 --record 1024 --single
+    python benchmarks/restart.py --megabytes 1024 --record 1024 --single --crash
+    python benchmarks/restart.py --megabytes 2048 --record 4096 --retention 256
 
 A node of its own, filled through ``Node.submit`` (no client, no network), stopped by a crash or in good order, and
 started again. ``--single``: every record is a value of its own, the worst case for index and slot table.
@@ -11,7 +12,6 @@ import argparse
 import asyncio
 import os
 import resource
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -113,6 +113,11 @@ async def measure(path: Path, arguments: argparse.Namespace) -> None:
         driver.disk.abort()
     await driver.stop()
     folder.close()
+    await restart(path, arguments)
+
+
+async def restart(path: Path, arguments: argparse.Namespace) -> None:
+    """Start a node that was filled before."""
     since = time.perf_counter()
     folder, driver = opened(path, new=False, single=arguments.single)
     await driver.start()
@@ -120,6 +125,7 @@ async def measure(path: Path, arguments: argparse.Namespace) -> None:
     while not all(group.replica.leading for group in node.groups):  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.001)
     print(f"serves after {time.perf_counter() - since:.2f} s")
+    print(f"memory: {resident_mb():.0f} MiB")
     print(f"the node holds {sum(log.count for g in node.groups for log in g.machine.partitions.values())} batches")
     await driver.stop()
     folder.close()
@@ -132,13 +138,15 @@ def main() -> None:
     parser.add_argument("--single", action="store_true")
     parser.add_argument("--crash", action="store_true")
     parser.add_argument("--retention", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--keep", type=Path, help="leave the node in this folder")
+    parser.add_argument("--restart", type=Path, help="only start the node that was left in this folder")
     arguments = parser.parse_args()
-    path = Path(tempfile.mkdtemp(dir=arguments.folder))
-    try:
-        uvloop.run(measure(path / "node", arguments))
-    finally:
-        shutil.rmtree(path)
+    if arguments.restart or arguments.keep:
+        work = restart if arguments.restart else measure
+        uvloop.run(work(arguments.restart or arguments.keep, arguments))
+        return
+    with tempfile.TemporaryDirectory() as path:
+        uvloop.run(measure(Path(path) / "node", arguments))
 
 
 if __name__ == "__main__":
