@@ -83,7 +83,7 @@ class Snapshotting:
         self._taking: _Taking | None = None
         self._anchoring = False
         self._copied: dict[tuple[GroupId, Slot], tuple[Ballot, int]] = {}  # votes written again, in which segment
-        self._due: Group | None = None
+        self._due: list[Group] = []  # whose scan would begin too early, the earliest first
         self._look_at = 0.0
         self._retry_at = 0.0
         self._forgotten_to = 0
@@ -165,9 +165,10 @@ class Snapshotting:
         if not self._counted and not self._node.values.counting:
             self._counted = True
             self._want_lost()
-        due, self._due = self._due, None
-        if due is not None:
-            self._renew(due)
+        due, self._due = self._due, []
+        for group in due:
+            if self._renew(group):
+                break
         taking = self._taking
         if taking is not None and taking.waiting:
             taking.waiting = False
@@ -186,10 +187,9 @@ class Snapshotting:
         self._free(now)
         if self._taking is not None or self._anchoring or now < self._retry_at:
             return
-        segment = self._node.wal.segment
-        group = min(self._node.groups, key=lambda group: self.first_segment(group.id))
-        if segment - self.first_segment(group.id) >= self._distance():
-            self._due = group
+        latest = self._node.wal.segment - self._distance()
+        due = [group for group in self._node.groups if self.first_segment(group.id) <= latest]
+        self._due = sorted(due, key=lambda group: self.first_segment(group.id))
 
     def gauges(self) -> dict[str, float]:
         """How things stand: what the log holds, what of it lives, and what is to come. Sizes in bytes."""
@@ -243,19 +243,21 @@ class Snapshotting:
         options = self._node.options
         return max(options.snapshot_segments, 4 * sum(self.sizes) // self._node.values.space.segment_bytes)
 
-    def _renew(self, group: Group) -> None:
+    def _renew(self, group: Group) -> bool:
+        """Have the group's scan begin later; False if that cannot be done yet."""
         if group.machine.applied < group.replica.prefix:
-            return  # a value before the prefix is damaged, and being fetched
+            return False  # a value before the prefix is damaged, and being fetched
         name = self.durable[group.id]
         first = self._first_needed(group, group.machine.applied)
         if first <= self.first_segment(group.id) and name is not None:
-            return  # an open vote lies there; it is being copied
+            return False  # an open vote lies there; it is being copied
         if name is None or self._moved[group.id] or group.machine.applied != name.slot:
             self._begin(group, group.machine, first, None, lambda: None)
-            return
+            return True
         assert self._port is not None
         self._anchoring = True
         self._port.anchor(name, first, lambda error: self._anchored(name, first, error))
+        return True
 
     def _anchored(self, name: SnapshotName, first: int, error: CorgiError | None) -> None:
         self._anchoring = False
