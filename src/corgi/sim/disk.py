@@ -183,7 +183,7 @@ class SimDisk:
     def put_back(self, image: dict[int, bytes], snapshots: dict[SnapshotName, bytes] | None = None) -> None:
         self.segments = {number: bytearray(file) for number, file in image.items()}
         self.snapshots = dict(snapshots or {})
-        self.freed -= set(image)
+        self.freed = set(range(1, max(image, default=1))) - set(image)
         self._unsynced.clear()
 
     def prepare(self, number: int) -> int:

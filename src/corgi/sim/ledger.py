@@ -158,7 +158,7 @@ class Ledger:
         lost = holes > 0 and found.lacks(memory)
         if lost:
             self.forget_unheard(node, found)
-            memory.promised, memory.votes = {}, set()
+            memory.promised, memory.written, memory.votes = {}, {}, set()
         for group, ballot in sorted(memory.promised.items()):
             if found.promised.get(group, 0) < ballot:
                 self.violate(
