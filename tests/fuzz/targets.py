@@ -29,7 +29,7 @@ from corgi.base.command import (
     iter_commands,
     split_commands,
 )
-from corgi.base.errors import CorgiError
+from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.ids import META, Ballot, GroupId, NodeId, Offset, Slot, TopicId, make_origin
 from corgi.base.limits import KIB, MIB
 from corgi.base.ports import LogRecord, RecordKind
@@ -422,7 +422,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("client-frames", client_streams, serve, (*STREAM_ERRORS, "corrupt-batch", "record-too-large")),
-        Target("node-frames", node_streams, call, (*STREAM_ERRORS, *("no-quorum", "timeout", "overloaded"))),
+        Target("node-frames", node_streams, call, tuple(BY_CODE)),  # a node may tell of any error
         Target("peer-frames", peer_streams, hear, (*STREAM_ERRORS, "record-damaged")),
         Target("batch", batches, read_batch, ("corrupt-batch",)),
         Target("signed-batch", batches, read_signed_batch, ("corrupt-batch",)),
