@@ -406,6 +406,29 @@ async def test_a_repair_makes_the_segment_what_it_was(tmp_path: Path) -> None:
     await world.log.close()
 
 
+async def test_a_sector_that_cannot_be_read_is_damage_and_not_the_end_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = await written(tmp_path)
+    bad = records[50].position // 4096 * 4096 % SEGMENT_BYTES
+    path = segment_path(tmp_path / "wal", records[50].position // SEGMENT_BYTES)
+    preadv = os.preadv
+
+    def failing(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        of_it = os.readlink(f"/proc/self/fd/{fd}") == str(path)
+        if of_it and offset <= bad < offset + len(buffers[0]):
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    found, world = await damaged_scan(tmp_path)
+    lost = {record.slot for record in records} - set(found)
+    assert records[50].slot in lost
+    assert len(lost) <= 4
+    assert set(world.faulty) <= lost
+    assert len(world.holes) <= 1
+
+
 CUT = 2 * SEGMENT_BYTES + 5000
 
 

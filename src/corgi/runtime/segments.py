@@ -6,6 +6,7 @@ full length and a sound header; whatever else is found there is damage (``log.re
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -32,6 +33,7 @@ SUFFIX = ".wal"
 UNFINISHED = ".new"
 FIRST_FILL_BYTES = 2 * MIB  # zeroed when a segment is made, so that its first writes are quick
 VECTOR_MAX = 1024  # buffers that the kernel takes in one write
+BLOCK_BYTES = 4096  # what is lost with one bad sector
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ZEROS = bytes(MIB)
 
@@ -183,9 +185,10 @@ def repair_record(
 
 
 def open_segments(folder: Path, first: int = 1) -> Iterator[tuple[int, Buffer]]:
-    """(number, content) of each segment from ``first`` on in order, mapped into memory one at a time.
+    """(number, content) of each segment from ``first`` on in order, one at a time.
 
-    A file of another length is given as it is. The consumer lets go of it before it asks for the next.
+    A file of another length is given as it is. The consumer lets go of it before it asks for the next. Read, and not
+    mapped: a sector that the disk cannot read is zeros then, which no checksum holds for, and not the process's end.
     """
     for number in segment_numbers(folder):
         if number < first:
@@ -196,9 +199,22 @@ def open_segments(folder: Path, first: int = 1) -> Iterator[tuple[int, Buffer]]:
             if size == 0:
                 yield number, b""
                 continue
-            with mmap.mmap(fd, size, prot=mmap.PROT_READ) as content:
-                content.madvise(mmap.MADV_SEQUENTIAL)
-                with memoryview(content) as view:
-                    yield number, view
+            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_SEQUENTIAL)
+            with mmap.mmap(-1, size) as content, memoryview(content) as view:
+                for start in range(0, size, MIB):
+                    _read_what_can_be_read(fd, view[start : start + MIB], start)
+                yield number, view
         finally:
             os.close(fd)
+
+
+def _read_what_can_be_read(fd: int, into: memoryview, offset: int) -> None:
+    """Fill ``into`` from ``offset`` on; blocks that the disk cannot read stay zero. Raises OSError of other kinds."""
+    try:
+        os.preadv(fd, [into], offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        for start in range(0, len(into), BLOCK_BYTES):
+            with contextlib.suppress(OSError):
+                os.preadv(fd, [into[start : start + BLOCK_BYTES]], offset + start)

@@ -390,7 +390,7 @@ class Faults:
             self._later(self._lasting(), self.cluster.start, victim)
         flipped = self.damage.flip_values(1 + self.chance.randrange(8), newest=how < 0.3)
         self.cluster.count("flipped_values", flipped)
-        return flipped > 0
+        return flipped > 0 or how < 0.3
 
     def _header_flip(self) -> bool:
         if not self._calm():
