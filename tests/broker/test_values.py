@@ -128,3 +128,15 @@ def test_every_bit_of_a_value_is_checked_when_it_is_read() -> None:
         story.disk.bytes[200] = CHOSEN
         assert story.read() == CHOSEN
         assert story.values.readable(G) == -1
+
+
+def test_a_value_on_its_way_to_the_disk_is_not_missing() -> None:
+    story = Story()
+    story.values.chosen(G, S, CHOSEN)
+    story.values.applied(G, S, 1, [])
+    assert story.values.tables[G].missing == 1
+    assert story.values.on_its_way(G, S)
+    assert story.values.to_come == 0
+    story.placed(CHOSEN)
+    assert not story.values.on_its_way(G, S)
+    assert story.values.tables[G].missing == story.values.to_come == 0

@@ -224,9 +224,10 @@ class Installs:
 
     def _backfill(self, group: Group) -> None:
         """Have some of the missing values fetched."""
-        faulty = self._node.values.faulty[group.id]
+        values = self._node.values
+        faulty = values.faulty[group.id]
         if len(faulty) < BACKFILL_VALUES:
             for slot in group.slots.without_position(2 * BACKFILL_VALUES):
-                if slot not in faulty:
-                    self._node.values.absent(group.id, slot)
+                if slot not in faulty and not values.on_its_way(group.id, slot):
+                    values.absent(group.id, slot)
                     self._node.repairs.want(group.id, slot)

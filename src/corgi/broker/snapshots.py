@@ -203,7 +203,7 @@ class Snapshotting:
             "log_live_bytes": node.values.space.live_bytes,
             "snapshot_bytes_held": sum(self.sizes),
             "snapshot_age_max_s": round(max(ages, default=0.0), 3),
-            "values_to_come": sum(group.slots.missing for group in node.groups),
+            "values_to_come": node.values.to_come,
         }
 
     def first_segment(self, group: GroupId) -> int:

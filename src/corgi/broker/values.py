@@ -175,6 +175,15 @@ class Values:
         """Whether a value of a slot up to ``last`` is chosen and not yet on disk."""
         return any(key[0] == group and key[1] <= last for key in self._unplaced)
 
+    def on_its_way(self, group: GroupId, slot: Slot) -> bool:
+        """Whether a chosen value is held here until it is on disk."""
+        return (group, slot) in self._unplaced
+
+    @property
+    def to_come(self) -> int:
+        """Values that indexes name and that are neither on disk nor on their way there."""
+        return max(0, sum(table.missing for table in self.tables) - len(self._unplaced))
+
     def tellable(self, group: GroupId, slot: Slot) -> bool:
         """Whether the value of a chosen slot is on this node, as far as it knows."""
         return self.in_memory(group, slot) is not None or self.space.holds(self.tables[group].position(slot))
