@@ -80,6 +80,8 @@ class Values:
         if record.kind not in (RecordKind.ACCEPT, RecordKind.LEARNED):
             return False
         group, slot = record.group, record.slot
+        if slot < 1:
+            raise CorgiError("log-damaged", f"group {group}: a record of the log holds the value of no slot")
         key = (group, slot)
         if isinstance(record, FaultyRecord):
             if slot > self._chosen[group]:
