@@ -278,6 +278,15 @@ def test_what_is_written_again_in_part_is_durable_in_that_part() -> None:
     assert list(whole.without(Write(2, 100, b"abcdef"))) == [whole]
 
 
+def test_a_disk_knows_whether_a_power_loss_would_take_something_that_can_be_read() -> None:
+    """Damage is done only where something lies behind it that stays."""
+    disk = disk_with(b"x" * SECTOR)
+    assert disk.undoable
+    disk.sync()
+    assert not disk.undoable
+    assert after_a_failed_sync(3).undoable or content(after_a_failed_sync(3), 8192) != b"x" * SECTOR
+
+
 def test_an_image_holds_what_a_power_loss_leaves_at_the_least() -> None:
     disk = disk_with(b"a" * SECTOR)
     disk.sync()

@@ -154,7 +154,9 @@ class Damage:
         end = scan.end
         last = end.segment * computer.disk.segment_bytes + end.unsynced
         safe = [(r, batch) for r, batch in records if r.position < last and not isinstance(r, FaultyRecord)]
-        if computer.process is not None and safe:  # a power loss may take the last batch and lay the one before bare
+        if (
+            computer.process is not None or computer.disk.undoable
+        ) and safe:  # a power loss may take the last batch and lay the one before bare
             record, batch = safe[-1]
             bare = record.position - record.position % computer.disk.segment_bytes + batch
             safe = [(r, batch) for r, batch in safe if r.position < bare]

@@ -158,6 +158,11 @@ class SimDisk:
         file[offset : offset + len(payload)] = payload
         return None
 
+    @property
+    def undoable(self) -> bool:
+        """A power loss would take something that can be read."""
+        return bool(self._unsynced)
+
     def _holds(self, write: Write) -> bool:
         """The segment is still there, and as long as it was."""
         return write.offset + len(write.before) <= len(self.segments.get(write.segment, b""))
