@@ -117,10 +117,8 @@ SOUGHT = {
         ("flipped_values", "damaged_records", "repaired_values", "repaired_in_place"),
     ),
     "damaged votes are told": (Options(rough=True, faults=("bit-flip", "mumble")), ("faulty_votes_told",)),
-    "cold damage is found": (
-        Options(faults=("bit-flip", "header-flip")),
-        ("scrub_passes", "scrub_damaged", "reaffirmed"),
-    ),
+    "cold damage is found": (Options(faults=("bit-flip",)), ("scrub_passes", "scrub_damaged")),
+    "holes are settled while a node runs": (Options(faults=("header-flip",)), ("scrub_holes", "reaffirmed")),
     "lost records are made up for": (
         Options(faults=("header-flip", "lost-segment")),
         ("log_holes", "recoveries", "repaired_values"),

@@ -100,7 +100,12 @@ class Installs:
     # -- serving ------------------------------------------------------------------------------------------------------
 
     def offer(self, peer: NodeId, group: GroupId, slot: Slot) -> None:
-        """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can."""
+        """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can.
+
+        Not while the value is damaged here and may come back: the peer may have voted for it, and would let that go.
+        """
+        if self._node.repairs.hopeful(group, slot):
+            return
         name = self._snapshots.durable[group]
         if name is not None and slot <= name.slot and not self._node.values.tellable(group, slot):
             self._node.network.send(peer, SnapshotOffer(group, name.slot, self._snapshots.sizes[group]))

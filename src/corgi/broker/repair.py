@@ -74,6 +74,11 @@ class Repairs:
     def lost(self) -> list[tuple[GroupId, Slot]]:
         return [key for key, want in self._wants.items() if want.lost]
 
+    def hopeful(self, group: GroupId, slot: Slot) -> bool:
+        """The value is damaged or missing here, and somebody may have it."""
+        want = self._wants.get((group, slot))
+        return want is not None and not want.lost
+
     def lost_ranges(self) -> list[tuple[TopicId, int, Offset, Offset]]:
         """What of the partitions is lost, as far as anybody knows: (topic, partition, first and last offset)."""
         found: list[tuple[TopicId, int, Offset, Offset]] = []
@@ -274,6 +279,7 @@ class Repairs:
         self._node.wal.repair(faulty.position, value, written)
 
     def _restored(self, key: _Key, want: _Want, value: bytes) -> None:
+        self._node.snapshots.moved(key[0])  # the last snapshot may have told it as missing
         self._finish(key)
         self._node.count("repaired_values")
         if want.lost:

@@ -380,7 +380,12 @@ class Snapshotting:
         if any(name is None for name in self.durable) or self._node.values.counting:
             return
         needed = min(name.first_segment for name in self.durable if name is not None)
-        free = [s for s in range(max(1, space.oldest), needed) if space.has(s) and not space.values_in(s)]
+        damaged = self._node.values.damaged_segments()  # what is left of a record tells which value it held
+        free = [
+            s
+            for s in range(max(1, space.oldest), needed)
+            if space.has(s) and not space.values_in(s) and s not in damaged
+        ]
         if free:
             for segment in free:
                 space.freed(segment)

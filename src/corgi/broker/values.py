@@ -100,6 +100,11 @@ class Values:
         self.tables[group].put(slot, record.position, len(record.payload))
         return slot <= self.covered[group]
 
+    def damaged_segments(self) -> set[int]:
+        """Where records of values lie that are damaged and not yet repaired."""
+        size = self.space.segment_bytes
+        return {f.position // size for faulty in self.faulty for f in faulty.values() if f.position >= 0}
+
     def fetched(self, group: GroupId, slot: Slot, value: bytes) -> None:
         """A peer had the faulty value; it is held here until it is ``restored`` or placed anew."""
         self._unplaced[group, slot] = value

@@ -9,8 +9,9 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from corgi.base.ids import Ballot, GroupId, NodeId, Slot
+from corgi.base.ids import GroupId, NodeId, Slot
 from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
+from corgi.broker.values import NOWHERE
 from corgi.log.record import BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, SECOND_HEADER_AT
 from corgi.log.recovery import Scan
 from corgi.sim.cluster import Cluster
@@ -23,12 +24,17 @@ _Key = tuple[GroupId, Slot]
 
 
 class Content(NamedTuple):
-    """What a disk holds: ``records`` that something lies behind, with the offset of their batch; entries that cannot be
-    read; whether there are holes."""
+    """What a disk holds: ``records`` that something lies behind, with the offset of their batch; entries of which some
+    copy is damaged, or some is whole; up to which slot a snapshot covers each group."""
 
     records: list[tuple[LogRecord, int]]
     damaged: set[_Key]
-    holes: int
+    whole: set[_Key]
+    covered: dict[GroupId, Slot]
+
+    def lacks(self, key: _Key) -> bool:
+        """The entry is damaged there, or is not there though the node knows it chosen: it came by a snapshot."""
+        return key in self.damaged or (key not in self.whole and key[1] <= self.covered.get(key[0], 0))
 
 
 class Damage:
@@ -60,7 +66,7 @@ class Damage:
                 continue
             record = self._chance.choice(records)
             key = (record.group, record.slot)
-            others = sum(key in contents[other].damaged for other in members if other != node)
+            others = sum(contents[other].lacks(key) for other in members if other != node)
             if others + 1 > (len(members) - 1) // 2:
                 continue
             contents[node].damaged.add(key)
@@ -137,20 +143,18 @@ class Damage:
         first = min(segments, default=1)  # values live in segments before those that a restart scans
         scan = Scan(computer.disk.identity, segment_bytes=computer.disk.segment_bytes, first_segment=first)
         records: list[tuple[LogRecord, int]] = []
-        faulty: dict[_Key, Ballot] = {}
-        holes = 0
+        damaged: set[_Key] = set()
+        whole: set[_Key] = set()
         for item in scan.records(sorted(segments.items())):
             if isinstance(item, Hole):
-                holes += 1
                 continue
             records.append((item, scan.batch_offset))
             if item.kind not in _WITH_VALUE:
                 continue
-            key = (item.group, item.slot)
-            if isinstance(item, FaultyRecord):
-                faulty[key] = max(item.ballot, faulty.get(key, Ballot(0)))
-            elif item.kind is not RecordKind.ACCEPT or item.ballot >= faulty.get(key, Ballot(0)):
-                faulty.pop(key, None)
+            if not isinstance(item, FaultyRecord):
+                whole.add((item.group, item.slot))
+            elif self._counts(node, item):
+                damaged.add((item.group, item.slot))
         end = scan.end
         last = end.segment * computer.disk.segment_bytes + end.unsynced
         safe = [(r, batch) for r, batch in records if r.position < last and not isinstance(r, FaultyRecord)]
@@ -160,4 +164,13 @@ class Damage:
             record, batch = safe[-1]
             bare = record.position - record.position % computer.disk.segment_bytes + batch
             safe = [(r, batch) for r, batch in safe if r.position < bare]
-        return Content(safe, set(faulty), holes)
+        covered = {name.group: name.slot for name in sorted(computer.disk.snapshots)}
+        return Content(safe, damaged, whole, covered)
+
+    def _counts(self, node: NodeId, record: FaultyRecord) -> bool:
+        """Whether the node may lack the entry because of this copy: it is the one in use, or a restart may rely on it.
+        Another copy, which the node does not know of, does not help it."""
+        computer = self._cluster.computers[node]
+        if computer.process is None or record.position >= computer.disk.scan_from * computer.disk.segment_bytes:
+            return True
+        return computer.process.node.groups[record.group].slots.position(record.slot) in (record.position, NOWHERE)
