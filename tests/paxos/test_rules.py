@@ -474,3 +474,20 @@ def test_a_cluster_that_stops_as_a_whole_does_not_wait() -> None:
         node.stop()
     cluster.run(0.3)
     assert all(node.stopped for node in cluster.nodes.values())
+
+
+def test_a_node_whose_disk_is_full_learns_nothing_until_there_is_room() -> None:
+    """What is learned is written down; on a full disk it would wait in memory, without bound."""
+    cluster = settled_cluster(groups=1)
+    leader, (full, _) = cluster.leader(), followers(cluster)
+    cluster.nodes[full].log_full(True)
+    cluster.wals[full].held = True
+    for sequence in range(100):
+        push(cluster, leader, batch(7, sequence))
+        cluster.run(0.02)
+    assert len(cluster.wals[full].waiting) < 5
+    assert len(cluster.prefixes()) == 2
+    cluster.wals[full].held = False
+    cluster.nodes[full].log_full(False)
+    cluster.run(1.0)
+    assert len(cluster.prefixes()) == 1

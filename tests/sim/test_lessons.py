@@ -61,6 +61,9 @@ class Host:
     def may_lead(self, group: GroupId) -> bool:
         return True
 
+    def may_vote(self) -> bool:
+        return True
+
     def jitter(self) -> float:
         return 0.5
 

@@ -70,6 +70,10 @@ class Host(Protocol):
         """Every connected peer has sent a heartbeat since its connection came up."""
         ...
 
+    def may_vote(self) -> bool:
+        """The log has room for votes, and for what is learned."""
+        ...
+
     def may_lead(self, group: GroupId) -> bool:
         """Clock, disk and state allow this node to lead the group; it has applied all that it knows chosen."""
         ...

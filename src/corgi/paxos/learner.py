@@ -64,10 +64,13 @@ class Learner:
             self.ask(source, index)
 
     def ask(self, source: NodeId, index: Slot) -> None:
-        """Fetch chosen values up to ``index`` from ``source``; one question at a time."""
+        """Fetch chosen values up to ``index`` from ``source``; one question at a time.
+
+        None while the disk is full: what is learned is written down, and would wait in memory for room without bound.
+        """
         self.known = max(self.known, index)
         now = self.host.now()
-        if self._asked is not None and now < self._ask_again_at:
+        if not self.host.may_vote() or (self._asked is not None and now < self._ask_again_at):
             return
         self._asked = source
         self._ask_again_at = now + LEARN_RETRY_S
