@@ -140,25 +140,3 @@ def test_a_value_on_its_way_to_the_disk_is_not_missing() -> None:
     story.placed(CHOSEN)
     assert not story.values.on_its_way(G, S)
     assert story.values.tables[G].missing == story.values.to_come == 0
-
-
-def test_damage_of_a_value_that_nobody_can_ask_for_any_more_is_no_loss() -> None:
-    """The other nodes may have let go of it: asked for, it was told as lost for ever."""
-    story = Story()
-    story.placed(CHOSEN)
-    story.chosen(CHOSEN)
-    values, position = story.values, story.values.tables[G].position(S)
-    values.damaged(G, S, position)
-    assert story.wanted == [S], "a restart would begin with it"
-    assert not values.unwanted(G, S)
-    values.covered[G] = S
-    assert values.unwanted(G, S)
-    values.forget(G, S)
-    assert not values.faulty[G]
-    story.wanted.clear()
-    values.tables[G].put(S, position, len(CHOSEN))
-    values.damaged(G, S, position)
-    assert story.wanted == []
-    values.tables[G].hold(S, 1)
-    values.damaged(G, S, position)
-    assert story.wanted == [S], "an index names it"

@@ -203,10 +203,7 @@ class Repairs:
             want = self._wants.get(key)
             if want is None:
                 continue
-            values = self._node.groups[key[0]].values
-            if values.unwanted(*key):
-                values.forget(*key)
-            faulty = values.faulty[key[0]].get(key[1])
+            faulty = self._node.groups[key[0]].values.faulty[key[0]].get(key[1])
             if faulty is None:
                 self._settle(key, want)
                 continue

@@ -249,18 +249,9 @@ class Values:
     def damaged(self, group: GroupId, slot: Slot, position: Position) -> None:
         """The bytes at ``position`` are not those of the value; no matter if it lies elsewhere by now."""
         table = self.tables[group]
-        if table.position(slot) == position and not self.unwanted(group, slot):
+        if table.position(slot) == position:
             self._lose(group, slot, Faulty(position, table.length(slot), Ballot(0)))
             self._mend(group, slot, None)
-
-    def unwanted(self, group: GroupId, slot: Slot) -> bool:
-        """Nobody can ask for the value any more: no index names it, and a restart begins behind it. Others may have let
-        go of it, so that nobody has it any more, and nothing is lost by that."""
-        return slot <= self.covered[group] and not self.counting and not self.tables[group].count(slot)
-
-    def forget(self, group: GroupId, slot: Slot) -> None:
-        """A damaged value is unwanted: it is missed no more."""
-        self.faulty[group].pop(slot, None)
 
     def absent(self, group: GroupId, slot: Slot) -> None:
         """A value that an index names is not on this node."""
