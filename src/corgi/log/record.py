@@ -209,6 +209,19 @@ def payload_is_sound(payload: Buffer, header: RecordHeader, seed: int) -> bool:
     return len(payload) == header.length and (crc32c.crc32c(payload, seed) if payload else seed) == header.crc
 
 
+def check_in_place(page: Buffer, found: Buffer, payload: Buffer, identity: LogIdentity, number: int) -> None:
+    """Whether ``payload`` may be written back where it lay: raises Damage if not, or CorgiError as the decoders do.
+
+    ``page`` is the first page of segment ``number``, ``found`` the record's header as it lies in front of the place.
+    """
+    seed = segment_seed(number, decode_segment_header(page, identity).salt)
+    if len(found) < RECORD_HEADER_BYTES:
+        raise Damage("the file was cut short")
+    header = decode_record_header(found, 0, RECORD_HEADER_BYTES + padded(len(payload)), seed)
+    if not payload_is_sound(payload, header, seed):
+        raise Damage("it held something else")
+
+
 def decode_record(buffer: Buffer, at: int, end: int, seed: int, base: int) -> tuple[LogRecord, int]:
     """The record at ``at`` in a batch that ends at ``end``, and where the next one begins.
 

@@ -22,11 +22,8 @@ from corgi.log.record import (
     RECORD_HEADER_BYTES,
     Damage,
     LogIdentity,
-    decode_record_header,
-    decode_segment_header,
+    check_in_place,
     encode_segment_header,
-    payload_is_sound,
-    segment_seed,
 )
 
 SUFFIX = ".wal"
@@ -162,15 +159,8 @@ def repair_record(
     except OSError as error:
         return CorgiError("record-damaged", f"{where} cannot be written: {error}")
     try:
-        salt = decode_segment_header(os.pread(fd, DATA_FROM, 0), identity).salt
-        seed = segment_seed(number, salt)
-        start = offset - RECORD_HEADER_BYTES
-        found = os.pread(fd, RECORD_HEADER_BYTES, start)
-        if len(found) < RECORD_HEADER_BYTES:
-            raise Damage("the file was cut short")
-        header = decode_record_header(found, 0, segment_bytes, seed)
-        if not payload_is_sound(payload, header, seed):
-            raise Damage("it held something else")
+        found = os.pread(fd, RECORD_HEADER_BYTES, offset - RECORD_HEADER_BYTES)
+        check_in_place(os.pread(fd, DATA_FROM, 0), found, payload, identity, number)
     except (OSError, Damage, CorgiError) as error:
         os.close(fd)
         return CorgiError("record-damaged", f"{where} cannot be written in place: {error}")
