@@ -6,9 +6,10 @@ import pytest
 
 from corgi.base.command import encode_value
 from corgi.base.errors import CorgiError
-from corgi.base.ids import Ballot, GroupId, Position, Slot
+from corgi.base.ids import Ballot, GroupId, LeaderEpoch, Position, Slot, TopicId
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.values import Values
+from corgi.state.index import Dropped, PartitionLog
 
 G = GroupId(0)
 S = Slot(1)
@@ -140,3 +141,76 @@ def test_a_value_on_its_way_to_the_disk_is_not_missing() -> None:
     story.placed(CHOSEN)
     assert not story.values.on_its_way(G, S)
     assert story.values.tables[G].missing == story.values.to_come == 0
+
+
+def dropped(count: int) -> Dropped:
+    """So many batches of slot S."""
+    log = PartitionLog(TopicId(16), 0)
+    for number in range(count):
+        log.append(S, number * 100, 100, 1, 0, LeaderEpoch(1))
+    (held,) = log.held()
+    return held
+
+
+def damaged_story(*, covered: Slot) -> Story:
+    """The value of S is on disk, and no index is known to name it."""
+    story = Story()
+    story.placed(CHOSEN)
+    story.chosen(CHOSEN)
+    story.values.covered[G] = covered
+    return story
+
+
+def test_damage_of_a_value_that_nobody_can_ask_for_any_more_is_no_loss() -> None:
+    """The other nodes may have let go of it: asked for, it was told as lost for ever."""
+    story = damaged_story(covered=S)
+    story.values.damaged(G, S, Position(200))
+    assert not story.wanted
+    assert not story.values.faulty[G]
+    assert not story.values.tellable(G, S), "who wants to learn it gets a snapshot"
+
+
+def test_a_damaged_value_that_a_restart_begins_with_is_wanted() -> None:
+    story = damaged_story(covered=Slot(0))
+    story.values.damaged(G, S, Position(200))
+    assert story.wanted == [S]
+    assert not story.values.let_go(G, S)
+    assert story.values.readable(G) == 0
+    story.values.covered[G] = S
+    assert story.values.let_go(G, S), "a snapshot made it needless"
+
+
+def test_nothing_is_let_go_before_all_that_lives_is_counted() -> None:
+    """After a restart nothing is counted: a count of zero proves nothing until the whole index was gone through."""
+    story = damaged_story(covered=S)
+    story.values.begin_from(G, S, [dropped(3)])
+    story.values.damaged(G, S, Position(200))
+    assert story.wanted == [S]
+    story.values.recount(2)
+    assert not story.values.let_go(G, S)
+    story.values.recount(1)
+    assert not story.values.counting
+    assert not story.values.let_go(G, S), "an index names it"
+    assert story.values.tables[G].missing == 1
+
+
+@pytest.mark.parametrize("covered", [Slot(0), S])
+def test_a_damaged_value_goes_with_its_last_batch_if_a_restart_does_not_need_it(covered: Slot) -> None:
+    story = damaged_story(covered=covered)
+    part = dropped(2)
+    story.values.applied(G, S, 2, [])
+    story.values.damaged(G, S, Position(200))
+    story.values.applied(G, Slot(2), 0, [part])
+    assert S in story.values.faulty[G], "it is taken back in the next turn"
+    story.values.recount(100)
+    assert (S in story.values.faulty[G]) == (covered < S)
+
+
+def test_a_value_that_is_not_here_is_fetched_by_whoever_meets_that() -> None:
+    """A peer's question noted it as missing, and nobody asked for it then."""
+    story = Story()
+    story.values.begin_from(G, S, [dropped(1)])
+    story.values.recount(1)
+    assert isinstance(story.values.read_here(G, S, lambda _: None), CorgiError)
+    assert S in story.values.faulty[G]
+    assert story.wanted == [S]

@@ -35,7 +35,7 @@ PART_BYTES = 256 * KIB
 ASK_AGAIN_S = 0.5
 ASKS_MAX = 10  # without an answer; then another offer is waited for
 READS_MAX = 8  # parts that are being read for peers at once
-BACKFILL_VALUES = 64  # on their way in one group
+BACKFILL_VALUES = 64  # on their way from peers
 
 NOWHERE = Position(-1)
 
@@ -96,19 +96,23 @@ class Installs:
         self._port = port
         self._fetch: _Fetch | None = None
         self._serving: set[tuple[NodeId, GroupId]] = set()
+        self._unasked: set[GroupId] = set()  # values are missing there that nobody was asked for yet
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
     def offer(self, peer: NodeId, group: GroupId, slot: Slot) -> None:
         """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can.
 
-        Not while the value is damaged here and may come back: the peer may have voted for it, and would let that go.
+        Not while any value that it covers is missing here and may come from that peer: it may have voted for it, and
+        would let that go. So it is asked first for all that is missing.
         """
-        if self._node.repairs.hopeful(group, slot):
-            return
         name = self._snapshots.durable[group]
-        if name is not None and slot <= name.slot and not self._node.values.tellable(group, slot):
-            self._node.network.send(peer, SnapshotOffer(group, name.slot, self._snapshots.sizes[group]))
+        values = self._node.values
+        if name is None or slot > name.slot or values.tellable(group, slot):
+            return
+        if values.counting or group in self._unasked or self._node.repairs.hopes_for(peer, group, name.slot):
+            return
+        self._node.network.send(peer, SnapshotOffer(group, name.slot, self._snapshots.sizes[group]))
 
     def on_ask(self, sender: NodeId, message: AskSnapshot, group: Group) -> None:
         name = self._snapshots.durable[group.id]
@@ -175,6 +179,7 @@ class Installs:
             else:
                 self._ask(fetch)
         for group in self._node.groups:
+            self._unasked.discard(group.id)
             if group.slots.missing:
                 self._backfill(group)
 
@@ -224,6 +229,7 @@ class Installs:
         node.outgoing.state_replaced(group)
         node.state_replaced(group)
         replica.learned(lost)
+        self._unasked.add(group.id)
         node.count("snapshot_installs")
         node.note("snapshot-installed", group.id, f"slot {slot}, {group.slots.missing} values to come")
 
@@ -231,8 +237,12 @@ class Installs:
         """Have some of the missing values fetched."""
         values = self._node.values
         faulty = values.faulty[group.id]
-        if len(faulty) < BACKFILL_VALUES:
-            for slot in group.slots.without_position(2 * BACKFILL_VALUES):
-                if slot not in faulty and not values.on_its_way(group.id, slot):
-                    values.absent(group.id, slot)
-                    self._node.repairs.want(group.id, slot)
+        room = BACKFILL_VALUES - self._node.repairs.hopeful
+        for slot in group.slots.without_position(BACKFILL_VALUES + len(faulty)):
+            if slot in faulty or values.on_its_way(group.id, slot):
+                continue
+            if room <= 0:
+                self._unasked.add(group.id)
+                return
+            room -= 1
+            values.absent(group.id, slot)

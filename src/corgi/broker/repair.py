@@ -74,10 +74,17 @@ class Repairs:
     def lost(self) -> list[tuple[GroupId, Slot]]:
         return [key for key, want in self._wants.items() if want.lost]
 
-    def hopeful(self, group: GroupId, slot: Slot) -> bool:
-        """The value is damaged or missing here, and somebody may have it."""
-        want = self._wants.get((group, slot))
-        return want is not None and not want.lost
+    @property
+    def hopeful(self) -> int:
+        """Values that are missing here and may come from a member."""
+        return sum(1 for want in self._wants.values() if not want.lost)
+
+    def hopes_for(self, peer: NodeId, group: GroupId, last: Slot) -> bool:
+        """Some value up to ``last`` is missing here and may come from this peer, which has not said that it cannot."""
+        return any(
+            key[0] == group and key[1] <= last and not want.lost and peer not in want.denied
+            for key, want in self._wants.items()
+        )
 
     def lost_ranges(self) -> list[tuple[TopicId, int, Offset, Offset]]:
         """What of the partitions is lost, as far as anybody knows: (topic, partition, first and last offset)."""
@@ -203,15 +210,15 @@ class Repairs:
             want = self._wants.get(key)
             if want is None:
                 continue
-            faulty = self._node.groups[key[0]].values.faulty[key[0]].get(key[1])
-            if faulty is None:
+            values = self._node.values
+            if values.let_go(*key):
                 self._settle(key, want)
                 continue
             peer = self._next_peer(want)
             if peer:
                 want.asked, want.at = peer, now
                 self._asking[key] = want
-                self._node.network.send(peer, ReadSlot(*key, faulty.ballot))
+                self._node.network.send(peer, ReadSlot(*key, values.faulty[key[0]][key[1]].ballot))
             else:
                 self._rest(key, want, now)
 

@@ -39,7 +39,7 @@ class Scrubber:
     def advance(self, now: float) -> None:
         if now < self.next_at or self._reading:
             return
-        if self._node.repairs.wanted > REPAIRS_MAX:
+        if self._node.repairs.hopeful > REPAIRS_MAX:
             self.next_at = now + PAUSE_S
             return
         if self._scrub is None and not self._begin(now):

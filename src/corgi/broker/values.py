@@ -174,8 +174,8 @@ class Values:
                     table.hold(slot, count)
                 else:
                     table.release(slot, count)
-                    if faulty and not table.count(slot):
-                        faulty.pop(slot, None)
+                    if slot in faulty:
+                        self.let_go(group, slot)
         return bool(self._uncounted)
 
     def unplaced(self, group: GroupId, last: Slot) -> bool:
@@ -249,13 +249,26 @@ class Values:
     def damaged(self, group: GroupId, slot: Slot, position: Position) -> None:
         """The bytes at ``position`` are not those of the value; no matter if it lies elsewhere by now."""
         table = self.tables[group]
-        if table.position(slot) == position:
-            self._lose(group, slot, Faulty(position, table.length(slot), Ballot(0)))
+        if table.position(slot) != position:
+            return
+        self._lose(group, slot, Faulty(position, table.length(slot), Ballot(0)))
+        if not self.let_go(group, slot):
             self._mend(group, slot, None)
 
+    def let_go(self, group: GroupId, slot: Slot) -> bool:
+        """Forget a faulty value if nobody can ask for it any more; True if it is not faulty now.
+
+        No index names it, for certain, and a restart begins behind it: as if its segment had been freed. Peers may have
+        freed it, so that nobody has it, and nothing is lost by that. Who wants to learn it is offered a snapshot.
+        """
+        if slot <= self.covered[group] and not self.counting and not self.tables[group].count(slot):
+            self.faulty[group].pop(slot, None)
+        return slot not in self.faulty[group]
+
     def absent(self, group: GroupId, slot: Slot) -> None:
-        """A value that an index names is not on this node."""
+        """A value that an index names is not on this node: have it fetched."""
         self._lose(group, slot, Faulty(NOWHERE, self.tables[group].length(slot), Ballot(0)))
+        self._mend(group, slot, None)
 
     def _lose(self, group: GroupId, slot: Slot, faulty: Faulty) -> None:
         self.faulty[group][slot] = faulty

@@ -1,0 +1,72 @@
+"""Which damaged values are asked for, and which are missed no more."""
+
+from __future__ import annotations
+
+from corgi.base.ids import GroupId, NodeId, Slot
+from corgi.base.ports import SnapshotName
+from corgi.paxos.messages import ReadSlot, SlotRead, SnapshotOffer
+from memory_cluster import Cluster
+
+ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
+G, S = GroupId(0), Slot(1)  # the value of the first slot holds no batch
+
+
+def cluster_with_a_missing_value(*, covered: Slot) -> Cluster:
+    cluster = Cluster(groups=1)
+    cluster.run(0.3)
+    cluster.log.clear()
+    node = cluster.nodes[TWO]
+    node.values.tail.discard(G, S)
+    node.values.covered[G] = covered
+    node.values.absent(G, S)
+    assert node.repairs.wanted == 1
+    return cluster
+
+
+def asked(cluster: Cluster) -> bool:
+    return any(isinstance(message, ReadSlot) for _, _, message in cluster.log)
+
+
+def test_a_missing_value_that_a_restart_begins_with_is_asked_for() -> None:
+    cluster = cluster_with_a_missing_value(covered=Slot(0))
+    cluster.run(0.3)
+    assert asked(cluster)
+    assert cluster.nodes[TWO].repairs.wanted == 0
+
+
+def test_a_missing_value_that_a_snapshot_made_needless_is_missed_no_more() -> None:
+    """Everybody may have freed it: it was told as lost, and the node as incomplete, for ever."""
+    cluster = cluster_with_a_missing_value(covered=S)
+    cluster.run(0.3)
+    assert not asked(cluster)
+    assert cluster.nodes[TWO].repairs.wanted == 0
+    assert cluster.nodes[TWO].repairs.lost == []
+
+
+def test_a_snapshot_is_offered_only_to_who_has_nothing_that_is_missing_here() -> None:
+    """Installing it lets go of votes: one for a value that is damaged here may be the last copy, whatever other slot
+    the peer asked for."""
+    cluster = Cluster(groups=1)
+    cluster.run(0.3)
+    cluster.filter = lambda _, to, message: to != TWO
+    node = cluster.nodes[TWO]
+    applied = node.groups[G].machine.applied
+    node.snapshots.durable[G] = SnapshotName(G, Slot(applied + 10), 1)
+    freed, damaged = Slot(applied + 1), Slot(applied + 5)
+    node.values.tables[G].hold(damaged, 1)
+
+    def offered(peer: NodeId) -> bool:
+        cluster.log.clear()
+        node.snapshots.installs.offer(peer, G, freed)
+        cluster.run(0.0)
+        return any(isinstance(message, SnapshotOffer) for _, _, message in cluster.log)
+
+    assert offered(ONE)
+    node.values.absent(G, damaged)
+    assert not offered(ONE)
+    node.repairs.on_slot_read(ONE, SlotRead(G, damaged, found=False), memoryview(b""))
+    assert offered(ONE)
+    assert not offered(THREE)
+    node.repairs.on_slot_read(THREE, SlotRead(G, damaged, found=False), memoryview(b""))
+    assert offered(THREE)
+    assert node.repairs.lost == [(G, damaged)]
