@@ -53,6 +53,7 @@ class MemoryWal:
 
     segment_bytes = 2**40
     segment = 0
+    room = 2**40
 
     def segments(self) -> list[int]:
         return []

@@ -155,6 +155,7 @@ class OneNode:
             for number in range(groups)
         ]
         self.repairs = SimpleNamespace(wanted=0, lost=[], lost_ranges=list)
+        self.room = SimpleNamespace(full=False)
         self.requests = Requests(self)  # type: ignore[arg-type]
         for group in self.groups:
             self.apply(group, [self.command(CommandKind.EPOCH, encode_epoch(self.options.node, Ballot(1)))])
@@ -185,6 +186,7 @@ class OneNode:
         *,
         timeout_s: float,
         leader_ack: Callable[[], None] | None = None,
+        makes_room: bool = False,
     ) -> None:
         assert 0 < timeout_s <= 600
         self.submitted.append((group, int(kind), bytes(body), done, leader_ack))

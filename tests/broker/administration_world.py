@@ -70,7 +70,14 @@ class Node:
         self.administration = Administration(self)
 
     def submit(
-        self, group: GroupId, kind: CommandKind, body: Buffer, done: Callable[[Outcome], None], *, timeout_s: float
+        self,
+        group: GroupId,
+        kind: CommandKind,
+        body: Buffer,
+        done: Callable[[Outcome], None],
+        *,
+        timeout_s: float,
+        makes_room: bool = False,
     ) -> None:
         self.counter += 1
         deadline = self.clock.now() + timeout_s

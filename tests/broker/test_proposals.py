@@ -12,6 +12,7 @@ from corgi.base.ids import Ballot, GroupId, NodeId, Offset, TopicId, make_ballot
 from corgi.base.limits import FORWARD_RETRY_S
 from corgi.base.records import encode_batch
 from corgi.broker.proposals import Pending, Proposals
+from corgi.broker.room import is_message
 from corgi.state.outcomes import AppendResult, Outcome
 
 ORIGIN = make_origin(NodeId(1), 1)
@@ -216,3 +217,22 @@ def test_bytes_held_follow_what_is_unsettled(harness: Harness) -> None:
     harness.proposals.settle(outcome(1))
     harness.proposals.settle(outcome(2))
     assert harness.proposals.bytes_held == 0
+
+
+def test_what_was_given_to_nobody_is_not_queued_twice(harness: Harness) -> None:
+    """While no leader is known, the queue is what is to be sent, however much time passes."""
+    harness.submit("a")
+    assert not harness.proposals.retry_forwards(Ballot(0), 1e6)
+    assert counters(harness.take()) == [1]
+
+
+def test_messages_are_refused_where_they_wait_and_the_rest_goes_on(harness: Harness) -> None:
+    harness.data("sent", (0, 7, 0))
+    harness.take(OLD, now=1.0)
+    harness.data("waiting", (0, 7, 1))
+    harness.submit("settings")
+    harness.proposals.new_leader(NEW)  # "sent" goes out again: it may be stored
+    refused = harness.proposals.refuse(is_message, errors.DISK_FULL)
+    assert {pending.counter: outcome.error for pending, outcome in refused} == {1: errors.TIMEOUT, 2: errors.DISK_FULL}
+    assert counters(harness.take(NEW)) == [3]
+    assert len(harness.proposals) == 1

@@ -480,6 +480,7 @@ def test_a_node_whose_disk_is_full_learns_nothing_until_there_is_room() -> None:
     """What is learned is written down; on a full disk it would wait in memory, without bound."""
     cluster = settled_cluster(groups=1)
     leader, (full, _) = cluster.leader(), followers(cluster)
+    cluster.wals[full].room = 0
     cluster.nodes[full].log_full(True)
     cluster.wals[full].held = True
     for sequence in range(100):

@@ -61,7 +61,10 @@ class Host:
     def may_lead(self, group: GroupId) -> bool:
         return True
 
-    def may_vote(self) -> bool:
+    def may_copy(self) -> bool:
+        return True
+
+    def may_learn(self, value: Buffer) -> bool:
         return True
 
     def jitter(self) -> float:

@@ -143,6 +143,11 @@ class Wal(Protocol):
     def segment_bytes(self) -> int: ...
 
     @property
+    def room(self) -> int:
+        """Bytes for records in the segments that there are, besides what is appended already."""
+        ...
+
+    @property
     def segment(self) -> int:
         """The segment being written; a record that is not placed yet will lie there or behind."""
         ...

@@ -240,7 +240,8 @@ class Administration:
             else:
                 self._again(request)
 
-        self._node.submit(_META_GROUP, CommandKind.BARRIER, b"", caught_up, timeout_s=self._left_s(request))
+        left_s = self._left_s(request)
+        self._node.submit(_META_GROUP, CommandKind.BARRIER, b"", caught_up, timeout_s=left_s, makes_room=True)
         return None
 
     def _submit(
@@ -265,7 +266,9 @@ class Administration:
 
         batch = encode_topic_record(name, record, self._node.clock.wall_ms())
         body = encode_data([(META, 0, batch)], guards)
-        self._node.submit(_META_GROUP, CommandKind.DATA, body, decided, timeout_s=self._left_s(request))
+        left_s = self._left_s(request)
+        makes_room = deleted is not None or bool(record and record.topic)  # creating a topic does not
+        self._node.submit(_META_GROUP, CommandKind.DATA, body, decided, timeout_s=left_s, makes_room=makes_room)
 
     def _again(self, request: _Request) -> None:
         request.rounds += 1

@@ -20,12 +20,15 @@ class CatchUp:
 
     def __init__(self, values: Values, network: Network) -> None:
         self.absent: Callable[[NodeId, GroupId, Slot], None] = lambda *_: None  # told of what cannot be answered
+        self.newer: Callable[[NodeId, GroupId, Slot], None] = lambda *_: None  # … of who would rather have a snapshot
         self._values = values
         self._network = network
         self._reading: set[tuple[NodeId, GroupId]] = set()
 
     def on_learn(self, sender: NodeId, message: Learn, prefix: Slot) -> None:
         """Answer with chosen values from ``message.first`` on; ``prefix`` is this node's."""
+        if message.lean:
+            self.newer(sender, message.group, message.first)
         last = Slot(min(message.last, prefix))
         key = (sender, message.group)
         if last < message.first or message.first < 1 or key in self._reading or len(self._reading) >= READS_MAX:

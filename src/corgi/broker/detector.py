@@ -23,8 +23,8 @@ class PeerView:
     """One peer as seen from here. Times are this node's monotonic seconds."""
 
     __slots__ = (
-        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms", "gap_s",
-        "heard_at", "leads", "number", "unfit",
+        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms", "full",
+        "gap_s", "heard_at", "leads", "number", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class PeerView:
         self.gap_s = 0.0  # the longest recent pause between its heartbeats, decaying
         self.leads: dict[GroupId, Lead] = {}
         self.unfit = False
+        self.full = False
 
 
 class Detector:
@@ -83,6 +84,7 @@ class Detector:
         view.beaten = True
         view.disk_age_ms = message.disk_age_ms
         view.unfit = message.unfit
+        view.full = message.full
         view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
         view.leads = {lead.group: lead for lead in message.leads}
         for number, sent_at in reversed(self._sent):

@@ -100,15 +100,16 @@ class Installs:
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
-    def offer(self, peer: NodeId, group: GroupId, slot: Slot) -> None:
-        """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can.
+    def offer(self, peer: NodeId, group: GroupId, slot: Slot, *, lean: bool = False) -> None:
+        """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can. ``lean``: it has no
+        room for values, and a snapshot spares it those that were let go since.
 
         Not while any value that it covers is missing here and may come from that peer: it may have voted for it, and
         would let that go. So it is asked first for all that is missing.
         """
         name = self._snapshots.durable[group]
         values = self._node.values
-        if name is None or slot > name.slot or values.tellable(group, slot):
+        if name is None or slot > name.slot or (values.tellable(group, slot) and not lean):
             return
         if values.counting or group in self._unasked or self._node.repairs.hopes_for(peer, group, name.slot):
             return
@@ -180,7 +181,9 @@ class Installs:
                 self._ask(fetch)
         for group in self._node.groups:
             self._unasked.discard(group.id)
-            if group.slots.missing:
+            if group.slots.missing and not self._node.room.for_copies():
+                self._unasked.add(group.id)
+            elif group.slots.missing:
                 self._backfill(group)
 
     def _ask(self, fetch: _Fetch) -> None:

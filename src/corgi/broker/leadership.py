@@ -47,15 +47,18 @@ class Leadership:
         elif self._skewed_since is None:
             self._skewed_since = now
         skewed = self._skewed_since is not None and now - self._skewed_since > SKEW_PATIENCE_S
-        if node.stopping or node.disk_full or skewed:
-            self._give_away(now)
+        if node.stopping or node.room.full or skewed:
+            self._give_away(now, to_full=node.stopping or skewed)
         elif now >= self._home_at:
             self._go_home(now)
 
-    def _give_away(self, now: float) -> None:
+    def _give_away(self, now: float, *, to_full: bool) -> None:
+        """``to_full``: rather to a node whose disk is full as well than to nobody."""
         node = self._node
         led = [group for group in node.groups if group.replica.tenure is not None]
         heirs = node.detector.heirs()
+        roomy = [heir for heir in heirs if not node.detector.peers[heir].full]
+        heirs = roomy or (heirs if to_full else [])
         for group in led:
             if heirs:
                 group.replica.handover(heirs[group.id % len(heirs)])
@@ -84,6 +87,7 @@ class Leadership:
         return (
             detector.linked(home)
             and not view.unfit
+            and not view.full
             and now - view.connected_at >= HOME_AFTER_S
             and now - view.acknowledged_at < detector.suspicion_s
             and lead is not None

@@ -49,6 +49,7 @@ from corgi.broker.proposals import Proposals
 from corgi.broker.repair import Repairs
 from corgi.broker.replay import Replay
 from corgi.broker.requests import Requests
+from corgi.broker.room import Room
 from corgi.broker.scrub import Scrubber
 from corgi.broker.snapshots import Snapshotting
 from corgi.broker.values import Values
@@ -85,6 +86,7 @@ class Node:
         self.stopping = False
         self.origin = make_origin(options.node, options.boot)
         self.detector = Detector(options.node, options.members, options.suspicion_s, clock)
+        self.room = Room(self)
         self.repairs = Repairs(self)
         self.values = Values(options.groups, wal, options.tail_bytes_max, self.repairs.want)
         self.catch_up = CatchUp(self.values, network)
@@ -110,7 +112,6 @@ class Node:
         self.outgoing = Outgoing(self)
         self.leadership = Leadership(self)
         self.snapshots = Snapshotting(self, snapshots)
-        self.disk_full = False
         self.durable_to = 0  # position of the last record on a group known durable; NODE records tell of other logs
         self._recovering = True
         self._applied: set[int] = set()
@@ -217,8 +218,11 @@ class Node:
             self.groups[record.group].replica.durable(record)
 
     def log_full(self, full: bool) -> None:
-        """The disk has no room for the next segment (or has again): no votes, no new commands meanwhile."""
-        self.disk_full = full
+        """The disk has no room for the next segment (or has again)."""
+        self.room.full = full
+        self.room.look()
+        self._beat_at = self.clock.now()
+        self.wake_at(self._beat_at)
         self.note("disk-full" if full else "disk-has-room", GroupId(0))
 
     def loop_lag(self, seconds: float) -> None:
@@ -281,21 +285,18 @@ class Node:
         unfit = not self._fit()
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
+        self.room.look()
         for peer, view in detector.peers.items():
             if view.connected:
-                beat = Heartbeat(number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to)
+                full = self.room.full
+                beat = Heartbeat(number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to, full)
                 self.network.beat(peer, beat)
         busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
         self._beat_at = now + interval
         self._wake = min(self._wake, now)
-        self._retry_forwards(now)
+        self.outgoing.retry_forwards(now)
         self.leadership.check(now)
-
-    def _retry_forwards(self, now: float) -> None:
-        for group in self.groups:
-            if len(group.proposals) and group.replica.tenure is None:
-                group.proposals.retry_forwards(group.replica.ballot, now)
 
     # -- the end of a turn ----------------------------------------------------------------------------------------
 
@@ -306,7 +307,7 @@ class Node:
             if group.proposals.queued or group.foreign:
                 self.outgoing.move(group)
             if group.told_to:
-                self._tell_outcomes(group)
+                self.outgoing.tell_outcomes(group)
         if self._later:
             later, self._later = self._later, []
             for call in later:
@@ -323,14 +324,6 @@ class Node:
         """Whether ``flush`` itself caused work that only the next ``flush`` does: call it again in the next turn."""
         return self._submitted or self._more or bool(self._later)
 
-    def _tell_outcomes(self, group: Group) -> None:
-        """Other nodes wait for commands in the slots up to ``told_to``: tell them at once what is chosen. Otherwise the
-        commit index rides on the next Accept or heartbeat, which spares every node a wake-up per round."""
-        replica = group.replica
-        if replica.tenure is None or replica.prefix >= group.told_to:
-            group.told_to = Slot(0)
-        replica.send_commit()
-
     # -- what the broker's parts use ------------------------------------------------------------------------------
 
     def submit(
@@ -342,16 +335,18 @@ class Node:
         *,
         timeout_s: float,
         leader_ack: Callable[[], None] | None = None,
+        makes_room: bool = False,
     ) -> None:
         """Have a command chosen and applied; ``done`` is called exactly once, never before this returns.
 
         The outcome's error is 0, what apply decided, or TIMEOUT (unknown), NO_QUORUM, OVERLOADED, DISK_FULL.
-        ``leader_ack`` is called when this node leads and the command is on its own disk.
+        ``leader_ack`` is called when this node leads and the command is on its own disk. ``makes_room``: it goes out
+        also when the disks are full.
         """
         proposals = self.groups[group].proposals
         self._submitted = True
         error = errors.OK
-        if self.disk_full:
+        if self.room.restricted and not (makes_room and self.room.any):
             error = errors.DISK_FULL
         elif proposals.full:
             error = errors.OVERLOADED
@@ -488,10 +483,15 @@ class Node:
         return self._fit() and not self.replay.behind(group)
 
     def _fit(self) -> bool:
-        return not self.stopping and not self.disk_full and self.identity.voting and self.detector.clock_trusted()
+        """A node whose disk is full leads only when too few others could."""
+        has_room = not self.room.full or (self.room.restricted and self.room.any)
+        return not self.stopping and has_room and self.identity.voting and self.detector.clock_trusted()
 
-    def may_vote(self) -> bool:
-        return not self.disk_full
+    def may_copy(self) -> bool:
+        return self.room.for_copies()
+
+    def may_learn(self, value: Buffer) -> bool:
+        return self.room.takes(value)
 
     def count(self, name: str, by: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by

@@ -63,6 +63,7 @@ class Host(Protocol):
         done: Callable[[Outcome], None],
         *,
         timeout_s: float,
+        makes_room: bool = False,
     ) -> None: ...
 
 
@@ -171,7 +172,7 @@ class Openings:
                 work.not_before = self._host.clock.now() + RETRY_S
 
         work.busy.add(topic)
-        self._host.submit(group.id, kind, body, done, timeout_s=SUBMIT_TIMEOUT_S)
+        self._host.submit(group.id, kind, body, done, timeout_s=SUBMIT_TIMEOUT_S, makes_room=True)
 
     def _of(self, group: GroupView) -> _Work:
         work = self._work.get(group.id)

@@ -5,16 +5,18 @@ There is no timer: what came in one turn, and what had to wait for a group's win
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from corgi.base.command import Buffer, encode_value
-from corgi.base.errors import TIMEOUT
-from corgi.base.ids import Ballot, Origin, make_origin, origin_boot
+from corgi.base.errors import DISK_FULL, TIMEOUT
+from corgi.base.ids import Ballot, Origin, Slot, make_origin, origin_boot
 from corgi.base.limits import COMMAND_BYTES_MAX, VALUE_COMMANDS_MAX
 from corgi.broker.group import Group
 from corgi.broker.proposals import Pending
+from corgi.broker.room import is_message
 from corgi.paxos.leader import Tenure
 from corgi.paxos.messages import Forward
 from corgi.state.outcomes import Outcome
@@ -34,10 +36,33 @@ class Outgoing:
     def move(self, group: Group) -> None:
         """The end of a turn in which the group has commands waiting."""
         tenure = group.replica.tenure
+        room = self._node.room
+        if room.restricted or (tenure is not None and not room.for_messages):
+            self._refuse_messages(group)
         if tenure is None:
             self._forward(group)
         elif not tenure.handing_to:
             self._propose(group, tenure)
+
+    def _refuse_messages(self, group: Group) -> None:
+        """Too few disks have room: what would fill them goes no further. Origins elsewhere learn it by heartbeats."""
+        if group.foreign:
+            group.foreign = deque(command for command in group.foreign if not is_message(command))
+        for pending, outcome in group.proposals.refuse(is_message, DISK_FULL):
+            self._node.later(partial(pending.done, outcome))
+
+    def tell_outcomes(self, group: Group) -> None:
+        """Other nodes wait for commands in the slots up to ``told_to``: tell them at once what is chosen. Otherwise the
+        commit index rides on the next Accept or heartbeat, which spares every node a wake-up per round."""
+        replica = group.replica
+        if replica.tenure is None or replica.prefix >= group.told_to:
+            group.told_to = Slot(0)
+        replica.send_commit()
+
+    def retry_forwards(self, now: float) -> None:
+        for group in self._node.groups:
+            if len(group.proposals) and group.replica.tenure is None:
+                group.proposals.retry_forwards(group.replica.ballot, now)
 
     def renew_origin(self, seen: Origin) -> None:
         """The log knows commands of an earlier life of this node with as high a boot: the disk was replaced, and the

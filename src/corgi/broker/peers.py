@@ -88,7 +88,7 @@ class PeerDispatch:
 
     def _accept(self, sender: NodeId, message: Accept, payload: memoryview) -> None:
         group = self._group(message.group)
-        if not self._node.may_vote():
+        if not self._node.room.takes(payload):
             self._node.count("votes_withheld")
             return
         value = bytes(payload) if len(payload) < SMALL_VALUE_BYTES else payload
@@ -102,7 +102,7 @@ class PeerDispatch:
 
     def _prepare(self, sender: NodeId, message: Prepare) -> None:
         group = self._group(message.group)
-        if self._node.may_vote():
+        if self._node.room.any:
             group.replica.on_prepare(sender, message)
 
     def _promise(self, sender: NodeId, message: Promise, payload: memoryview) -> None:

@@ -213,6 +213,8 @@ class Proposals:
 
     def retry_forwards(self, ballot: Ballot, now: float) -> bool:
         """Forwards to the leader of ``ballot`` without outcome for too long go out again; True if there are any."""
+        if not ballot:
+            return False  # what was given to nobody is queued
         if not any(p.ballot == ballot and now - p.given_at > FORWARD_RETRY_S for p in self._unsettled.values()):
             return False
         self._again([p for p in self._unsettled.values() if p.ballot == ballot])
@@ -225,6 +227,17 @@ class Proposals:
         for pending in doubtful:
             pending.ballot = Ballot(0)
         self._queue = deque(sorted((*doubtful, *(p for p in self._queue if not p.settled)), key=lambda p: p.order))
+
+    def refuse(self, which: Callable[[Buffer], bool], reason: int) -> list[tuple[Pending, Outcome]]:
+        """Give up those that wait here for a leader and that ``which`` names; what their callers must be told."""
+        refused = [pending for pending in self._queue if not pending.settled and which(pending.encoded)]
+        told: list[tuple[Pending, Outcome]] = []
+        for pending in refused:
+            self._drop(pending)
+            error = reason if not pending.given_at and pending.partial is None else errors.TIMEOUT
+            told.append((pending, Outcome(self.origin, pending.counter, error, (), -1)))
+        self._queue = deque(pending for pending in self._queue if not pending.settled)
+        return told
 
     def expire(self, now: float, reason: int) -> None:
         """Answer what is past its deadline: the outcome is unknown, and the command is never submitted again."""

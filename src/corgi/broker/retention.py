@@ -77,6 +77,7 @@ class Retention:
                 encode_log_start(starts),
                 lambda outcome: self._done(group.id, outcome),
                 timeout_s=SUBMIT_TIMEOUT_S,
+                makes_room=True,
             )
         return room
 

@@ -47,7 +47,7 @@ class Rewriting:
         if not self._segment:
             self._choose(now, needed)
         blocks = 0
-        while self._segment and self._budget > 0 and sum(self._in_flight.values()) < IN_FLIGHT_BYTES:
+        while self._segment and self._budget > 0 and self._has_room():
             found = next(self._found, None)
             if found is None:
                 self._tried[self._segment] = now
@@ -58,6 +58,10 @@ class Rewriting:
                 blocks += 1
                 if blocks == BLOCKS_PER_LOOK:
                     return
+
+    def _has_room(self) -> bool:
+        in_flight = sum(self._in_flight.values())
+        return in_flight < IN_FLIGHT_BYTES and self._node.room.for_copies(in_flight)
 
     def stored(self, group: GroupId, slot: Slot) -> None:
         """A value has its new place."""

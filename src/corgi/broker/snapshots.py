@@ -12,6 +12,7 @@ Invariant: a segment is freed only when no scan begins before its end and no val
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,7 @@ class Snapshotting:
         self.retention = Retention(node)
         self.rewriting = Rewriting(node)
         node.catch_up.absent = self.installs.offer
+        node.catch_up.newer = partial(self.installs.offer, lean=True)
 
     # -- beginning from a snapshot ------------------------------------------------------------------------------------
 
@@ -239,7 +241,10 @@ class Snapshotting:
         self._begin(group, machine, first, runs, done)
 
     def _distance(self) -> int:
-        """Segments of log between two snapshots of a group: more when snapshots are large, so that they cost little."""
+        """Segments of log between two snapshots of a group: more when snapshots are large, so that they cost little.
+        With a full disk the one that is written does not move on, and everything before it should become free."""
+        if self._node.room.full:
+            return 1
         options = self._node.options
         return max(options.snapshot_segments, 4 * sum(self.sizes) // self._node.values.space.segment_bytes)
 

@@ -16,6 +16,7 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
     options = node.options
     groups = tuple([group_status(group) for group in node.groups])
     process = {"process_id": float(options.process_id)} if options.process_id else {}
+    disk = {"disk_full": float(node.room.full)}
     damage = {"values_missing": float(node.repairs.wanted), "values_lost": float(len(node.repairs.lost))}
     return StatusReply(
         options.cluster.hex(),
@@ -25,7 +26,7 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
         not any(group.role == "recovering" for group in groups),
         tuple(node.peer_status()),
         groups,
-        {**node.counters, **counters, **node.snapshots.gauges(), **damage, **process},
+        {**node.counters, **counters, **node.snapshots.gauges(), **damage, **disk, **process},
         tuple(node.repairs.lost_ranges()),
     )
 

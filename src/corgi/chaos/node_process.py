@@ -32,6 +32,7 @@ from corgi.server.run import run_node
 
 SEGMENT_BYTES = 2 * MIB
 BATCH_BYTES = MIB // 2
+SPARE_BYTES = MIB // 2
 SUFFIX = ".disk"
 
 
@@ -92,6 +93,7 @@ def main(arguments: list[str]) -> int:
         segment_bytes=SEGMENT_BYTES,
         batch_bytes_max=BATCH_BYTES,
         retry_s=0.2,
+        spare_bytes=SPARE_BYTES,
         make_syncer=lambda loop: SlowSyncer(loop, sufferings),
     )
     settings, _ = load(config, {}, {})

@@ -32,7 +32,8 @@ def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> 
 
     JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node",
     "address", "label", "reachable", "voting", "software", "uptime_s", "pid", "leads",
-    "lag", "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
+    "lag", "disk_bytes", "live_bytes", "disk_full", "values_to_come",
+    "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
     "counters": {}, "damage": {"found", "repaired", "missing", "lost",
     "lost_ranges": [{"topic_id", "partition", "first", "last"}]}}], "groups":
     [{"group", "leader", "chosen", "open_slots", "pending", "leadership_changes", "applied": {node: slot}}]}
@@ -106,6 +107,7 @@ def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[st
         "lag": max((group["chosen"] - group["applied"].get(me, 0) for group in groups), default=0) if reply else None,
         "disk_bytes": round(reply.counters.get("log_bytes_held", 0)) if reply else None,
         "live_bytes": round(reply.counters.get("log_live_bytes", 0)) if reply else None,
+        "disk_full": bool(reply and reply.counters.get("disk_full")),
         "values_to_come": round(reply.counters.get("values_to_come", 0)) if reply else 0,
         "peers": [
             {"node": peer, "connected": up, "silent_s": round(silent_s, 3), "clock_offset_ms": round(offset_ms, 1)}
@@ -141,7 +143,9 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
         if node["values_to_come"]:
             problems.append(f"{name} is incomplete: {node['values_to_come']} values are still to come from the others")
         if not node["voting"]:
-            problems.append(f"{name} does not vote: it recovers, or its disk is full")
+            problems.append(f"{name} does not vote: it recovers")
+        if node["disk_full"]:
+            problems.append(f"the disk of {name} is full: shorten retention, delete topics, or give it room")
         damage = node["damage"]
         if damage["lost"]:
             problems.append(f"{name} cannot read {damage['lost']} values, and no other node can")

@@ -157,6 +157,12 @@ class Journal:
         return self.segment_wanted - 1 - self._segment
 
     @property
+    def room(self) -> int:
+        """Bytes for records, large batches assumed, in the segments that there are, besides those that wait."""
+        here = max(0, self._room()) if self._begun else 0
+        return here + self.segments_ahead * self._segment_bytes - self._pending_bytes
+
+    @property
     def blocked(self) -> bool:
         """Records wait, and the segment that they need is not prepared."""
         return bool(self._pending) and self._outstanding is None and not self._fits()

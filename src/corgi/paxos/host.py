@@ -70,8 +70,12 @@ class Host(Protocol):
         """Every connected peer has sent a heartbeat since its connection came up."""
         ...
 
-    def may_vote(self) -> bool:
-        """The log has room for votes, and for what is learned."""
+    def may_copy(self) -> bool:
+        """The log has room for values that are known chosen."""
+        ...
+
+    def may_learn(self, value: Buffer) -> bool:
+        """The log has room for this one."""
         ...
 
     def may_lead(self, group: GroupId) -> bool:

@@ -66,17 +66,20 @@ class Learner:
     def ask(self, source: NodeId, index: Slot) -> None:
         """Fetch chosen values up to ``index`` from ``source``; one question at a time.
 
-        None while the disk is full: what is learned is written down, and would wait in memory for room without bound.
+        One value at a time while the disk is full: what is learned is written down, and would wait in memory for room
+        without bound. Then a snapshot, which takes little room, is better: what lies in front of it may not be needed.
         """
         self.known = max(self.known, index)
         now = self.host.now()
-        if not self.host.may_vote() or (self._asked is not None and now < self._ask_again_at):
+        if self._asked is not None and now < self._ask_again_at:
             return
         self._asked = source
         self._ask_again_at = now + LEARN_RETRY_S
         first = Slot(self.prefix + 1)
         self.host.count("learn_requests")
-        self.host.send(source, Learn(self.group, first, Slot(min(index, first + LEARN_SLOTS_MAX))))
+        lean = not self.host.may_copy()
+        last = first if lean else Slot(min(index, first + LEARN_SLOTS_MAX))
+        self.host.send(source, Learn(self.group, first, last, lean))
 
     def on_learned(self, source: NodeId, message: Learned, payload: memoryview) -> Ballot:
         """Chosen values from a peer. They are written as LEARNED records: knowledge, not votes.
@@ -88,14 +91,17 @@ class Learner:
             raise CorgiError("malformed-frame", "the values of a Learned do not fill its payload")
         at = 0
         slot = message.first
+        before = self.prefix
         for length in message.lengths:
             value = payload[at : at + length]
             at += length
             if slot == self.prefix + 1:
                 check_value(value)
+                if not self.host.may_learn(value):
+                    break
                 lost = max(lost, self._take(slot, bytes(value)))
             slot = Slot(slot + 1)
-        if source == self._asked:
+        if source == self._asked and (self.prefix > before or self.host.may_copy()):
             self._asked = None
         self.known = max(self.known, message.prefix)
         if message.lengths and self.prefix < message.prefix:

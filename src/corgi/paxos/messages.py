@@ -115,12 +115,16 @@ class ForwardRefused(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class Learn(PeerMessage, frozen=True, array_like=True, gc=False):
-    """Ask for chosen values from ``first`` on, at most up to ``last``."""
+    """Ask for chosen values from ``first`` on, at most up to ``last``.
+
+    ``lean``: the asker has hardly room, and takes a snapshot of a later slot as well.
+    """
 
     TYPE: ClassVar[int] = 73
     group: GroupId
     first: Slot
     last: Slot
+    lean: bool = False
 
 
 class Learned(PeerMessage, frozen=True, array_like=True, gc=False):
@@ -255,6 +259,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     leads: tuple[Lead, ...]
     unfit: bool = False  # the sender may not lead: it stops, does not vote, its disk is full or its clock is off
     durable_to: int = 0  # position of its last record known durable; 0 while it may not vote
+    full: bool = False  # there is no room for the next segment of its log
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ids import NodeId, Position
-from corgi.base.limits import SEGMENT_BYTES
+from corgi.base.limits import MIB, SEGMENT_BYTES
 from corgi.base.ports import Hole, LogRecord
 from corgi.log.record import DATA_FROM, LogIdentity
 from corgi.log.recovery import Scan
@@ -48,6 +48,7 @@ class DiskOptions:
     batch_bytes_max: int = BATCH_BYTES_MAX
     close_after_s: float = CLOSE_AFTER_S
     segments_ahead: int = 1  # prepared in the background beyond the current one
+    spare_bytes: int = 16 * MIB  # of the file system left free when a segment is made, for snapshots
     retry_s: float = 1.0  # a full disk is tried again after this
     fill: FillOptions = field(default_factory=FillOptions)
     make_syncer: Callable[[asyncio.AbstractEventLoop], Syncer] = best_syncer
@@ -114,6 +115,7 @@ class DiskLog:
             loop,
             self._options.fill,
             retry_s=self._options.retry_s,
+            spare_bytes=self._options.spare_bytes,
             on_made=self._prepared,
             on_full=self._tell_full,
             on_failed=lambda error: self._fail(_disk_failed(error)),
@@ -146,6 +148,11 @@ class DiskLog:
     @property
     def segment_bytes(self) -> int:
         return self._options.segment_bytes
+
+    @property
+    def room(self) -> int:
+        """Bytes for records in the segments that there are."""
+        return self._journal.room if self._journal else 0
 
     @property
     def segment(self) -> int:

@@ -10,6 +10,7 @@ that would reach into the chunk under way waits for it (``covers`` and ``wait``)
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,17 +48,22 @@ class Preparer:
         options: FillOptions,
         *,
         retry_s: float,
+        spare_bytes: int,
         on_made: Callable[[int, int], None],
         on_full: Callable[[bool], None],
         on_failed: Callable[[OSError], None],
     ) -> None:
-        """``on_made(number, salt)``; ``on_full(True)`` at each try that finds no room; ``retry_s``: until the next."""
+        """``on_made(number, salt)``; ``on_full(True)`` at each try that finds no room; ``retry_s``: until the next.
+
+        ``spare_bytes`` of the file system are left free: snapshots, without which nothing is freed, need room as well.
+        """
         self._folder = folder
         self._identity = identity
         self._segment_bytes = segment_bytes
         self._loop = loop
         self._options = options
         self._retry_s = retry_s
+        self._spare_bytes = spare_bytes
         self._on_made = on_made
         self._on_full = on_full
         self._on_failed = on_failed
@@ -129,8 +135,15 @@ class Preparer:
 
     def _start_making(self) -> None:
         self._retry = None
-        future = self._loop.run_in_executor(self._thread, self.make_now, self._making)
+        future = self._loop.run_in_executor(self._thread, self._make, self._making)
         future.add_done_callback(self._made)
+
+    def _make(self, number: int) -> int:
+        """As ``make_now``, if enough stays free. Raises OSError."""
+        free = os.statvfs(self._folder)
+        if free.f_bavail * free.f_frsize < self._segment_bytes + self._spare_bytes:
+            raise OSError(errno.ENOSPC, "what is left is kept for snapshots")
+        return self.make_now(number)
 
     def _made(self, future: asyncio.Future[int]) -> None:
         if self._closed or future.cancelled():

@@ -37,6 +37,10 @@ class NodeWal:
     def segment(self) -> int:
         return self._disk.segment
 
+    @property
+    def room(self) -> int:
+        return self._disk.room
+
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         own = self._own
         self._disk.read(position, length, lambda result: own(done, result))

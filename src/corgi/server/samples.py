@@ -25,7 +25,7 @@ def samples(driver: Driver) -> Iterator[Sample]:
 
 def _node(driver: Driver) -> Iterator[Sample]:
     statistics = driver.statistics()
-    yield Sample("voting", float(driver.node.identity.voting and driver.node.may_vote()))
+    yield Sample("voting", float(driver.node.identity.voting and driver.node.room.any))
     yield Sample("loop_turns", statistics.turns, counter=True)
     yield Sample("loop_lag_seconds", statistics.lag_s)
     yield Sample("loop_lag_max_seconds", statistics.lag_max_s)

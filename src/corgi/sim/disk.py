@@ -74,6 +74,7 @@ class SimDisk:
         self.slow = 0.0  # added to every sync
         self.stuck_until = 0.0  # no sync ends before
         self.full = False  # no room for another segment
+        self.segments_max = 2**60  # nor for one above so many
         self.fails_next_sync = False
         self.torn_writes = 0
         # A trap: called once for a write that can tear, with the time at which its sync will end.
@@ -257,6 +258,10 @@ class SimWal:
     def segment(self) -> int:
         return self._opened().segment
 
+    @property
+    def room(self) -> int:
+        return self._opened().room
+
     def segments(self) -> list[int]:
         return sorted(self.disk.segments)
 
@@ -366,7 +371,7 @@ class SimWal:
         self._preparing = False
         if self.journal is not journal or journal.segments_ahead >= SEGMENTS_AHEAD:
             return
-        if self.disk.full:
+        if self.disk.full or len(self.disk.segments) >= self.disk.segments_max:
             self._tell_full(True)
             self._preparing = True
             self.world.after(FULL_RETRY_S, self._prepare, journal)

@@ -29,6 +29,7 @@ RARE = frozenset(
 COMMON_CHANCE, RARE_CHANCE = 0.35, 0.2
 LATE_S = 15.0
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
+ALL_FULL_SHARE = 0.3  # of full disks befall every node
 
 
 class Faults:
@@ -318,10 +319,12 @@ class Faults:
         return True
 
     def _full_disk(self) -> bool:
-        """No room for another segment, for long enough that one is wanted."""
-        disk = self.cluster.computers[self.chance.choice(self.cluster.members)].disk
-        disk.full = True
-        self._later(2.0 + self.chance.random() * 6.0, setattr, disk, "full", False)
+        """No room for another segment, for long enough that one is wanted; now and then on all disks at once."""
+        one, share = self.chance.choice(self.cluster.members), self.chance.random()
+        for node in self.cluster.members if share < ALL_FULL_SHARE else (one,):
+            disk = self.cluster.computers[node].disk
+            disk.full = True
+            self._later(2.0 + share * 6.0, setattr, disk, "full", False)
         return True
 
     def _failed_sync(self) -> bool:
