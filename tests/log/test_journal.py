@@ -56,6 +56,26 @@ def test_no_second_batch_is_given_out_before_the_first_is_synced() -> None:
     assert second.offset == first.offset + first.length
 
 
+def test_a_segment_counts_as_written_when_its_first_batch_is_durable() -> None:
+    """A snapshot that names it as the first to scan may be durable before: then the states in it must be."""
+    log = Log(states=lambda: [state()])
+    assert log.journal.synced_segment == 0
+    slot = 0
+    while log.journal.segment < 2:
+        assert log.journal.synced_segment == log.journal.segment
+        slot += 1
+        log.journal.append(accept(slot, b"x" * 1000))
+        if not log.journal.segments_ahead:
+            log.prepare()
+        batch = log.journal.take(0.0)
+        assert batch is not None
+        assert log.journal.synced_segment == max(batch.segment - (batch.offset == DATA_FROM), 0)
+        log.put(batch)
+        log.journal.synced(batch)
+    log.restart()
+    assert log.journal.synced_segment == 2
+
+
 def test_only_the_batch_that_is_outstanding_can_be_synced() -> None:
     log = Log()
     log.journal.append(accept(1))

@@ -18,7 +18,7 @@ from corgi.log.record import (
     segment_seed,
 )
 from corgi.log.recovery import Scan
-from corgi.log.writer import LogEnd, WriteBatch
+from corgi.log.writer import Journal, LogEnd, WriteBatch
 
 
 def filled(batches: int = 3, each: int = 4, size: int = 50) -> tuple[Log, list[WriteBatch]]:
@@ -387,6 +387,31 @@ def test_a_log_may_begin_behind_recycled_segments() -> None:
     scan = Scan(IDENTITY, segment_bytes=SEGMENT_BYTES, first_segment=2)
     records = list(scan.records(sorted(log.segments.items())))
     assert slots(records) == slots(appended([batch for batch in batches if batch.segment >= 2]))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "a header", "garbage"])
+def test_a_log_that_has_lost_all_that_a_scan_needs_is_not_an_empty_one(left: str) -> None:
+    """Segments before are there, and are not written over."""
+    log, _ = rolled()
+    for number in [number for number in log.segments if number > 3]:
+        del log.segments[number]
+    if left == "nothing":
+        del log.segments[3]
+    elif left == "an empty file":
+        log.segments[3] = bytearray()
+    else:
+        filling = b"\x55" if left == "garbage" else b"\0"
+        log.segments[3][DATA_FROM:] = filling * (SEGMENT_BYTES - DATA_FROM)
+    scan = Scan(IDENTITY, segment_bytes=SEGMENT_BYTES, first_segment=3)
+    items = list(scan.records((n, content) for n, content in sorted(log.segments.items()) if n >= 3))
+    assert {item.segment for item in items if isinstance(item, Hole)} == {3}
+    end = scan.end
+    assert (end.segment, end.sealed, end.torn) == (3, True, None)
+    log.journal = Journal(list, end, segment_bytes=SEGMENT_BYTES)
+    log.journal.append(accept(500))
+    batch = log.write()
+    assert batch is not None
+    assert batch.segment == 4
 
 
 def test_the_end_is_known_only_at_the_end() -> None:

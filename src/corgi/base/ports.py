@@ -149,7 +149,7 @@ class Wal(Protocol):
 
     @property
     def segment(self) -> int:
-        """The segment being written; a record that is not placed yet will lie there or behind."""
+        """The last segment of which something is durable; a record that is not placed yet will lie there or behind."""
         ...
 
     def segments(self) -> Sequence[int]:

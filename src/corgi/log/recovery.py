@@ -44,7 +44,7 @@ class Scan:
     """One pass over a log. ``records`` gives what it holds; ``end`` is where it ends, known once they are exhausted."""
 
     def __init__(self, identity: LogIdentity, *, segment_bytes: int = SEGMENT_BYTES, first_segment: int = 1) -> None:
-        """``first_segment`` is the oldest that must be there."""
+        """``first_segment`` is the oldest that must be there; behind the very first one, something is in it."""
         self._identity = identity
         self._segment_bytes = segment_bytes
         self._first = first_segment
@@ -101,6 +101,8 @@ class Scan:
                 yield from self._batches(view, header)
         if self._sealed and self._expected == self._segment + 1:
             self._lose(self._expected, self._expected, "the segment is missing", used=True)
+        if self._first > 1 and not self._segment and not self._lost_to:
+            self._lose(self._first, self._first, "nothing of the segment can be read", used=True)
         if self._lost_to:
             yield from self._end_behind_damage()
         self._finished = True

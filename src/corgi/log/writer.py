@@ -101,6 +101,7 @@ class Journal:
         self._offset = at.offset
         self._number = at.batch
         self._synced = Position(at.segment * segment_bytes + at.offset)
+        self._synced_segment = at.segment
         self._begun = at.segment > 0 and not at.sealed  # the current segment takes batches
         self._seed = segment_seed(at.segment, self._salts[at.segment]) if self._begun else 0
         self._own: deque[LogRecord] = deque()  # states and closings, placed before what was appended
@@ -145,6 +146,11 @@ class Journal:
     def synced_position(self) -> Position:
         """Everything below is durable."""
         return self._synced
+
+    @property
+    def synced_segment(self) -> int:
+        """Number of the last segment of which something is durable, at least the groups' states; 0: of none."""
+        return self._synced_segment
 
     @property
     def segment_wanted(self) -> int:
@@ -209,6 +215,7 @@ class Journal:
         check(batch is self._outstanding, f"batch {batch.number} was told as synced and is not outstanding")
         self._outstanding = None
         self._synced = Position(batch.segment * self._segment_bytes + batch.offset + batch.length)
+        self._synced_segment = batch.segment
 
     def _fits(self) -> bool:
         """Whether the next record has a place, here or in a segment behind."""

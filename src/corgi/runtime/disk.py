@@ -156,8 +156,8 @@ class DiskLog:
 
     @property
     def segment(self) -> int:
-        """The segment being written."""
-        return self._journal.segment if self._journal else 0
+        """The last segment of which something is durable."""
+        return self._journal.synced_segment if self._journal else 0
 
     def segments(self) -> list[int]:
         """Those that are there, ascending. Raises CorgiError "log-damaged" for a file that is none."""

@@ -240,6 +240,13 @@ class Cluster:
         computer.doubted += 1
         self.count("wiped_disks")
 
+    def begin_anew(self, node: NodeId) -> None:
+        """Every segment is gone: what the data folder then does at the next start."""
+        computer = self.computers[node]
+        computer.disk.wipe()
+        computer.incarnation = self._fresh_incarnation()
+        computer.recovering = True
+
     def put_back(self, node: NodeId, image: Image) -> None:
         """Somebody puts an older copy of the disk back."""
         computer = self.computers[node]

@@ -115,7 +115,7 @@ class Damage:
             self._cluster.world.note("cluster", f"truncate segment {number} of node {node} to {size} bytes")
             del segments[number][size:]
         if not segments:
-            computer.recovering = True  # as the data folder does when every segment is gone
+            self._cluster.begin_anew(node)
         self._doubt(node)
         return True
 

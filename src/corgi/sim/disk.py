@@ -256,7 +256,7 @@ class SimWal:
 
     @property
     def segment(self) -> int:
-        return self._opened().segment
+        return self._opened().synced_segment
 
     @property
     def room(self) -> int:
