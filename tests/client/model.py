@@ -138,6 +138,7 @@ class ModelCluster:
         self.wakes = 0
         self.cut_later: list[ModelLink] = []
         self.topics = {"t": TOPIC}
+        self.unknown = "unknown-topic"  # what nodes say of topics that they do not know
         self.config: dict[str, str] = {}
         self.client = Client(
             options or ClientOptions(requests_in_flight=3),
@@ -229,7 +230,7 @@ class ModelCluster:
 
     def topic(self, name: str) -> m.TopicInfo:
         if name not in self.topics:
-            return m.TopicInfo(name, TopicId(0), (), {}, BY_CODE["unknown-topic"].number)
+            return m.TopicInfo(name, TopicId(0), (), {}, BY_CODE[self.unknown].number)
         groups = tuple([number % 4 for number in range(self.partitions)])
         return m.TopicInfo(name, self.topics[name], groups, self.config)
 

@@ -255,6 +255,21 @@ def test_a_deleted_topic_ends_the_subscription_after_what_was_received() -> None
     assert reader.subscription.error.code == "unknown-topic"
 
 
+@pytest.mark.parametrize("unknown", ["disk-full", "no-quorum", "timeout"])
+def test_a_node_that_cannot_find_out_whether_a_topic_is_there_does_not_end_a_subscription(unknown: str) -> None:
+    reader = Reader()
+    reader.attach()
+    reader.cluster.topics.clear()
+    reader.cluster.unknown = unknown
+    for node in (1, 2, 3):
+        reader.cluster.cut(node)
+    reader.cluster.connect(1)
+    assert reader.subscription.error is None
+    reader.attach()
+    reader.push(batch_of(0, b"a"))
+    assert reader.read() == [(0, b"a")]
+
+
 def test_a_subscription_outlives_any_time_without_the_cluster() -> None:
     cluster = ModelCluster(connect=False)
     subscription = cluster.client.consumer.subscribe("t", lambda: None, start=Start("earliest"))

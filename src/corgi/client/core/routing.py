@@ -65,10 +65,11 @@ class Routing:
     def learn_topic(self, info: TopicInfo) -> bool:
         """True if the topic is new or different from what was known. One that is missing is forgotten.
 
-        One that is not open is being made, or grows: some of its partitions refuse for a moment, the others work.
+        A node that cannot find out for now whether it is there changes nothing of what is known. A topic that is not
+        open is being made, or grows: some of its partitions refuse for a moment, the others work.
         """
         if info.error:
-            return self.topics.pop(info.name, None) is not None
+            return info.error == UNKNOWN_TOPIC and self.topics.pop(info.name, None) is not None
         known = self.topics.get(info.name)
         if known is not None and (known.info == info or known.newer_than(info)):
             return False
