@@ -26,10 +26,17 @@ def detector(clock: TestClock) -> Detector:
 
 
 def beat(
-    clock: TestClock, number: int, *, echo: int = 0, disk_ms: int = 0, skew_ms: int = 0, age: int = 5
+    clock: TestClock,
+    number: int,
+    *,
+    echo: int = 0,
+    disk_ms: int = 0,
+    skew_ms: int = 0,
+    age: int = 5,
+    barred: bool = False,
 ) -> Heartbeat:
     lead = Lead(GroupId(0), BALLOT, Slot(3), age)
-    return Heartbeat(number, echo, clock.wall_ms() + skew_ms, disk_ms, (lead,))
+    return Heartbeat(number, echo, clock.wall_ms() + skew_ms, disk_ms, (lead,), barred=barred)
 
 
 def test_silence_makes_suspicious(detector: Detector, clock: TestClock) -> None:
@@ -126,6 +133,21 @@ def test_clocks_far_apart_are_not_trusted(detector: Detector, clock: TestClock) 
     detector.beat(OTHER, beat(clock, 2, skew_ms=10))
     detector.beat(PEER, beat(clock, 2, skew_ms=-10))
     assert detector.clock_trusted()
+
+
+@pytest.mark.parametrize("clocks_ms", [(0, -61_000, -81_000), (0, 7_000, 60_000), (0, 60_000, 60_100)])
+def test_if_nobody_near_the_median_may_lead_the_nearest_does(clock: TestClock, clocks_ms: tuple[int, ...]) -> None:
+    """The one in the middle recovers and waits for a leader itself."""
+    trusted = []
+    barred = sorted(clocks_ms)[1]
+    for mine in clocks_ms:
+        detector = Detector(ME, (ME, PEER, OTHER), 0.15, clock)
+        for peer, other in zip((PEER, OTHER), [other for other in clocks_ms if other != mine], strict=True):
+            detector.connected(peer)
+            detector.beat(peer, beat(clock, 1, skew_ms=other - mine, barred=other == barred))
+        if mine != barred and detector.clock_trusted():
+            trusted.append(mine)
+    assert trusted == [min((other for other in clocks_ms if other != barred), key=lambda other: abs(other - barred))]
 
 
 def test_a_restarted_peer_is_listened_to_first(detector: Detector, clock: TestClock) -> None:

@@ -23,8 +23,8 @@ class PeerView:
     """One peer as seen from here. Times are this node's monotonic seconds."""
 
     __slots__ = (
-        "acknowledged_at", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms", "full",
-        "gap_s", "heard_at", "leads", "number", "unfit",
+        "acknowledged_at", "barred", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms",
+        "full", "gap_s", "heard_at", "leads", "number", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class PeerView:
         self.disk_age_ms = 0
         self.gap_s = 0.0  # the longest recent pause between its heartbeats, decaying
         self.leads: dict[GroupId, Lead] = {}
-        self.unfit = False
+        self.unfit = self.barred = False
         self.full = False
 
 
@@ -85,6 +85,7 @@ class Detector:
         view.disk_age_ms = message.disk_age_ms
         view.unfit = message.unfit
         view.full = message.full
+        view.barred = message.barred
         view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
         view.leads = {lead.group: lead for lead in message.leads}
         for number, sent_at in reversed(self._sent):
@@ -184,9 +185,13 @@ class Detector:
         return all(view.beaten for view in self.peers.values() if view.connected)
 
     def clock_trusted(self) -> bool:
-        """This node's clock is within 5 s of the median of all that it sees, its own included.
+        """This node's clock is within 5 s of the median of all that it sees, its own included, or nearer to it than
+        that of any other that may lead.
 
         So of any set of nodes that see each other somebody is trusted, however far their clocks are apart.
         """
-        offsets = sorted((0, *(view.clock_offset_ms for view in self.peers.values() if view.connected and view.beaten)))
-        return abs(offsets[len(offsets) // 2]) <= CLOCK_SKEW_MS_MAX
+        seen = [view for view in self.peers.values() if view.connected and view.beaten]
+        offsets = sorted((0, *(view.clock_offset_ms for view in seen)))
+        median = offsets[len(offsets) // 2]
+        others = [abs(view.clock_offset_ms - median) for view in seen if not view.barred]
+        return abs(median) <= max(CLOCK_SKEW_MS_MAX, min(others, default=abs(median)))

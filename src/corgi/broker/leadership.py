@@ -34,6 +34,19 @@ class Leadership:
         self._home_at = 0.0
         self._home_again: dict[GroupId, float] = {}
 
+    @property
+    def barred(self) -> bool:
+        """Something else than its clock forbids this node to lead. One whose disk is full leads only when too few
+        others could."""
+        node = self._node
+        has_room = not node.room.full or (node.room.restricted and node.room.any)
+        return node.stopping or not has_room or not node.identity.voting
+
+    @property
+    def fit(self) -> bool:
+        """This node may lead groups of which it lacks nothing."""
+        return not self.barred and self._node.detector.clock_trusted()
+
     def stop(self) -> None:
         """From now on lead nothing; give up waiting for heirs after STOP_PATIENCE_S."""
         self._stop_until = self._node.clock.now() + STOP_PATIENCE_S

@@ -282,14 +282,14 @@ class Node:
         )
         number = detector.next_beat()
         disk_age_ms = int(detector.own_disk_age_s * 1000)
-        unfit = not self._fit()
+        unfit, barred = not self.leadership.fit, self.leadership.barred
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
         self.room.look()
         for peer, view in detector.peers.items():
             if view.connected:
                 full = self.room.full
-                beat = Heartbeat(number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to, full)
+                beat = Heartbeat(number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to, full, barred)
                 self.network.beat(peer, beat)
         busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
@@ -480,12 +480,7 @@ class Node:
         return self.detector.heard_all()
 
     def may_lead(self, group: GroupId) -> bool:
-        return self._fit() and not self.replay.behind(group)
-
-    def _fit(self) -> bool:
-        """A node whose disk is full leads only when too few others could."""
-        has_room = not self.room.full or (self.room.restricted and self.room.any)
-        return not self.stopping and has_room and self.identity.voting and self.detector.clock_trusted()
+        return self.leadership.fit and not self.replay.behind(group)
 
     def may_copy(self) -> bool:
         return self.room.for_copies()

@@ -260,6 +260,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     unfit: bool = False  # the sender may not lead: it stops, does not vote, its disk is full or its clock is off
     durable_to: int = 0  # position of its last record known durable; 0 while it may not vote
     full: bool = False  # there is no room for the next segment of its log
+    barred: bool = False  # the sender may not lead, and not because of its clock
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):
