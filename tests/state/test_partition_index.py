@@ -11,16 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corgi.base.ids import LeaderEpoch, Offset, Slot, TopicId
-from corgi.state import index
-from corgi.state.index import BLOCK_BATCHES, ENTRY_BYTES, Entry, PartitionLog
+from corgi.state import blocks, index
+from corgi.state.blocks import BLOCK_BATCHES, ENTRY_BYTES
+from corgi.state.index import Change, Entry, PartitionLog
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks of four batches, so that short runs cross many borders."""
-    monkeypatch.setattr(index, "BLOCK_BITS", 2)
-    monkeypatch.setattr(index, "BLOCK_BATCHES", 4)
-    monkeypatch.setattr(index, "_BLOCK_MASK", 3)
+    for module in (blocks, index):
+        monkeypatch.setattr(module, "BLOCK_BATCHES", 4)
     return
 
 
@@ -56,9 +56,8 @@ def test_empty() -> None:
 @given(st.lists(STEP, max_size=30), st.integers(0, 30))
 def test_against_a_list(steps: list[tuple[int, int, int, int]], taken_back: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "BLOCK_BITS", 2)
-        patch.setattr(index, "BLOCK_BATCHES", 4)
-        patch.setattr(index, "_BLOCK_MASK", 3)
+        for module in (blocks, index):
+            patch.setattr(module, "BLOCK_BATCHES", 4)
         log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
         slot = epoch = 1
         marks = [log.mark()]
@@ -153,3 +152,64 @@ def test_a_log_start_forgets_whole_batches(seed: int) -> None:
         assert sum(left) <= bytes_max or len(left) == 1
         if start > log.start:
             assert sum([*left, model[len(model) - len(left) - 1][2]]) > bytes_max
+
+
+@pytest.mark.usefixtures("small_blocks")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.integers(0, 2**32))
+def test_compaction_leaves_holes(seed: int) -> None:
+    """Against a list: batches appended, replaced, removed and trimmed in any order."""
+    random = Random(seed)
+    log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
+    slot = 1
+    for _ in range(random.randrange(1, 12)):
+        slot += 1
+        step = random.choice(["append", "append", "replace", "replace", "trim", "take back"])
+        if step == "append" or len(twin) < 2:
+            for _ in range(random.choice([1, 3, 4, 9])):
+                add(log, twin, slot, random.randrange(1, 4), random.randrange(20), 1)
+        elif step == "take back":
+            mark = log.mark()
+            kept = list(twin)
+            for _ in range(random.choice([1, 5])):
+                add(log, twin, slot, 2, 3, 1)
+            log.take_back(mark)
+            twin = kept
+        elif step == "trim":
+            offset = random.randrange(log.end)  # the newest stays, and with it the newest time
+            dropped = log.trim(Offset(offset))
+            kept = [entry for entry in twin if entry.base_offset + entry.records > offset]
+            assert sum(stop - start for _, start, stop in dropped) == len(twin) - len(kept)
+            twin = kept
+        else:
+            chosen = sorted(random.sample(range(len(twin) - 1), random.randrange(1, len(twin))))
+            changes = [Change(twin[i].base_offset, 7, random.choice([0, 0, 5])) for i in chosen]
+            dropped = log.replace(Slot(slot), changes)
+            gone = [part.block.slot + part.block.slots[j] for part in dropped for j in range(part.start, part.stop)]
+            assert gone == [twin[i].slot for i in chosen]
+            for i, change in reversed(list(zip(chosen, changes, strict=True))):
+                if change.length:
+                    twin[i] = twin[i]._replace(slot=Slot(slot), at=7, length=5)
+                else:
+                    del twin[i]
+        compare(log, twin)
+        assert log.bytes == sum(entry.length for entry in twin)
+        i = random.randrange(len(twin) + 1)
+        assert log.bytes_from(i, log.count) == sum(entry.length for entry in twin[i:])
+        copy = PartitionLog(TopicId(16), 0)
+        copy.become(log.freeze())
+        compare(copy, twin)
+        assert copy.bytes == log.bytes
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_snapshot_does_not_see_what_compaction_does_later() -> None:
+    log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
+    for slot in range(1, 12):
+        add(log, twin, slot, 2, slot, 1)
+    frozen = log.freeze()
+    log.replace(Slot(12), [Change(entry.base_offset, 0, 0) for entry in twin[:10]])
+    assert log.count == 1
+    copy = PartitionLog(TopicId(16), 0)
+    copy.become(frozen)
+    compare(copy, twin)

@@ -13,9 +13,9 @@ from test_replicas_are_equal import random_values
 from corgi.base.command import CommandKind
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, Offset, Slot, TopicId
+from corgi.state.blocks import BLOCK_BATCHES
 from corgi.state.commands import encode_log_start
 from corgi.state.fingerprint import fingerprint
-from corgi.state.index import BLOCK_BATCHES
 from corgi.state.machine import Machine
 from corgi.state.snapshot import Capture, Restorer
 

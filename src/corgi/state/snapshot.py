@@ -21,8 +21,9 @@ import msgspec
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, LeaderEpoch, Offset, Origin, Slot, TopicId
+from corgi.state.blocks import BLOCK_BATCHES, Block
 from corgi.state.group_state import GroupState
-from corgi.state.index import BLOCK_BATCHES, Block, FrozenLog, PartitionLog
+from corgi.state.index import Cleaned, FrozenLog, PartitionLog
 from corgi.state.machine import Machine
 from corgi.state.outcomes import AppendResult, Outcome, Window
 from corgi.state.producers import Producer
@@ -30,7 +31,7 @@ from corgi.state.topics import Topic
 
 PIECE = 512  # topics, outcomes or producers in one section: bounds the time that making it holds the loop
 
-_BLOCK = struct.Struct("<QQIccH")  # offset, slot, batches, type codes of offsets and slots
+_BLOCK = struct.Struct("<QQIccH")  # offset, slot, batches, type codes of offsets and slots, 1: spans follow
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -83,6 +84,7 @@ class _Partition(msgspec.Struct, frozen=True, array_like=True):
     epoch_starts: list[int]
     producers: int
     blocks: int
+    cleaned: tuple[int, int, int, int] = (0, 0, 0, 0)  # see index.Cleaned
 
 
 class _Producer(msgspec.Struct, frozen=True, array_like=True):
@@ -165,7 +167,7 @@ def _partition_sections(log: FrozenLog) -> Iterator[Section]:
                 _Partition(
                     log.topic, log.partition, log.start, log.end, log.epoch, log.version, log.batch_bytes_max,
                     log.batches, log.skip, log.config, list(log.epochs), list(log.epoch_starts),
-                    len(log.producers), len(log.blocks),
+                    len(log.producers), len(log.blocks), log.cleaned,
                 )
             )
         ],
@@ -178,8 +180,10 @@ def _partition_sections(log: FrozenLog) -> Iterator[Section]:
         yield SectionKind.PRODUCERS, [_encode(some)]
     for block in log.blocks:
         codes = block.offsets.typecode.encode(), block.slots.typecode.encode()
-        head = _BLOCK.pack(block.offset, block.slot, len(block.times), *codes, 0)
-        columns = (block.offsets, block.slots, block.places, block.lengths, block.times)
+        head = _BLOCK.pack(block.offset, block.slot, len(block.times), *codes, block.spans is not None)
+        columns = [block.offsets, block.slots, block.places, block.lengths, block.times]
+        if block.spans is not None:
+            columns.append(block.spans)
         yield SectionKind.BLOCK, [head, *map(little_endian, columns)]
 
 
@@ -288,6 +292,7 @@ class Restorer:
             TopicId(told.topic), told.partition, Offset(told.start), Offset(told.end), LeaderEpoch(told.epoch),
             told.version, told.batch_bytes_max, told.batches, told.skip, told.config,
             [LeaderEpoch(epoch) for epoch in told.epochs], [Offset(start) for start in told.epoch_starts], [], [],
+            Cleaned(told.cleaned[0], Offset(told.cleaned[1]), Offset(told.cleaned[2]), told.cleaned[3]),
         )  # fmt: skip
         self.partitions[frozen.topic, frozen.partition] = frozen
         self._wanted = [(frozen, told.producers, told.blocks)]
@@ -304,7 +309,7 @@ class Restorer:
     def _check_last(self) -> None:
         for frozen, producers, blocks in self._wanted:
             batches = sum(len(block.times) for block in frozen.blocks)
-            whole = all(len(block.times) == BLOCK_BATCHES for block in frozen.blocks[:-1])
+            whole = all(block.times for block in frozen.blocks)
             if (len(frozen.producers), len(frozen.blocks)) != (producers, blocks) or not whole:
                 raise CorgiError("snapshot-damaged", f"partition {frozen.topic}/{frozen.partition} is not whole")
             sound = 0 <= frozen.skip <= BLOCK_BATCHES and frozen.batches >= 0 and 0 <= frozen.start <= frozen.end
@@ -313,17 +318,19 @@ class Restorer:
 
 
 def _block(body: memoryview) -> Block:
-    offset, slot, count, offsets_code, slots_code, _ = _BLOCK.unpack_from(body)
+    offset, slot, count, offsets_code, slots_code, with_spans = _BLOCK.unpack_from(body)
     if count > BLOCK_BATCHES or offsets_code not in b"Iq" or slots_code not in b"Iq":
         raise ValueError("a block of an index is not one")
     block = Block(Offset(offset), Slot(slot))
     at = _BLOCK.size
     columns: list[array[int]] = []
-    for code in (offsets_code.decode(), slots_code.decode(), "I", "I", "q"):
+    for code in (offsets_code.decode(), slots_code.decode(), "I", "I", "q", *(("I",) if with_spans else ())):
         size = count * array(code).itemsize
         if at + size > len(body):
             raise ValueError("a block of an index ends too early")
         columns.append(from_little_endian(code, body[at : at + size]))
         at += size
-    block.offsets, block.slots, block.places, block.lengths, block.times = columns
+    block.offsets, block.slots, block.places, block.lengths, block.times = columns[:5]
+    if with_spans:
+        block.spans = columns[5]
     return block
