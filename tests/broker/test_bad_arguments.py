@@ -58,7 +58,7 @@ def test_a_number_out_of_range_is_refused_by_name(message: m.WireMessage, field:
         (m.Fetch(0, 1, 1000, ()), "partitions"),
         (m.Fetch(0, 1, 1000, ((16, 0, -1, 100),)), "offset"),
         (m.Fetch(0, 1, 1000, ((16, 0, 0, 0),)), "bytes wanted"),
-        (m.ListOffsets(((16, 0, -3),)), "time"),
+        (m.ListOffsets(((16, 0, -4),)), "time"),
         (m.ListOffsets(()), "partitions"),
         (m.Pong(), "Pong"),
     ],

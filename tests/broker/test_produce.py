@@ -6,6 +6,7 @@ from corgi.base import errors
 from corgi.base.command import COMMAND_HEADER, Command, CommandKind, decode_data
 from corgi.base.ids import META, Origin, TopicId
 from corgi.base.limits import MIB
+from corgi.base.records import encode_batch
 from corgi.broker import bounds, produce
 from corgi.wire import messages as m
 from one_node import START_MS, OneNode, a_batch, produce_of
@@ -34,6 +35,17 @@ def test_results_come_in_the_order_of_the_request_though_groups_answer_in_anothe
     assert all(result[2] >= START_MS for result in reply.results)
     for p in places:
         assert node.log(topic, p).end == 1
+
+
+def test_a_record_without_a_key_is_not_for_a_compacted_topic() -> None:
+    node = OneNode()
+    topic = node.create("t", 1, config={"cleanup": "compact"})
+    keyed = encode_batch([(b"k", b"1", (), 1), (b"", None, (), 1)], codec="zstd")
+    one = encode_batch([(b"k", b"1", (), 1), (None, b"2", (), 1)], codec="zstd")
+    reply = node.client().call(*produce_of(2, (topic, 0, keyed), (topic, 0, one), (topic, 0, keyed)))
+    assert [result[:2] for result in reply.results] == [(0, 0), (errors.INVALID_RECORD, -1), (0, 2)]
+    assert reply.message == "the topic is compacted by key, and a record has none"
+    assert node.log(topic, 0).end == 4
 
 
 def test_a_refused_batch_leaves_its_neighbours_alone() -> None:

@@ -29,7 +29,7 @@ def test_batches_are_pushed_in_the_turn_in_which_they_are_applied() -> None:
     assert not client.pushes
     node.turn()
     ((message, payload),) = client.pushes
-    assert message == m.Deliver(5, 2, (len(payload),))
+    assert message == m.Deliver(5, 2, (len(payload),), 0)
     assert values(client.delivered(5)) == [b"a", b"b"]
     node.turns()
     assert len(client.pushes) == 1

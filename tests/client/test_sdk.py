@@ -573,3 +573,45 @@ def test_it_runs_on_both_loops(servers: str, name: str, factory: Any) -> None:
 
     with asyncio.Runner(loop_factory=factory) as runner:
         assert runner.run(work()) == list(range(1_000))
+
+
+# Compaction by key
+
+
+async def test_a_compacted_topic_is_read_in_order_though_offsets_have_holes(mq: corgi.Corgi, name: str) -> None:
+    made = await mq.topics.create(name, cleanup="compact", min_cleanable_dirty_ratio=0.1)
+    assert made.config == {"cleanup": "compact", "min_cleanable_dirty_ratio": "0.1"}
+    count = 20_000
+    (await mq.publish_many(name, [(b"%d" % (n % 10), b"%d" % n + bytes(100)) for n in range(count)])).raise_first()
+    last = await mq.publish(name, b"head", key=b"head")
+    async with asyncio.timeout(20):
+        while (await mq.topics.describe(name)).partitions[0].compacted_to < count // 2:
+            pass  # each question is a round trip
+    [partition] = (await mq.topics.describe(name)).partitions
+    assert (partition.start, partition.end) == (0, count + 1)
+    assert 0 < partition.dirty_ratio <= 1
+    found = []
+    async with asyncio.timeout(10):
+        async for message in mq.subscribe(name, start="earliest"):
+            found.append((message.offset, message.key, message.value))
+            if message.offset == last.offset:
+                break
+    assert len(found) < partition.end - partition.compacted_to + 11
+    assert [offset for offset, _, _ in found] == sorted({offset for offset, _, _ in found})
+    assert all(value is not None and int(value[:-100]) == offset for offset, _, value in found[:-1])
+    newest = {key: offset for offset, key, _ in found}
+    assert newest == {**{b"%d" % (n % 10): n for n in range(count - 10, count)}, b"head": count}
+    [message] = await read(mq.subscribe(name, start=partition.compacted_to // 2), 1)
+    assert message.offset == min(offset for offset, _, _ in found if offset >= partition.compacted_to // 2)
+
+
+async def test_a_record_without_a_key_is_not_for_a_compacted_topic(mq: corgi.Corgi, name: str) -> None:
+    await mq.topics.create(name, cleanup="compact,delete")
+    with pytest.raises(CorgiError, match="compacted by key") as caught:
+        await mq.publish(name, b"value")
+    assert caught.value.code == "invalid-record"
+    outcomes = await mq.publish_many(name, [(b"k", b"1"), (None, b"2"), (b"k", b"3")])
+    assert [type(outcome) for outcome in outcomes] == [corgi.Receipt, CorgiError, corgi.Receipt]
+    outcomes = await mq.publish_many(name, [b"1", b"2"])
+    assert [outcome.code for outcome in outcomes.errors.values()] == ["invalid-record"] * 2
+    assert [m.value for m in await read(mq.subscribe(name, start="earliest"), 2)] == [b"1", b"3"]

@@ -11,12 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.client.model import NOTHING, TOPIC, ModelCluster, Request
 
 from corgi.base.batch import patched_prefix
-from corgi.base.errors import BY_CODE
+from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.ids import Offset
 from corgi.base.records import encode_batch
 from corgi.client.core.options import ClientOptions
 from corgi.client.core.subscriber import Start, Subscription
 from corgi.client.subscription import messages_of
+from corgi.state.compaction import NewestOffsets, survivors
 from corgi.wire import messages as m
 
 
@@ -57,9 +58,9 @@ class Reader:
         self.id = request.message.subscription
         return request.message
 
-    def push(self, *batches: bytes, end: int = 100, subscription: int = 0) -> None:
+    def push(self, *batches: bytes, end: int = 100, subscription: int = 0, start: int = -1) -> None:
         lengths = tuple([len(batch) for batch in batches])
-        message = m.Deliver(subscription or self.id, Offset(end), lengths)
+        message = m.Deliver(subscription or self.id, Offset(end), lengths, Offset(start))
         self.cluster.client.pushed(self.node, message, memoryview(b"".join(batches)))
         self.cluster.settle()
 
@@ -127,6 +128,35 @@ def test_a_gap_is_believed_only_when_another_node_shows_it_too() -> None:
     reader.push(batch_of(5, b"f"))  # retention took what was between
     assert reader.read() == [(5, b"f")]
     assert reader.subscription.gaps == 1
+
+
+def test_holes_are_believed_when_the_node_says_where_a_push_begins() -> None:
+    reader = Reader()
+    reader.attach()
+    reader.push(batch_of(3, b"d"), batch_of(9, b"j"), start=0)
+    reader.push(batch_of(20, b"u"), start=10)
+    assert reader.read() == [(3, b"d"), (9, b"j"), (20, b"u")]
+    assert reader.subscription.gaps == 0
+    reader.push(batch_of(30, b"z"), start=25)  # what came before it was lost on the way
+    assert reader.read() == []
+    assert reader.attach().offset == 21
+    assert reader.subscription.gaps == 1
+
+
+def test_the_position_comes_after_the_batch_though_its_last_records_are_gone() -> None:
+    newest = NewestOffsets()
+    newest.add(encode_batch([(b"a", b"1", (), 7), (b"b", b"1", (), 7)]), Offset(0))
+    newest.add(encode_batch([(b"b", b"2", (), 7)]), Offset(2))
+    whole = encode_batch([(b"a", b"1", (), 7), (b"b", b"1", (), 7)])
+    left = survivors(whole, Offset(0), newest, Offset(0)).batch
+    assert left is not None
+    reader = Reader()
+    reader.attach()
+    reader.push(bytes(left), start=0)
+    assert reader.read() == [(0, b"1")]
+    reader.cluster.client.link_lost(reader.node, CorgiError("outcome-unknown"))
+    reader.cluster.settle()
+    assert reader.attach().offset == 2
 
 
 def test_a_damaged_batch_is_fetched_from_another_node() -> None:

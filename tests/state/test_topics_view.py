@@ -233,7 +233,21 @@ def test_bad_names(name: str) -> None:
         ("retention_bytes", "", False),
         ("cleanup", "delete", True),
         ("cleanup", "compact", True),
+        ("cleanup", "compact,delete", True),
         ("cleanup", "Compact", False),
+        ("cleanup", "delete,compact", False),
+        ("delete_retention_ms", "0", True),
+        ("delete_retention_ms", "-1", False),
+        ("min_compaction_lag_ms", "60000", True),
+        ("min_compaction_lag_ms", "1.5", False),
+        ("min_cleanable_dirty_ratio", "0", True),
+        ("min_cleanable_dirty_ratio", "0.25", True),
+        ("min_cleanable_dirty_ratio", "1.0", True),
+        ("min_cleanable_dirty_ratio", "1.1", False),
+        ("min_cleanable_dirty_ratio", "-0.5", False),
+        ("min_cleanable_dirty_ratio", ".5", False),
+        ("min_cleanable_dirty_ratio", "0.٥", False),
+        ("min_cleanable_dirty_ratio", "half", False),
         ("durability", "fsync", False),
     ],
 )
@@ -248,7 +262,7 @@ def test_settings(key: str, value: str, good: bool) -> None:
 
 
 def test_an_unknown_setting_is_told_the_known_ones() -> None:
-    with pytest.raises(CorgiError, match="cleanup, max_batch_bytes, retention_bytes, retention_ms"):
+    with pytest.raises(CorgiError, match="only cleanup, delete_retention_ms, max_batch_bytes, min_cleanable"):
         check_settings({"color": "red"})
     check_settings({"cleanup": None})
 

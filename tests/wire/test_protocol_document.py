@@ -153,7 +153,15 @@ def test_the_bounds_are_those_of_the_code() -> None:
 
 def test_the_settings_of_a_topic_are_those_of_the_code() -> None:
     table = {row[0]: row for row in rows(section("Topics"))}
-    examples = {"max_batch_bytes": "61", "retention_ms": "-1", "retention_bytes": "1", "cleanup": "compact"}
+    examples = {
+        "max_batch_bytes": "61",
+        "retention_ms": "-1",
+        "retention_bytes": "1",
+        "cleanup": "compact",
+        "delete_retention_ms": "0",
+        "min_compaction_lag_ms": "0",
+        "min_cleanable_dirty_ratio": "0.25",
+    }
     assert set(table) == set(examples)
     check_settings(examples)
     assert table["max_batch_bytes"][2] == str(limits.BATCH_BYTES_DEFAULT)
@@ -176,7 +184,7 @@ EXAMPLE: dict[str, tuple[m.WireMessage, int, bytes]] = {
     "ProduceReply": (m.ProduceReply(((0, Offset(41), 1_735_689_600_123),)), 2, b""),
     "Subscribe": (m.Subscribe(7, TopicId(16), 3, Offset(41), 1_048_576), 3, b""),
     "SubscribeReply": (m.SubscribeReply(0, Offset(42), Offset(0)), 3, b""),
-    "Deliver": (m.Deliver(7, Offset(42), (len(BATCH),)), 0, patched_prefix(41, len(BATCH), 5) + BATCH[16:]),
+    "Deliver": (m.Deliver(7, Offset(42), (len(BATCH),), Offset(41)), 0, patched_prefix(41, len(BATCH), 5) + BATCH[16:]),
 }
 
 

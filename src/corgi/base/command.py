@@ -55,9 +55,10 @@ class CommandKind(IntEnum):
     MARKER = 8  # reserved: transaction outcome
     RECONFIGURE = 9  # reserved: the replica set from here on
     FEATURE_LEVEL = 10  # reserved: switches on new apply behaviour
-    LOG_START = 11  # reserved: retention
+    LOG_START = 11  # retention
     PRODUCERS_EXPIRED = 12  # producer ids below this one without state have expired
     BARRIER = 13  # changes nothing: a read that went through the log
+    COMPACTED = 14  # what compaction by key leaves of some batches
 
 
 class Command(NamedTuple):

@@ -77,6 +77,8 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(39, "internal-error", False, "The client met a fault of its own and takes no more calls.",
               "report it with the traceback in the log (logger corgi.client); connect anew to go on"),
     ErrorKind(40, "output-failed", False, "What a command prints cannot be written.", "free space there, or send it elsewhere"),
+    ErrorKind(41, "invalid-record", False, "The topic does not take such a record.",
+              "give each record of a compacted topic a key: the newest of each key stays"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}
@@ -103,6 +105,7 @@ RECOVERING = BY_CODE["recovering"].number
 UNSETTLED = BY_CODE["unsettled"].number
 RECORD_DAMAGED = BY_CODE["record-damaged"].number
 RECORD_LOST = BY_CODE["record-lost"].number
+INVALID_RECORD = BY_CODE["invalid-record"].number
 
 
 class CorgiError(Exception):

@@ -17,6 +17,7 @@ PROMISE_CHUNK_BYTES = 4 * MIB  # values in one Promise or Learned message
 WINDOW_SLOTS = 8  # slots a leader keeps in flight; more load is merged into the next values
 PENDING_BYTES_MAX = 64 * MIB  # commands a node holds for one group before it refuses ("overloaded")
 TAIL_BYTES_MAX = 24 * MIB  # recent values kept in memory per node, over all groups
+KEYS_BYTES_MAX = 64 * MIB  # the newest offset of each key that one pass of compaction remembers
 SEGMENT_BYTES = 64 * MIB  # one WAL segment
 CLIENT_OUTPUT_LOW = 64 * KIB  # output waiting for a client below which ``client_drained`` tells that pushing may go on
 CLIENT_OUTPUT_HIGH = 1 * MIB  # … above which its requests are no longer read, so that it reads its answers first

@@ -170,11 +170,58 @@ def iter_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX, checked: bo
 
     ``checked``: the caller has verified the checksum.
     """
-    plain = _uncompressed(batch, bytes_max, checked)
+    yield from _decoded(_uncompressed(batch, bytes_max, checked))
+
+
+def _decoded(plain: Buffer) -> Iterator[DecodedRecord]:
     try:
         yield from decoder(plain)
     except (CorruptRecordError, UnicodeDecodeError, ValueError) as error:
         raise CorgiError("corrupt-batch", f"the records of a batch are damaged: {error}") from None
+
+
+class OpenBatch:
+    """A stored batch, checked and decompressed once, to look at its records and then to keep only some of them."""
+
+    __slots__ = ("_codec", "_plain", "header")
+
+    def __init__(self, batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX) -> None:
+        """Raises CorgiError "corrupt-batch" as ``decode_batch`` does."""
+        self._plain = _uncompressed(batch, bytes_max, checked=False)
+        self.header = parse_header(self._plain)
+        self._codec = parse_header(batch).attributes & ATTRIBUTE_CODEC
+
+    def __iter__(self) -> Iterator[DecodedRecord]:
+        """The codec's own records, with the offsets that the header gives them. Raises "corrupt-batch"."""
+        return _decoded(self._plain)
+
+    def only(self, kept: Sequence[bool]) -> bytes:
+        """The batch with those of its records, as many as ``kept`` is long, that are to be kept.
+
+        Their bytes are copied as they are; base offset, last offset delta, times and producer stay, so the batch covers
+        the same offsets as before (KIP-98: what a log cleaner leaves).
+        """
+        plain = bytes(self._plain)
+        parts: list[bytes] = []
+        at = HEADER_BYTES
+        for keep in kept:
+            start = at
+            length = shift = 0
+            while True:
+                byte = plain[at]
+                at += 1
+                length |= (byte & 0x7F) << shift
+                if byte < 0x80:
+                    break
+                shift += 7
+            at += length >> 1  # a varint in zigzag, never negative
+            if keep:
+                parts.append(plain[start:at])
+        size = HEADER_BYTES + sum(map(len, parts))
+        header = self.header._replace(length=size - LENGTH_OVERHEAD, record_count=len(parts))
+        out = bytearray(b"".join((HEADER.pack(*header), *parts)))
+        _sign(out)
+        return bytes(_compressed(out, self._codec) if self._codec else out)
 
 
 def _compressed(batch: bytearray, codec: int) -> Buffer:
@@ -235,6 +282,7 @@ __all__ = [
     "DECODED_BYTES_MAX",
     "BatchBuilder",
     "Header",
+    "OpenBatch",
     "Record",
     "RecordFields",
     "decode_batch",

@@ -1,8 +1,8 @@
-"""ListOffsets: the start, the end, or the place of a time in each partition.
+"""ListOffsets: the start, the end, how far compaction has come, or the place of a time in each partition.
 
 What is said of the end goes through the log first, so that it contains all that was acknowledged before the question;
-a time for which there is no batch is such a statement too. The start needs no confirmation: it only ever moves up, and
-an offset below it is refused wherever it is read.
+a time for which there is no batch is such a statement too. The start needs no confirmation, nor does how far
+compaction has come: they only ever move up, and an offset below the start is refused wherever it is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession
 from corgi.broker.barriers import Barriers
 from corgi.broker.bounds import INT64_MAX, REQUEST_PARTITIONS_MAX, check_count, check_range, timeout_s
+from corgi.broker.compaction import dirty_ratio
 from corgi.broker.places import Places
+from corgi.state.settings import compacted
 from corgi.wire.messages import ListOffsets, ListOffsetsReply
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 END = -1
 START = -2
+COMPACTED = -3
 NO_OFFSET = Offset(-1)
 NO_TIME = -1
 
@@ -42,7 +45,7 @@ class OffsetQueries:
         check_count("partitions", len(message.partitions), REQUEST_PARTITIONS_MAX)
         groups: dict[GroupId, None] = {}
         for topic, partition, timestamp in message.partitions:
-            check_range("time", timestamp, START, INT64_MAX)
+            check_range("time", timestamp, COMPACTED, INT64_MAX)
             group = self._group_to_confirm(topic, partition, timestamp)
             if group is not None:
                 groups[group] = None
@@ -62,7 +65,7 @@ class OffsetQueries:
                 return self._places.to_write(topic, partition).group
             except CorgiError:
                 return None
-        return None if timestamp == START else group
+        return None if timestamp in (START, COMPACTED) else group
 
     def _answer(
         self, topic: TopicId, partition: int, timestamp: int, errors: dict[GroupId, int]
@@ -71,10 +74,12 @@ class OffsetQueries:
             group, log = self._places.to_read(topic, partition)
         except CorgiError as error:
             return error.kind.number, NO_OFFSET, NO_TIME
-        if group in errors and timestamp != START:
+        if group in errors and timestamp not in (START, COMPACTED):
             return errors[group], NO_OFFSET, NO_TIME
         if timestamp == START:
             return OK, log.start, NO_TIME
+        if timestamp == COMPACTED:
+            return OK, log.cleaned.to, round(1000 * dirty_ratio(log)) if compacted(log.config) else NO_TIME
         if timestamp != END:
             i = log.find_time(timestamp)
             if i < log.count:

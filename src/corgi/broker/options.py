@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from corgi.base.ids import NodeId
 from corgi.base.limits import (
     GROUPS_DEFAULT,
+    KEYS_BYTES_MAX,
     MIB,
     SCRUB_BYTES_S,
     SCRUB_PAUSE_S,
@@ -39,6 +40,10 @@ class NodeOptions:
     rewrite_below: float = 0.25  # a segment in which a smaller part lives is emptied
     rewrite_bytes_per_s: int = 8 * MIB
     retention_interval_s: float = 1.0  # how often a leader looks what has become too old or too much
+    compaction_interval_s: float = 1.0  # how often a leader looks what is to be compacted
+    compaction_bytes_per_s: int = 8 * MIB  # read for it
+    compaction_bytes_min: int = 1 * MIB  # of a partition that compaction has not seen, before it begins
+    compaction_keys_bytes_max: int = KEYS_BYTES_MAX
     scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
     scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them
     software: str = "corgi"

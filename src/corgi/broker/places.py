@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from corgi.base.errors import CorgiError
 from corgi.base.ids import FIRST_USER_TOPIC, GroupId, TopicId
 from corgi.state.index import PartitionLog
-from corgi.state.settings import batch_bytes_max
+from corgi.state.settings import batch_bytes_max, compacted
 from corgi.state.topics import Topics
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ ROUTES_MAX = 100_000
 
 
 class Place(NamedTuple):
-    """A partition that may be written. ``bytes_max`` is the largest batch that it takes."""
+    """A partition that may be written. ``bytes_max`` is the largest batch that it takes; ``keyed``: its records have
+    keys."""
 
     group: GroupId
     bytes_max: int
+    keyed: bool
 
 
 class Places:
@@ -80,8 +82,8 @@ class Places:
                 raise CorgiError(
                     "unknown-partition", f"{found.name} has partitions 0 to {found.partitions - 1}, not {partition}"
                 )
-            return Place(group, log.batch_bytes_max)
-        place = Place(group, batch_bytes_max(found.config))
+            return Place(group, log.batch_bytes_max, compacted(log.config))
+        place = Place(group, batch_bytes_max(found.config), compacted(found.config))
         if len(self._routes) >= ROUTES_MAX:
             self._routes.clear()
         self._routes[topic, partition] = place
@@ -94,7 +96,7 @@ class Places:
         for group in self._node.groups:
             log = group.machine.partitions.get((topic, partition))
             if log is not None:
-                return Place(group.id, log.batch_bytes_max)
+                return Place(group.id, log.batch_bytes_max, compacted(log.config))
         if topic >= FIRST_USER_TOPIC + topics.end + IDS_AHEAD_MAX:
             raise CorgiError("unknown-topic", f"no topic has the id {topic}")
         raise CorgiError("partition-not-open", f"this node does not know a topic with the id {topic} yet")

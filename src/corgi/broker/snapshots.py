@@ -21,6 +21,7 @@ from corgi.base.errors import CorgiError, check
 from corgi.base.ids import Ballot, GroupId, Position, Slot
 from corgi.base.limits import KIB
 from corgi.base.ports import LogRecord, RecordKind, SnapshotName, Snapshots
+from corgi.broker.compaction import Compaction
 from corgi.broker.installs import Installs
 from corgi.broker.retention import Retention
 from corgi.broker.rewriting import Rewriting
@@ -91,6 +92,7 @@ class Snapshotting:
         self._counted = False  # everything that lived at the start
         self.installs = Installs(node, self, port)
         self.retention = Retention(node)
+        self.compaction = Compaction(node)
         self.rewriting = Rewriting(node)
         node.catch_up.absent = self.installs.offer
         node.catch_up.newer = partial(self.installs.offer, lean=True)
@@ -175,7 +177,7 @@ class Snapshotting:
         if taking is not None and taking.waiting:
             taking.waiting = False
             self._write(taking)
-        return more
+        return self.compaction.step() or more
 
     def advance(self, now: float) -> None:
         """Look whether a log start has to move, a snapshot is due or a segment free."""
@@ -183,6 +185,7 @@ class Snapshotting:
             return
         self._look_at = now + LOOK_S
         self.retention.advance(now)
+        self.compaction.advance(now)
         if self._port is None:
             return
         self.installs.tick(now)

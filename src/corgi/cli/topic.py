@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -14,7 +14,7 @@ from corgi.cli.output import OutputOption, print_json, print_table
 from corgi.cli.words import say
 
 if TYPE_CHECKING:
-    from corgi.client.messages import TopicDescription
+    from corgi.client.messages import PartitionDescription, TopicDescription
 
 app = App(
     name="topic",
@@ -35,6 +35,7 @@ def create(
     /,
     *,
     partitions: int = 1,
+    cleanup: Literal["", "delete", "compact", "compact,delete"] = "",
     config: Settings = (),
     colocate_with: str = "",
     if_not_exists: Annotated[bool, Parameter(negative=())] = False,
@@ -46,6 +47,8 @@ def create(
     Examples:
 
     corgi topic create flights --partitions 8
+
+    corgi topic create prices --cleanup compact
 
     corgi topic create invoices --partitions 8 --config max_batch_bytes=4194304
     --colocate-with orders
@@ -59,9 +62,13 @@ def create(
         1 to 249 letters, digits, '.', '_' or '-'.
     partitions
         How many; they can be added later, never taken away.
+    cleanup
+        What makes room: delete (retention, the default), compact (of each key
+        only the newest record stays), or both.
     config
         KEY=VALUE; may be given several times: max_batch_bytes, retention_ms,
-        retention_bytes (-1: no limit).
+        retention_bytes (-1: no limit), cleanup, delete_retention_ms,
+        min_compaction_lag_ms, min_cleanable_dirty_ratio.
     colocate_with
         A topic of as many partitions, whose partitions are to share Paxos
         groups with these.
@@ -71,7 +78,7 @@ def create(
 
     async def work() -> TopicDescription:
         async with connected(cluster) as mq:
-            settings = _settings(config)
+            settings = _settings(config) | ({"cleanup": cleanup} if cleanup else {})
             try:
                 return await mq.topics.create(name, partitions=partitions, colocate_with=colocate_with, **settings)
             except CorgiError as error:
@@ -130,7 +137,9 @@ def describe(name: str, /, *, cluster: ClusterOption = None, output: OutputOptio
     Example: corgi topic describe flights
 
     JSON: as `corgi topic create`, and in each partition "start" and "end", the
-    offsets it holds.
+    offsets it holds; of a compacted topic also "compacted_to", the offset below
+    which of each key only the newest record is left, and "dirty_ratio", the
+    share of bytes behind it.
 
     Parameters
     ----------
@@ -147,10 +156,11 @@ def describe(name: str, /, *, cluster: ClusterOption = None, output: OutputOptio
         print_json(document(topic, offsets=True))
         return Exit.OK
     rows = [
-        (p.partition, p.group, p.leader or "?", ",".join(map(str, p.replicas)), p.start, p.end, p.end - p.start)
+        (p.partition, p.group, p.leader or "?", ",".join(map(str, p.replicas)), p.start, p.end, *_held(p))
         for p in topic.partitions
     ]
-    print_table((">partition", ">group", ">leader", "replicas", ">start", ">end", ">records"), rows)
+    held = (">compacted to", ">dirty") if _compacted(topic) else (">records",)
+    print_table((">partition", ">group", ">leader", "replicas", ">start", ">end", *held), rows)
     if topic.config:
         print(_shown(topic.config))
     return Exit.OK
@@ -249,8 +259,23 @@ def document(topic: TopicDescription, *, offsets: bool = False) -> dict[str, Any
             "leader": p.leader,
             "replicas": list(p.replicas),
         }
-        partitions.append(row | ({"start": p.start, "end": p.end} if offsets else {}))
+        if offsets:
+            row |= {"start": p.start, "end": p.end}
+            if p.compacted_to >= 0:
+                row |= {"compacted_to": p.compacted_to, "dirty_ratio": p.dirty_ratio}
+        partitions.append(row)
     return {"name": topic.name, "id": topic.id, "partitions": partitions, "config": topic.config}
+
+
+def _held(partition: PartitionDescription) -> tuple[object, ...]:
+    """What a partition holds: so many records, or, where offsets have holes, how far compaction has come."""
+    if partition.compacted_to < 0:
+        return (partition.end - partition.start,)
+    return partition.compacted_to, f"{partition.dirty_ratio:.0%}"
+
+
+def _compacted(topic: TopicDescription) -> bool:
+    return any(partition.compacted_to >= 0 for partition in topic.partitions)
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:

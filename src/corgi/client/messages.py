@@ -58,7 +58,11 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class PartitionDescription(msgspec.Struct, frozen=True):
-    """``leader`` 0: unknown at the moment. ``start`` and ``end``: offsets, -1 where they were not asked for."""
+    """``leader`` 0: unknown at the moment. ``start`` and ``end``: offsets, -1 where they were not asked for.
+
+    ``compacted_to``: the offset below which of each key only the newest record is left, as far as the asked node has
+    seen; ``dirty_ratio`` (0 to 1) is the share of bytes behind it. Both -1 where the topic is not compacted.
+    """
 
     partition: int
     group: int
@@ -66,6 +70,8 @@ class PartitionDescription(msgspec.Struct, frozen=True):
     replicas: tuple[int, ...]
     start: int = -1
     end: int = -1
+    compacted_to: int = -1
+    dirty_ratio: float = -1.0
 
 
 class TopicDescription(msgspec.Struct, frozen=True):

@@ -28,9 +28,10 @@ from corgi.wire.messages import (
     WireMessage,
 )
 
-Config = str | int | bool | None
-END, START = -1, -2
+Config = str | int | float | bool | None
+END, START, COMPACTED = -1, -2, -3
 OFFSETS_AT_ONCE = 500  # partitions in one ListOffsets
+Told = tuple[int, int]  # offset, and a time or a share in thousandths
 Numbers = list[int]  # the class below has a method named list
 
 
@@ -78,8 +79,9 @@ class Topics:
         """Make a topic; it can be written to when this returns.
 
         ``colocate_with``: a topic of as many partitions, whose partitions share Paxos groups with these. ``config``:
-        max_batch_bytes, retention_ms, retention_bytes (of the latter two -1, the default, is no limit). Raises
-        "topic-exists", "invalid-topic-name", "invalid-argument".
+        max_batch_bytes; retention_ms and retention_bytes (-1, the default, is no limit); cleanup ("delete", "compact",
+        "compact,delete"), and for compaction by key delete_retention_ms, min_compaction_lag_ms and
+        min_cleanable_dirty_ratio (0 to 1). Raises "topic-exists", "invalid-topic-name", "invalid-argument".
         """
         topic_name(name)
         timeout_s = seconds(timeout, "timeout")
@@ -117,7 +119,9 @@ class Topics:
         numbers = range(len(info.groups))
         starts = await self._offsets(info, numbers, START)
         ends = await self._offsets(info, numbers, END)
-        return _description(info, reply.groups, starts, ends)
+        compact = "compact" in info.config.get("cleanup", "")
+        compacted = await self._ask_all(info, numbers, COMPACTED) if compact else ()
+        return _description(info, reply.groups, starts, ends, compacted)
 
     async def offsets(self, name: str, at: Time | str = "latest") -> dict[int, int]:
         """The offset of each partition at "earliest", "latest" or a time. Raises "unknown-topic"."""
@@ -196,11 +200,14 @@ class Topics:
         return _description(reply.topic, groups)
 
     async def _offsets(self, info: TopicInfo, partitions: Sequence[int], question: int) -> Numbers:
+        return [offset for offset, _ in await self._ask_all(info, partitions, question)]
+
+    async def _ask_all(self, info: TopicInfo, partitions: Sequence[int], question: int) -> Sequence[Told]:
         """By group, so that each question goes to the node that leads."""
         by_group: dict[int, Numbers] = {}
         for partition in partitions:
             by_group.setdefault(info.groups[partition], []).append(partition)
-        found: dict[int, int] = {}
+        found: dict[int, Told] = {}
         asked = [
             self._ask_offsets(info, group, numbers[at : at + OFFSETS_AT_ONCE], question)
             for group, numbers in by_group.items()
@@ -210,12 +217,12 @@ class Topics:
             found.update(part)
         return [found[partition] for partition in partitions]
 
-    async def _ask_offsets(self, info: TopicInfo, group: int, numbers: Numbers, question: int) -> dict[int, int]:
+    async def _ask_offsets(self, info: TopicInfo, group: int, numbers: Numbers, question: int) -> dict[int, Told]:
         message = ListOffsets(tuple([(info.topic, number, question) for number in numbers]))
         answer, _ = await ask(self._shell, message, group=group, judge=_offsets_error)
         if not isinstance(answer, ListOffsetsReply) or len(answer.partitions) != len(numbers):
             raise CorgiError("malformed-frame", "the answer to ListOffsets was another")
-        return {number: entry[1] for number, entry in zip(numbers, answer.partitions, strict=True)}
+        return {number: entry[1:] for number, entry in zip(numbers, answer.partitions, strict=True)}
 
 
 async def status_of_nodes(shell: Shell, wait_s: float = 2.0) -> list[StatusReply]:
@@ -272,15 +279,19 @@ def _check_partitions(partitions: int, least: int) -> None:
 def _config_text(config: dict[str, Config]) -> dict[str, str | None]:
     """Settings travel as text. Raises "invalid-argument" for a value of another type."""
     for key, value in config.items():
-        if value is not None and not isinstance(value, str | int):
-            raise CorgiError("invalid-argument", f"{key} is text, a whole number or None, not {value!r}")
+        if value is not None and not isinstance(value, str | int | float):
+            raise CorgiError("invalid-argument", f"{key} is text, a number or None, not {value!r}")
     return {
         key: value if value is None or isinstance(value, str) else str(value).lower() for key, value in config.items()
     }
 
 
 def _description(
-    info: TopicInfo, groups: Sequence[GroupInfo], starts: Sequence[int] = (), ends: Sequence[int] = ()
+    info: TopicInfo,
+    groups: Sequence[GroupInfo],
+    starts: Sequence[int] = (),
+    ends: Sequence[int] = (),
+    compacted: Sequence[Told] = (),
 ) -> TopicDescription:
     partitions = tuple(
         [
@@ -291,6 +302,8 @@ def _description(
                 groups[group].replicas if group < len(groups) else (),
                 starts[number] if starts else -1,
                 ends[number] if ends else -1,
+                compacted[number][0] if compacted else -1,
+                compacted[number][1] / 1000 if compacted and compacted[number][1] >= 0 else -1.0,
             )
             for number, group in enumerate(info.groups)
         ]

@@ -37,7 +37,7 @@ class Pushes:
         self,
         schedule: Schedule,
         values: Values,
-        make_deliver: Callable[[int, Offset, tuple[int, ...]], Message],
+        make_deliver: Callable[[int, Offset, tuple[int, ...], Offset], Message],
         make_ended: Callable[[int, int, str], Message],
     ) -> None:
         self._schedule = schedule

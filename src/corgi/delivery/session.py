@@ -64,7 +64,7 @@ class Surroundings(NamedTuple):
 
     values: Values
     counters: DeliveryCounters
-    make_deliver: Callable[[int, Offset, tuple[int, ...]], Message]
+    make_deliver: Callable[[int, Offset, tuple[int, ...], Offset], Message]  # with where these batches continue
     wake: Callable[[DeliverySession], None]
     end: Callable[[DeliverySession, int, str], None]
 
@@ -74,6 +74,7 @@ class DeliverySession:
 
     __slots__ = (
         "_around",
+        "_asked",
         "_index",
         "batches",
         "bytes",
@@ -114,6 +115,7 @@ class DeliverySession:
         self.bytes = 0
         self.switches = 0
         self._around = around
+        self._asked = False  # for a value from the disk, and it was not taken yet
         self._index = -1  # where the batch at ``offset`` probably is
 
     @property
@@ -178,12 +180,16 @@ class DeliverySession:
         )
         self._index = got.next_index
         if got.lengths:
+            start = self.offset
             self._push(got.lengths, got.size, got.next_offset, turn)
-            self.client.push(self._around.make_deliver(self.subscription, log.end, tuple(got.lengths)), got.buffers)
+            message = self._around.make_deliver(self.subscription, log.end, tuple(got.lengths), start)
+            self.client.push(message, got.buffers)
         if got.error is not None:
             self._around.end(self, got.error.kind.number, got.error.message)
             return False
-        self.waiting = got.pending
+        if self._asked and not got.pending:
+            self._around.values.forget(self)  # compaction may have put elsewhere what was asked for
+        self.waiting = self._asked = got.pending
         held_up = got.pending or self.credit <= 0
         self._note_position(held_up)
         return not held_up and self.offset < log.end

@@ -68,6 +68,9 @@ def assemble(config: ServerConfig, folder: Folder, *, software: str, disk: DiskO
         scrub_bytes_s=config.scrub_bytes_per_s,
         snapshot_segments=config.snapshot_segments,
         rewrite_bytes_per_s=config.rewrite_bytes_per_s,
+        compaction_bytes_per_s=config.compaction_bytes_per_s,
+        compaction_bytes_min=config.compaction_min_bytes,
+        compaction_keys_bytes_max=config.compaction_keys_bytes,
         software=software,
     )
     listen = config.listen_address

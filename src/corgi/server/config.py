@@ -17,7 +17,16 @@ import msgspec
 from msgspec import Meta
 
 from corgi.base.errors import CorgiError
-from corgi.base.limits import GROUPS_MAX, KIB, MIB, NODES_MAX, SCRUB_BYTES_S, SUSPICION_S, TAIL_BYTES_MAX
+from corgi.base.limits import (
+    GROUPS_MAX,
+    KEYS_BYTES_MAX,
+    KIB,
+    MIB,
+    NODES_MAX,
+    SCRUB_BYTES_S,
+    SUSPICION_S,
+    TAIL_BYTES_MAX,
+)
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 
 NODE_ID_MAX = 65_535
@@ -76,6 +85,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     snapshot_segments: Annotated[int, Meta(ge=1, le=1024)] = 2
     # Old values moved per second so that sparse segments of the log can be deleted, in bytes.
     rewrite_bytes_per_s: Annotated[int, Meta(ge=64 * KIB, le=1024 * MIB)] = 8 * MIB
+    # Read per second for compaction by key, in bytes.
+    compaction_bytes_per_s: Annotated[int, Meta(ge=64 * KIB, le=1024 * MIB)] = 8 * MIB
+    # New bytes of a partition before compaction begins, at least.
+    compaction_min_bytes: Annotated[int, Meta(ge=1, le=1024 * MIB)] = MIB
+    # Memory for the keys of one pass of compaction, in bytes.
+    compaction_keys_bytes: Annotated[int, Meta(ge=64 * KIB, le=4096 * MIB)] = KEYS_BYTES_MAX
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # "text" for people, "json" for programs: one object a line, on stderr.
     log_format: Literal["text", "json"] = "text"

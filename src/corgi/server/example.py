@@ -28,6 +28,9 @@ tail_bytes = {tail_bytes}                  # recent messages kept in memory
 snapshot_segments = {snapshot_segments}                  # of 64 MiB, between two snapshots of a group
 rewrite_bytes_per_s = {rewrite_bytes_per_s}          # old values moved so that sparse segments can go
 scrub_bytes_per_s = {scrub_bytes_per_s}            # cold data read to find damage early; 0: none
+compaction_bytes_per_s = {compaction_bytes_per_s}       # read for compaction by key
+compaction_min_bytes = {compaction_min_bytes}         # new bytes of a partition before it begins
+compaction_keys_bytes = {compaction_keys_bytes}       # memory for the keys of one pass
 log_level = "{log_level}"                     # debug, info, warning, error
 log_format = "{log_format}"                    # text for people, json for programs
 metrics_listen = ""                    # host:port for Prometheus (GET /metrics); empty: none
@@ -77,6 +80,7 @@ def new_cluster_id() -> str:
 
 def _defaults() -> tuple[str, ...]:
     storage = ("tail_bytes", "snapshot_segments", "rewrite_bytes_per_s", "scrub_bytes_per_s")
-    names = ("suspicion_ms", "stop_timeout_ms", *storage, "log_level", "log_format")
+    compaction = ("compaction_bytes_per_s", "compaction_min_bytes", "compaction_keys_bytes")
+    names = ("suspicion_ms", "stop_timeout_ms", *storage, *compaction, "log_level", "log_format")
     assert set(names) <= set(ServerConfig.__struct_fields__)
     return names

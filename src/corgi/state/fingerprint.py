@@ -44,4 +44,4 @@ def _partition(log: PartitionLog) -> tuple[object, ...]:
     ]
     entries = [log.entry(i) for i in range(log.count)]
     facts = (log.topic, log.partition, log.start, log.end, log.epoch, log.version, log.batch_bytes_max)
-    return (*facts, log.config, producers, entries)
+    return (*facts, log.config, producers, entries, log.cleaned)

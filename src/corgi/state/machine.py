@@ -29,6 +29,7 @@ from corgi.base.errors import check
 from corgi.base.ids import GroupId, Origin, Slot, TopicId
 from corgi.state import rules
 from corgi.state.commands import FLAG_ATOMIC
+from corgi.state.compaction import apply_compacted
 from corgi.state.group_state import GroupState
 from corgi.state.index import Dropped, PartitionLog
 from corgi.state.outcomes import AppendResult, Outcome, admit
@@ -143,6 +144,9 @@ class Machine(GroupState):
             outcome = self._refused(origin, counter, rules.UNSUPPORTED, f"command format {version}, flags {flags:#x}")
         elif kind == _DATA:
             outcome = self._data(value, at, end, flags, origin, counter)
+        elif kind == CommandKind.COMPACTED:
+            error, detail = apply_compacted(self, value, at, end)
+            outcome = Outcome(origin, counter, error, (), self.log_time_ms, detail)
         else:
             error, detail = rules.apply_rule(self, kind, value[at:end])
             outcome = Outcome(origin, counter, error, (), self.log_time_ms, detail)

@@ -14,7 +14,10 @@ from corgi.base.limits import BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, PARTITIONS_M
 UNLIMITED = -1
 _INT64_MAX = 2**63 - 1
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
-_CLEANUPS = ("delete", "compact")
+_CLEANUPS = ("delete", "compact", "compact,delete")
+DELETE_RETENTION_MS_DEFAULT = 24 * 3600 * 1000
+DIRTY_RATIO_DEFAULT = 0.5
+_RATIO_DIGITS_MAX = 6
 
 
 def check_topic_name(name: str) -> None:
@@ -59,10 +62,53 @@ def batch_bytes_max(config: Mapping[str, str]) -> int:
 
 
 def retention(config: Mapping[str, str]) -> tuple[int, int]:
-    """How long (ms) and how much (bytes) a partition keeps; UNLIMITED when nothing valid is set."""
+    """How long (ms) and how much (bytes) a partition keeps; UNLIMITED when nothing valid is set, or when it is only
+    compacted."""
+    if config.get("cleanup") == "compact":
+        return UNLIMITED, UNLIMITED
     limits = [_integer(config[key]) if key in config else None for key in ("retention_ms", "retention_bytes")]
     age, size = (UNLIMITED if limit is None or limit < 1 else limit for limit in limits)
     return age, size
+
+
+def compacted(config: Mapping[str, str]) -> bool:
+    """Whether of the records with one key only the newest is sure to stay."""
+    return "compact" in config.get("cleanup", "")
+
+
+def delete_retention_ms(config: Mapping[str, str]) -> int:
+    """How long a tombstone stays after what it deletes is gone."""
+    value = _integer(config.get("delete_retention_ms", ""))
+    return DELETE_RETENTION_MS_DEFAULT if value is None or value < 0 else value
+
+
+def min_compaction_lag_ms(config: Mapping[str, str]) -> int:
+    """How old a record is at least before compaction looks at it."""
+    value = _integer(config.get("min_compaction_lag_ms", ""))
+    return 0 if value is None or value < 0 else value
+
+
+def min_cleanable_dirty_ratio(config: Mapping[str, str]) -> float:
+    """The share of a partition's bytes that compaction has not seen, from which on it begins."""
+    value = _ratio(config.get("min_cleanable_dirty_ratio", ""))
+    return DIRTY_RATIO_DEFAULT if value is None else value
+
+
+def _ratio(text: str) -> float | None:
+    whole, _, digits = text.partition(".")
+    if whole not in ("0", "1") or len(digits) > _RATIO_DIGITS_MAX or (digits and not _are_digits(digits)):
+        return None
+    value = float(text)
+    return value if value <= 1 else None
+
+
+def _are_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _check_ratio(key: str, text: str) -> None:
+    if _ratio(text) is None:
+        raise CorgiError("invalid-argument", f"{key} is a number from 0 to 1 like 0.25, not {text!r}")
 
 
 def _integer(text: str) -> int | None:
@@ -86,7 +132,7 @@ def _within(low: int, high: int, *, unlimited: bool) -> Callable[[str, str], Non
 def _one_of(*words: str) -> Callable[[str, str], None]:
     def check_setting(key: str, text: str) -> None:
         if text not in words:
-            raise CorgiError("invalid-argument", f"{key} is {' or '.join(words)}, not {text!r}")
+            raise CorgiError("invalid-argument", f"{key} is {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
 
     return check_setting
 
@@ -96,4 +142,7 @@ _KEYS: dict[str, Callable[[str, str], None]] = {
     "retention_ms": _within(1, _INT64_MAX, unlimited=True),
     "retention_bytes": _within(1, _INT64_MAX, unlimited=True),
     "cleanup": _one_of(*_CLEANUPS),
+    "delete_retention_ms": _within(0, _INT64_MAX, unlimited=False),
+    "min_compaction_lag_ms": _within(0, _INT64_MAX, unlimited=False),
+    "min_cleanable_dirty_ratio": _check_ratio,
 }

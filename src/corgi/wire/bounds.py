@@ -109,7 +109,7 @@ def _list_offsets(message: m.ListOffsets) -> None:
     _range("timeout_ms", message.timeout_ms, 0, TIMEOUT_MS_MAX)
     for topic, partition, timestamp in message.partitions:
         _place(topic, partition)
-        _range("time", timestamp, -2, I64)
+        _range("time", timestamp, -3, I64)
 
 
 def _config(config: dict[str, str] | dict[str, str | None]) -> None:

@@ -195,7 +195,8 @@ class TopicReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class ListOffsets(WireMessage, frozen=True, array_like=True, gc=False):
-    """Per partition a time in ms, -1 for the end (confirmed through the log), -2 for the start."""
+    """Per partition a time in ms, -1 for the end (confirmed through the log), -2 for the start, -3 for how far
+    compaction has come."""
 
     TYPE: ClassVar[int] = 11
     partitions: tuple[tuple[TopicId, int, int], ...]
@@ -262,12 +263,16 @@ class Pong(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class Deliver(WireMessage, frozen=True, array_like=True, gc=False):
-    """Pushed batches of one subscription. ``end`` is the partition's applied end; lengths cut the payload."""
+    """Pushed batches of one subscription. ``end`` is the partition's applied end; lengths cut the payload.
+
+    ``start``: these are all the batches that are stored from this offset on; -1: not told.
+    """
 
     TYPE: ClassVar[int] = 240
     subscription: int
     end: Offset
     lengths: tuple[int, ...]
+    start: Offset = Offset(-1)
 
 
 class SubscriptionEnded(WireMessage, frozen=True, array_like=True, gc=False):

@@ -136,7 +136,7 @@ class Consumer:
         if isinstance(message, Deliver):
             stream = self._attachments.get(message.subscription)
             if stream is not None:
-                stream.subscription.deliver(stream, payload, message.lengths, message.end)
+                stream.subscription.deliver(stream, payload, message.lengths, message.end, message.start)
         elif isinstance(message, SubscriptionEnded):
             stream = self._attachments.get(message.subscription)
             if stream is not None:

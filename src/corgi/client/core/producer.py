@@ -160,6 +160,8 @@ class Producer:
             size += _headers_bytes(headers)
         if size > lane.limit:
             self._check_size(lane, key, value, headers, timestamp)
+        if key is None and lane.route.compacted:
+            raise lane.route.keyless()
         if partition is not None:
             queue = self._queue_at(lane, partition)
         elif key is not None:
@@ -197,6 +199,10 @@ class Producer:
         lane = self._open_lane(topic, acks)
         if lane is None:
             raise CorgiError("unknown-topic", f"the topic {topic!r} is not known yet")
+        if lane.route.compacted:
+            outcome = Outcome(topic, lane.sticky)
+            outcome.fail(lane.route.keyless())
+            return [(outcome, 0, len(values) - start)], len(values)
         queue = lane.queues[lane.sticky]
         if queue.filling is None and (lane.stuck >= STICKY_BYTES or queue.stale or queue.sealed):
             queue = self._next_sticky(lane)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from corgi.base.errors import UNKNOWN_PARTITION, UNKNOWN_TOPIC
+from corgi.base.errors import UNKNOWN_PARTITION, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import NodeId, TopicId
 from corgi.base.limits import BATCH_BYTES_DEFAULT
 from corgi.client.core.links import Address, Link
@@ -18,12 +18,13 @@ from corgi.wire.messages import GroupInfo, MetadataReply, TopicInfo
 
 NO_NODE = NodeId(0)
 _MAX_BATCH_BYTES = "max_batch_bytes"
+_CLEANUP = "cleanup"
 
 
 class TopicRoute:
     """A topic as the producer needs it; replaced when the topic's metadata changes."""
 
-    __slots__ = ("batch_bytes_max", "groups", "info", "keyed", "name", "partitions", "topic")
+    __slots__ = ("batch_bytes_max", "compacted", "groups", "info", "keyed", "name", "partitions", "topic")
 
     def __init__(self, info: TopicInfo) -> None:
         self.info = info
@@ -32,8 +33,13 @@ class TopicRoute:
         self.groups = info.groups
         self.partitions = len(info.groups)
         self.keyed = KeyedPartitions(self.partitions)
+        self.compacted = "compact" in info.config.get(_CLEANUP, "")
         text = info.config.get(_MAX_BATCH_BYTES, "")
         self.batch_bytes_max = int(text) if text.isdecimal() else BATCH_BYTES_DEFAULT
+
+    def keyless(self) -> CorgiError:
+        """Why a record without a key is not for this topic; a node would refuse its whole batch."""
+        return CorgiError("invalid-record", f"the topic {self.name!r} is compacted by key, and a record has none")
 
     def newer_than(self, info: TopicInfo) -> bool:
         """Is that what a node that lags says? Ids are given out in order, and partitions never become fewer."""

@@ -185,15 +185,23 @@ class Subscription:
 
     # The cluster's side
 
-    def deliver(self, stream: Stream, payload: memoryview, lengths: tuple[int, ...], end: Offset) -> None:
-        """Batches were pushed. Raises "malformed-frame" if the lengths do not cut the payload."""
+    def deliver(
+        self,
+        stream: Stream,
+        payload: memoryview,
+        lengths: tuple[int, ...],
+        end: Offset,
+        start: Offset = Offset(-1),  # noqa: B008 (a number)
+    ) -> None:
+        """Batches were pushed, all that are stored from ``start`` on (-1: not told). Raises "malformed-frame" if the
+        lengths do not cut the payload."""
         if sum(lengths) != len(payload) or min(lengths, default=0) < 0:
             raise CorgiError("malformed-frame", "the lengths of pushed batches contradict the payload")
         stream.end = end
         stream.backoff.reset()
         at = 0
         for length in lengths:
-            if not self._accept(stream, payload[at : at + length], end):
+            if not self._accept(stream, payload[at : at + length], end, start):
                 break
             at += length
         if self._ready or self.error is not None:
@@ -209,7 +217,7 @@ class Subscription:
         self.attached = True
         self._notify()
 
-    def _accept(self, stream: Stream, batch: memoryview, end: Offset) -> bool:
+    def _accept(self, stream: Stream, batch: memoryview, end: Offset, start: Offset) -> bool:
         """Queue one batch; False if the stream has to attach anew."""
         header = _checked(batch)
         if header is None:
@@ -219,7 +227,8 @@ class Subscription:
             self.dropped += header.record_count
             self._consumed(stream, len(batch))
             return True
-        if first > stream.position and stream.gap_at != stream.position:
+        vouched = 0 <= start <= stream.position  # compaction has left nothing between, and no push was lost
+        if first > stream.position and not vouched and stream.gap_at != stream.position:
             # Retention may have removed what lies between; a fault would show at the same place only here.
             self.gaps += 1
             stream.gap_at = stream.position
