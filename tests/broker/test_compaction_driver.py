@@ -9,13 +9,14 @@ import pytest
 
 from corgi.base import errors
 from corgi.base.batch import parse_header
-from corgi.base.command import CommandKind, encode_append
-from corgi.base.ids import GroupId, LeaderEpoch, NodeId, Offset, Slot, TopicId
+from corgi.base.command import CommandKind, encode_append, encode_command, encode_value
+from corgi.base.ids import GroupId, LeaderEpoch, NodeId, Offset, Origin, Slot, TopicId
 from corgi.base.records import decode_batch, encode_batch
 from corgi.broker.compaction import due
 from corgi.broker.node import Node
+from corgi.broker.room import holds_messages, is_message
 from corgi.state.commands import encode_log_start
-from corgi.state.compaction import NewestOffsets
+from corgi.state.compaction import Compacted, NewestOffsets, encode_compacted
 from corgi.state.fingerprint import fingerprint
 from corgi.state.index import Cleaned, PartitionLog
 from corgi.state.outcomes import Outcome
@@ -244,3 +245,12 @@ def test_keys_are_let_go_in_pieces() -> None:
     while newest.free():
         pieces += 1
     assert pieces > 100
+
+
+def test_a_full_disk_takes_it_for_messages() -> None:
+    """What it leaves is written before anything can be freed."""
+    body = encode_compacted(Compacted(TOPIC, 0, 0, Offset(0), Offset(0), tombstones_left=False, changes=[]))
+    command = encode_command(CommandKind.COMPACTED, Origin(1), 1, 0, body)
+    other = encode_command(CommandKind.LOG_START, Origin(1), 1, 0, encode_log_start([(TOPIC, 0, Offset(1))]))
+    assert [is_message(command), is_message(other)] == [True, False]
+    assert [holds_messages(encode_value(0, [command])), holds_messages(encode_value(0, [other]))] == [True, False]

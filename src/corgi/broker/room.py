@@ -70,17 +70,21 @@ class Room:
 
 
 def holds_messages(value: Buffer) -> bool:
-    """Whether a value appends to a user's topic. Raises CorgiError if it makes no sense."""
+    """Whether a value appends to a user's topic, or holds what compaction leaves of one: that takes room first. Raises
+    CorgiError if it makes no sense."""
     return any(
-        append.topic >= FIRST_USER_TOPIC
+        command.kind == CommandKind.COMPACTED
+        or (
+            command.kind == CommandKind.DATA
+            and any(append.topic >= FIRST_USER_TOPIC for append in decode_data(command).appends)
+        )
         for command in iter_commands(value)
-        if command.kind == CommandKind.DATA
-        for append in decode_data(command).appends
     )
 
 
 def is_message(command: Buffer) -> bool:
-    """Whether an encoded command appends to a user's topic."""
-    if peek_command(command)[0] != CommandKind.DATA:
-        return False
+    """Whether an encoded command appends to a user's topic, or holds what compaction leaves of one."""
+    kind = peek_command(command)[0]
+    if kind != CommandKind.DATA:
+        return kind == CommandKind.COMPACTED
     return any(topic >= FIRST_USER_TOPIC for topic, _, _ in iter_data(command))
