@@ -28,6 +28,7 @@ RARE = frozenset(
 )
 COMMON_CHANCE, RARE_CHANCE = 0.35, 0.2
 LATE_S = 15.0
+ALONE_S = 2.0  # how long at most a fault lasts that befalls the only node
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
 ALL_FULL_SHARE = 0.3  # of full disks befall every node
 
@@ -98,7 +99,9 @@ class Faults:
     # ---- what goes
 
     def _lasting(self) -> float:
-        return 0.02 + self.chance.expovariate(1.0) * self.length
+        """Seconds. While the only node is away nothing happens that could go wrong."""
+        seconds = 0.02 + self.chance.expovariate(1.0) * self.length
+        return seconds if len(self.cluster.members) > 1 else min(seconds, ALONE_S)
 
     def _later(self, delay: float, call: Callable[..., object], *arguments: object) -> None:
         def unless_healed() -> None:
