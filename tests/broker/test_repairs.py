@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from corgi.base.ids import GroupId, NodeId, Slot
+from corgi.base.command import encode_value
+from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.ports import SnapshotName
+from corgi.broker.values import Faulty
 from corgi.paxos.messages import ReadSlot, SlotRead, SnapshotOffer
 from memory_cluster import Cluster
 
@@ -70,3 +72,21 @@ def test_a_snapshot_is_offered_only_to_who_has_nothing_that_is_missing_here() ->
     node.repairs.on_slot_read(THREE, SlotRead(G, damaged, found=False), memoryview(b""))
     assert offered(THREE)
     assert node.repairs.lost == [(G, damaged)]
+
+
+def test_votes_in_one_ballot_prove_nothing() -> None:
+    """Where the value should be lies a vote: another node's in the same ballot is for the same, and may have lost."""
+    cluster = Cluster(groups=1)
+    cluster.run(0.3)
+    cluster.filter = lambda _, to, message: to != TWO
+    node = cluster.nodes[TWO]
+    value, other = encode_value(1, []), encode_value(2, [])
+    node.values.tail.discard(G, S)
+    node.values.tables[G].hold(S, 1)
+    node.values.faulty[G][S] = Faulty(Position(0), len(value), Ballot(7), proven=False)
+    node.repairs.want(G, S)
+    node.repairs.on_slot_read(ONE, SlotRead(G, S, True, Ballot(7)), memoryview(value))
+    assert node.repairs.wanted == 1
+    node.repairs.on_slot_read(THREE, SlotRead(G, S, True, Ballot(0)), memoryview(other))
+    assert node.repairs.wanted == 0
+    assert node.values.in_memory(G, S) == other

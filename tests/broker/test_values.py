@@ -1,5 +1,6 @@
 """Chosen values are read from the place where the chosen bytes lie, in whatever order the disk and the quorum speak."""
 
+from array import array
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -8,7 +9,8 @@ from corgi.base.command import encode_value
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, LeaderEpoch, Position, Slot, TopicId
 from corgi.base.ports import LogRecord, RecordKind
-from corgi.broker.values import Values
+from corgi.broker.values import Faulty, Values
+from corgi.log.slots import Run
 from corgi.state.index import Dropped, PartitionLog
 
 G = GroupId(0)
@@ -214,3 +216,50 @@ def test_a_value_that_is_not_here_is_fetched_by_whoever_meets_that() -> None:
     assert isinstance(story.values.read_here(G, S, lambda _: None), CorgiError)
     assert S in story.values.faulty[G]
     assert story.wanted == [S]
+
+
+def overtaken(vote: bytes) -> Story:
+    """This node had voted in S when the state of a snapshot took the place of its own; an index names S."""
+    story = Story()
+    story.placed(vote)
+    values = story.values
+    position, length = values.tables[G].position(S), len(vote)
+    values.covered[G] = S
+    values.tables[G].load(Run(S, array("q", (-1,)), array("I", (len(CHOSEN),))))
+    values.begin_from(G, S, [dropped(1)], {S: Faulty(position, length, Ballot(1), proven=False)})
+    values.recount(100)
+    return story
+
+
+def test_a_vote_that_a_snapshot_overtakes_is_kept_and_is_not_the_value() -> None:
+    story = overtaken(REJECTED)
+    assert len(REJECTED) == len(CHOSEN)
+    assert story.values.read(G, S, lambda _: None) is None
+    assert story.wanted == [S], "a peer has to tell"
+    assert not story.values.tellable(G, S)
+    assert story.values.tables[G].missing == 1
+    assert story.values.damaged_segments() == {0}, "and its segment stays"
+    story.values.fetched(G, S, CHOSEN)
+    story.placed(CHOSEN, RecordKind.LEARNED)
+    assert story.read() == CHOSEN
+    assert not story.values.faulty[G]
+
+
+def test_a_vote_of_another_length_is_not_for_the_value() -> None:
+    assert not overtaken(REJECTED + b"x").values.faulty[G]
+
+
+def test_a_vote_is_given_up_with_the_value() -> None:
+    story = overtaken(CHOSEN)
+    story.values.give_up_vote(G, S)
+    assert not story.values.damaged_segments()
+    assert story.values.faulty[G][S].position < 0
+
+
+def test_a_vote_that_reaches_the_disk_after_a_snapshot_overtook_it_is_kept() -> None:
+    """Also when a restart finds it."""
+    story = overtaken(REJECTED + b"x")
+    story.placed(CHOSEN)
+    assert story.values.faulty[G] == {S: Faulty(Position(300), len(CHOSEN), Ballot(1), proven=False)}
+    story.values.tables[G].release(S, 1)
+    assert story.values.let_go(G, S)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from corgi.base.command import CommandKind, encode_data
 from corgi.base.ids import GroupId, NodeId, Offset, Position, Slot, TopicId
 from corgi.base.limits import KIB
@@ -302,3 +304,40 @@ def test_damage_of_what_nobody_wants_is_missed_by_nobody_and_stops_nobody() -> N
     scene.until(lambda: scene.equal() and not scene.missing(3))
     assert scene.stored(3) == scene.stored(1)
     assert scene.cluster.process_of(NodeId(3)).node.counters["snapshot_installs"] >= 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_vote_that_a_snapshot_overtakes_still_heals_a_peer(restarted: bool) -> None:
+    """Two nodes hold a value, one as a vote. That one gets the state by a snapshot, and before the values have followed
+    the other's copy is damaged."""
+    scene = Scene()
+    one = scene.cluster.process_of(NodeId(1)).node
+    scene.cluster.kill(NodeId(3))
+    scene.write(1, 200, trim=True)
+    scene.cluster.kill(NodeId(2))
+    offer, one.catch_up.absent = one.catch_up.absent, lambda *_: None
+    answer, one.repairs.on_read_slot = one.repairs.on_read_slot, lambda *_: None
+    scene.cluster.start(NodeId(3))
+    scene.write(1, 100, trim=False)
+    three = scene.cluster.process_of(NodeId(3)).node
+    votes = three.groups[BUSY].replica.acceptor.votes
+    voted = [slot for slot in votes if slot <= one.values.covered[BUSY] and one.groups[BUSY].slots.count(slot)]
+    assert len(voted) > 10
+    one.catch_up.absent = offer
+    scene.until(lambda: three.values.covered[BUSY] >= max(voted))
+    lie = {vote.position // three.values.space.segment_bytes for vote in three.values.faulty[BUSY].values()}
+    assert min(lie) >= three.snapshots.first_segment(BUSY), "a restart finds them again"
+    if restarted:
+        scene.cluster.kill(NodeId(3))
+        scene.run(0.2)
+    for slot in voted[::3]:
+        position = one.groups[BUSY].slots.position(slot)
+        segment, offset = divmod(position, one.values.space.segment_bytes)
+        scene.cluster.computers[NodeId(1)].disk.segments[segment][offset + 40] ^= 1
+        one.values.tail.discard(BUSY, slot)
+    one.repairs.on_read_slot = answer
+    if restarted:
+        scene.cluster.start(NodeId(3))
+    scene.until(lambda: scene.log(3).end == scene.log(1).end and not scene.missing(3) and not one.repairs.wanted)
+    assert scene.stored(1) == scene.stored(3)
+    assert scene.stored(3)[-1] == 300

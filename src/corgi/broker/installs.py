@@ -20,6 +20,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.limits import KIB
 from corgi.base.ports import Snapshots
+from corgi.broker.values import Faulty
 from corgi.log.slots import Run
 from corgi.log.snapshot import HEADER_BYTES, SLOTS, SectionReader, decode_header, decode_run
 from corgi.paxos.messages import AskSnapshot, SnapshotOffer, SnapshotPart
@@ -200,19 +201,33 @@ class Installs:
             machine = Machine(group.id, self._node.options.groups)
             fetch.restorer.adopt_into(machine)
             machine.take_appended()
-            runs = self._places(fetch, group.machine.applied)
+            runs = self._places(fetch)
             self._snapshots.keep(group, machine, runs, partial(self._install, fetch))
 
-    def _places(self, fetch: _Fetch, applied: Slot) -> Iterator[Run]:
-        """The peer's table with this node's places: of slots that it had applied; the others are not here."""
-        table, space = fetch.group.slots, self._node.values.space
+    def _places(self, fetch: _Fetch) -> Iterator[Run]:
+        """The peer's table with this node's places: of slots that it had applied; the others are not here.
+
+        What was learned and is not on disk yet has no place: another value, voted for before, lies where it seems to.
+        """
+        group, table, values = fetch.group, fetch.group.slots, self._node.values
         for run in fetch.runs:
             mine = Run(run.first, array("q", (-1,)) * len(run.positions), run.lengths[:])
-            for i in range(min(len(mine.positions), applied + 1 - run.first)):
-                place = table.position(Slot(run.first + i))
-                if space.holds(place):
+            for i in range(min(len(mine.positions), group.machine.applied + 1 - run.first)):
+                slot = Slot(run.first + i)
+                place = table.position(slot)
+                if values.space.holds(place) and not values.on_its_way(group.id, slot):
                     mine.positions[i] = place
             yield mine
+
+    def _votes(self, fetch: _Fetch) -> dict[Slot, Faulty]:
+        """Where votes lie that the snapshot overtakes."""
+        group = fetch.group
+        found: dict[Slot, Faulty] = {}
+        for slot, vote in group.replica.acceptor.votes.items():
+            position = group.slots.position(slot)
+            if slot <= fetch.slot and vote.durable and vote.value is not None and position >= 0:
+                found[slot] = Faulty(position, len(vote.value), vote.ballot, proven=False)
+        return found
 
     def _install(self, fetch: _Fetch) -> None:
         """The snapshot is durable: from now on this is the group's state."""
@@ -220,18 +235,21 @@ class Installs:
         self._fetch = None
         if slot <= group.machine.applied:
             return  # the log got there first, and the snapshot is as good as one of its own
-        replica = group.replica
-        for run in self._places(fetch, group.machine.applied):
+        replica, votes = group.replica, self._votes(fetch)
+        for run in self._places(fetch):
             group.slots.load(run)
         fetch.restorer.adopt_into(group.machine)
         index = [part for log in group.machine.partitions.values() for part in log.held()]
-        node.values.begin_from(group.id, slot, index)
+        node.values.begin_from(group.id, slot, index, votes)
         lost = Ballot(0) if replica.tenure is None else replica.tenure.ballot
         replica.learner.begin_from(slot)
         node.replay.overtaken(group)
         node.outgoing.state_replaced(group)
         node.state_replaced(group)
         replica.learned(lost)
+        for voted in votes:
+            if voted in node.values.faulty[group.id]:
+                node.repairs.want(group.id, voted)
         self._unasked.add(group.id)
         node.count("snapshot_installs")
         node.note("snapshot-installed", group.id, f"slot {slot}, {group.slots.missing} values to come")

@@ -126,6 +126,8 @@ class Repairs:
     def peer_connected(self) -> None:
         """Somebody new may have what is missing."""
         for key, want in list(self._resting.items()):
+            if want.lost:
+                want.denied.clear()
             self._again(key, want)
 
     def tick(self, now: float) -> None:
@@ -138,6 +140,7 @@ class Repairs:
             if want.waiters and now >= want.since + PATIENCE_S:
                 self._tell(key, want)
             if now >= want.at:
+                want.denied.clear()  # who had not got it may have it by now
                 self._look_again(key)
                 self._again(key, want)
         self._pump(now)
@@ -152,9 +155,16 @@ class Repairs:
             return
         self._serving += 1
 
-        def read(found: Buffer | CorgiError) -> None:
+        def answer(found: Buffer | CorgiError, ballot: Ballot) -> None:
             self._serving -= 1
-            self._serve(sender, group.id, slot, None if isinstance(found, CorgiError) else found)
+            self._serve(sender, group.id, slot, None if isinstance(found, CorgiError) else found, ballot)
+
+        def read(found: Buffer | CorgiError) -> None:
+            vote = group.values.faulty[group.id].get(slot)
+            if isinstance(found, CorgiError) and vote is not None and not vote.proven:
+                self._node.wal.read(vote.position, vote.length, lambda found: answer(found, vote.ballot))
+            else:
+                answer(found, CHOSEN)
 
         value = group.values.read_here(group.id, slot, read)
         if value is not None:
@@ -171,9 +181,9 @@ class Repairs:
             self._settle(key, want)
         elif not message.found or not self._sound(payload, faulty):
             self._deny(key, want, sender)
-        elif message.ballot in (0, faulty.ballot):
+        elif message.ballot == CHOSEN or (faulty.proven and message.ballot == faulty.ballot):
             self._restore(key, want, faulty, bytes(payload))
-        elif faulty.position >= 0:
+        elif faulty.proven and faulty.position >= 0:
             self._try_in_place(key, want, faulty, bytes(payload), sender)
         else:
             self._deny(key, want, sender)
@@ -183,7 +193,7 @@ class Repairs:
         """Nobody had the value for a while: a disk that failed to read may read now."""
         group, slot = self._node.groups[key[0]], key[1]
         faulty = group.values.faulty[key[0]].get(slot)
-        if faulty is None or faulty.position < 0:
+        if faulty is None or faulty.position < 0 or not faulty.proven:
             return
 
         def read(found: bytes | CorgiError) -> None:
@@ -231,16 +241,14 @@ class Repairs:
         return NodeId(0)
 
     def _rest(self, key: _Key, want: _Want, now: float) -> None:
+        want.at = now + (LOST_RETRY_S if want.denied else ASK_RETRY_S)
         if len(want.denied) == len(self._peers):
-            want.denied.clear()
-            want.at = now + LOST_RETRY_S
             if not want.lost:
                 want.lost = True
+                self._node.values.give_up_vote(*key)
                 self._node.count("lost_values")
                 self._note("value-lost", key)
             self._node.later(partial(self._tell, key, want))
-        else:
-            want.at = now + ASK_RETRY_S
         self._resting[key] = want
         self._node.wake_at(want.at)
 

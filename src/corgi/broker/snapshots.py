@@ -238,9 +238,8 @@ class Snapshotting:
         yet; it never is if that fails.
         """
         check(not self.busy, "one snapshot is written at a time")
-        first = self._first_needed(group, machine.applied)
-        if group.replica.prefix > machine.applied:
-            first = min(first, self.first_segment(group.id))  # what is chosen above it lies somewhere there
+        # What is chosen above it lies somewhere behind, and so do votes for values that it names and that are not here.
+        first = min(self._first_needed(group, machine.applied), self.first_segment(group.id))
         self._begin(group, machine, first, runs, done)
 
     def _distance(self) -> int:
@@ -287,7 +286,8 @@ class Snapshotting:
             first = min(first, lies_in)
             if lies_in < segment and vote.durable and vote.value is not None:
                 self._copy_forward(group, slot, vote.ballot, vote.value, segment)
-        return first
+        unproven = [f for f in self._node.values.faulty[group.id].values() if not f.proven]
+        return min([first, *(vote.position // size for vote in unproven)])
 
     def _copy_forward(self, group: Group, slot: Slot, ballot: Ballot, value: Buffer, segment: int) -> None:
         copied, when = self._copied.get((group.id, slot), (Ballot(0), 0))
@@ -322,7 +322,8 @@ class Snapshotting:
         faulty = self._node.values.faulty[group.id]
         for run in runs or group.slots.runs(capture.slot):
             for slot in [slot for slot in faulty if 0 <= slot - run.first < len(run.positions)]:
-                run.positions[slot - run.first] = faulty[slot].position  # where it is repaired, and else found damaged
+                if faulty[slot].proven:
+                    run.positions[slot - run.first] = faulty[slot].position  # where it is repaired, or found damaged
             yield encode_run(run)
             count += 1
         yield encode_end(count)

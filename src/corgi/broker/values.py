@@ -9,7 +9,7 @@ What lives is counted per slot: a value is wanted while some partition's index n
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from corgi.base.command import Buffer, check_value
@@ -27,11 +27,15 @@ NOWHERE = Position(-1)
 
 class Faulty(NamedTuple):
     """What is known of a chosen value that this node cannot read: where it lies (-1: unknown), its ``length`` in bytes,
-    and the ballot of the damaged record (0: unknown), whose value is the chosen one."""
+    and the ballot of the damaged record (0: unknown), whose value is the chosen one.
+
+    Not ``proven``: what lies there is whole, but only a vote of this node, perhaps not for the chosen value.
+    """
 
     position: Position
     length: int
     ballot: Ballot
+    proven: bool = True
 
 
 class Values:
@@ -95,6 +99,7 @@ class Values:
         elif record.kind is RecordKind.LEARNED and self.tables[group].position(slot) < 0:
             pass  # fetched for a snapshot's state, in an earlier life
         elif slot not in self.faulty[group] or (record.kind is RecordKind.ACCEPT and slot > record.commit):
+            self._voted(group, slot, Faulty(record.position, len(record.payload), record.ballot, proven=False))
             return False
         self.faulty[group].pop(slot, None)
         self.tables[group].put(slot, record.position, len(record.payload))
@@ -138,8 +143,11 @@ class Values:
         if dropped:
             self._uncounted.extend((group, part, -1) for part in dropped)
 
-    def begin_from(self, group: GroupId, slot: Slot, index: Iterable[Dropped]) -> None:
-        """The group's state is that of a snapshot after ``slot``; ``index`` is all that it names."""
+    def begin_from(
+        self, group: GroupId, slot: Slot, index: Iterable[Dropped], votes: Mapping[Slot, Faulty] | None = None
+    ) -> None:
+        """The group's state is that of a snapshot after ``slot``; ``index`` is all that it names; ``votes`` of this
+        node are overtaken by it, perhaps for other values."""
         self._chosen[group] = slot
         for held in (self._placed, self._unplaced):
             for key in [key for key in held if key[0] == group and key[1] <= slot]:
@@ -150,6 +158,8 @@ class Values:
         self._uncounted.extend((group, part, 1) for part in index)
         self._unheld = sum(1 for _, _, sign in self._uncounted if sign > 0)
         self.tables[group].release_all()
+        for voted, vote in (votes or {}).items():
+            self._voted(group, voted, vote)
 
     @property
     def counting(self) -> bool:
@@ -265,10 +275,26 @@ class Values:
             self.faulty[group].pop(slot, None)
         return slot not in self.faulty[group]
 
+    def give_up_vote(self, group: GroupId, slot: Slot) -> None:
+        """Nobody can use the vote that lies in place of the chosen value."""
+        faulty = self.faulty[group].get(slot)
+        if faulty is not None and not faulty.proven:
+            self._lose(group, slot, Faulty(NOWHERE, faulty.length, Ballot(0)))
+
     def absent(self, group: GroupId, slot: Slot) -> None:
         """A value that an index names is not on this node: have it fetched."""
         self._lose(group, slot, Faulty(NOWHERE, self.tables[group].length(slot), Ballot(0)))
         self._mend(group, slot, None)
+
+    def _voted(self, group: GroupId, slot: Slot, vote: Faulty) -> None:
+        """A vote for a value that a snapshot names and that is not on this node. It may be one of the last copies: kept
+        until a peer's value tells whether it is one."""
+        known, table = self.faulty[group].get(slot), self.tables[group]
+        if slot > self.covered[group] or table.position(slot) >= 0 or (group, slot) in self._unplaced:
+            return
+        if vote.length == table.length(slot) and (known is None or known.position < 0 or not known.proven):
+            self._lose(group, slot, vote)
+            self.let_go(group, slot)
 
     def _lose(self, group: GroupId, slot: Slot, faulty: Faulty) -> None:
         self.faulty[group][slot] = faulty
