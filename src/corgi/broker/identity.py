@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NO_GROUP = GroupId(0xFFFF)
 REJOIN_RETRY_S = 0.5
 RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
+ACCEPTED_MAX = 100  # accepted losses that are carried along in the log
 MARK_S = 1.0  # how often at most the length of a peer's log is written down
 
 
@@ -45,6 +46,7 @@ class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
     recovering: bool = False
     durable_to: int = -1
     repeated: bool = False  # at the start of a segment: told before
+    accepted: str = ""  # a loss that the operator accepted; then nothing else is told
 
 
 class Memory:
@@ -78,6 +80,7 @@ class Identity:
         self._ask_at = 0.0
         self._wanted: dict[tuple[GroupId, NodeId], tuple[int, Ballot]] = {}  # rejoins asked of this node
         self._doubted = "the disk was replaced" if options.recovering else ""
+        self.given_up: list[str] = []  # losses that the operator accepted, in this life and in earlier ones
         self._hole_behind = False  # of the log, behind the beginning of the last recovery
 
     @property
@@ -85,7 +88,9 @@ class Identity:
         return self.state == "voting"
 
     def start(self) -> None:
-        if self._doubted:
+        if self._doubted and self._needed == 0 and self._node.options.accept_lost_votes:
+            self._accept(self._doubted)
+        elif self._doubted:
             self._doubt(self._doubted)
         elif self._needed == 0:
             self._trust()
@@ -99,7 +104,9 @@ class Identity:
         except (msgspec.DecodeError, ValueError) as error:
             what = f"a record about nodes, at {record.position}, makes no sense: {error}"
             raise CorgiError("log-damaged", what) from None
-        if found.peer == 0:
+        if found.accepted:
+            self._remember_accepted(found.accepted)
+        elif found.peer == 0:
             if found.recovering:
                 self._doubted = self._doubted or "a recovery was interrupted"
                 self._hole_behind &= found.repeated
@@ -118,7 +125,7 @@ class Identity:
         self._node.count("log_holes")
         self._node.note("log-hole", GroupId(0), f"{where}: {hole.what}")
         for group in self._node.groups:
-            group.replica.learner.recover_hole()
+            group.replica.learner.recover_hole(alone=self._needed == 0)
         self._doubted = f"the log is damaged in {where}: {hole.what}"
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -235,6 +242,21 @@ class Identity:
                     self._node.persist(record)
         self._persist(NodeRecord(0, incarnation))
 
+    def _accept(self, loss: str) -> None:
+        """There is nobody to recover from, and the operator has this node vote all the same. That is written down, and
+        told from now on; as is, for later restarts, that behind it nothing is in doubt."""
+        self._doubted = ""
+        self._node.note("loss-accepted", GroupId(0), loss)
+        self._remember_accepted(loss)
+        self._persist(NodeRecord(0, self._node.options.incarnation, accepted=loss))
+        self._trust()
+        self.reaffirm()
+
+    def _remember_accepted(self, loss: str) -> None:
+        if loss not in self.given_up and len(self.given_up) < ACCEPTED_MAX:
+            self.given_up.append(loss)
+            self._node.count("losses_accepted")
+
     def tick(self, now: float) -> None:
         """Ask again for what is missing, and finish groups that have learned enough."""
         if self.state == "asking" and now >= self._patience_until and len(self._trusted_by) >= self._needed:
@@ -279,7 +301,7 @@ class Identity:
     def durable(self, record: LogRecord) -> None:
         """A NODE record is on disk; the last one of a recovery lets the folder forget its doubt."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
-        if found.peer != 0:
+        if found.peer != 0 or found.accepted:
             return
         if found.recovering:
             self._ask_at = 0.0
@@ -299,8 +321,10 @@ class Identity:
             for peer, memory in self._memories.items()
             if memory.incarnation
         ]
+        own = self._node.options.incarnation
+        known += [NodeRecord(0, own, repeated=True, accepted=what) for what in self.given_up]
         if self._doubted:
-            known.append(NodeRecord(0, self._node.options.incarnation, recovering=True, repeated=True))
+            known.append(NodeRecord(0, own, recovering=True, repeated=True))
         return [_record(told) for told in known]
 
     # -- helping another to recover -------------------------------------------------------------------------------

@@ -46,5 +46,6 @@ class NodeOptions:
     compaction_keys_bytes_max: int = KEYS_BYTES_MAX
     scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
     scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them
+    accept_lost_votes: bool = False  # the operator's word for a node that is alone in its cluster
     software: str = "corgi"
     process_id: int = 0  # told to who asks for the status; 0: not a process of its own

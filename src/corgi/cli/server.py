@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -22,6 +22,7 @@ def server(
     config: Path | None = None,
     bootstrap: Annotated[bool, Parameter(negative=())] = False,
     rejoin: Annotated[bool, Parameter(negative=())] = False,
+    accept_loss: Literal["votes"] | None = None,
     example_config: Annotated[bool, Parameter(negative=())] = False,
     check_config: Annotated[bool, Parameter(negative=())] = False,
     node: Annotated[int | None, Key] = None,
@@ -71,6 +72,9 @@ def server(
     rejoin
         Make a node in an empty folder that takes the place of one whose disk
         was lost.
+    accept_loss
+        Have a node that is alone in its cluster vote again although its log
+        has lost records: what they held is given up.
     example_config
         Print a configuration with every key explained, and exit.
     check_config
@@ -124,7 +128,7 @@ def server(
         "metrics_listen": metrics_listen,
         "listen_without_authentication": listen_without_authentication,
     }
-    return _run(config, flags, members, bootstrap, rejoin, check_config, stop_with_stdin, output)
+    return _run(config, flags, members, bootstrap, rejoin, check_config, stop_with_stdin, output, accept_loss)
 
 
 def _run(
@@ -136,6 +140,7 @@ def _run(
     check_only: bool,
     stop_with_stdin: bool,
     output: str,
+    accept_loss: str | None,
 ) -> int:
     from corgi.server.config import load, parse_members
 
@@ -166,4 +171,5 @@ def _run(
         software=f"corgi {corgi_version()}",
         on_ready=print_json if output == "json" else None,
         stop_with_stdin=stop_with_stdin,
+        accept_lost_votes=accept_loss == "votes",
     )

@@ -140,10 +140,11 @@ class Learner:
             elif record.slot == self.prefix + 1:
                 self.choose(record.slot, record.payload)
 
-    def recover_hole(self) -> None:
-        """Records are lost here in the log."""
+    def recover_hole(self, *, alone: bool = False) -> None:
+        """Records are lost here in the log. A member that is ``alone`` proposed nothing else where it had voted."""
         self.damaged = True
-        self.acceptor.recover_hole()
+        if not alone:
+            self.acceptor.recover_hole()
 
     def _recover_to(self, bound: Slot) -> None:
         while self.prefix < bound:

@@ -50,7 +50,14 @@ def open_folder(config: ServerConfig, mode: Mode, segment_bytes: int = SEGMENT_B
     return create(path, cluster, node, groups, segment_bytes=segment_bytes)
 
 
-def assemble(config: ServerConfig, folder: Folder, *, software: str, disk: DiskOptions | None = None) -> Driver:
+def assemble(
+    config: ServerConfig,
+    folder: Folder,
+    *,
+    software: str,
+    disk: DiskOptions | None = None,
+    accept_lost_votes: bool = False,
+) -> Driver:
     """The node of an open folder, ready to start."""
     everyone = config.everyone
     options = NodeOptions(
@@ -71,6 +78,7 @@ def assemble(config: ServerConfig, folder: Folder, *, software: str, disk: DiskO
         compaction_bytes_per_s=config.compaction_bytes_per_s,
         compaction_bytes_min=config.compaction_min_bytes,
         compaction_keys_bytes_max=config.compaction_keys_bytes,
+        accept_lost_votes=accept_lost_votes,
         software=software,
     )
     listen = config.listen_address

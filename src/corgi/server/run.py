@@ -40,12 +40,21 @@ def run_node(
     on_ready: Ready | None = None,
     stop_with_stdin: bool = False,
     disk: DiskOptions | None = None,
+    accept_lost_votes: bool = False,
 ) -> int:
     """Run a node until it is told to stop; returns 0 then. Raises the CorgiError that ended it otherwise.
 
     ``on_ready`` is told, once the node listens: {"node", "pid", "native", "cluster", "dir"}. ``stop_with_stdin``: stop
     when stdin ends, that is, when the parent process is gone. ``disk``: how the log is kept, for tests.
+    ``accept_lost_votes``: the operator has a node that is alone vote behind damage of its log. Raises CorgiError
+    "invalid-argument" if it is not alone.
     """
+    if accept_lost_votes and len(config.everyone) > 1:
+        raise CorgiError(
+            "invalid-argument",
+            "only a node that is alone in its cluster accepts lost votes: others know them",
+            hint="start the other nodes; if the disk of this one is lost, empty its folder and start with --rejoin",
+        )
     logs.configure(config.log_level, config.log_format)
     if stop_with_stdin:
         _watch_stdin(config.stop_timeout_ms / 1000 + KILL_AFTER_S)
@@ -54,20 +63,27 @@ def run_node(
         open_folder(config, mode, disk.segment_bytes) as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        return runner.run(_Life(config, folder, software, on_ready, disk).run())
+        return runner.run(_Life(config, folder, software, on_ready, disk, accept_lost_votes).run())
 
 
 class _Life:
     """From assembling to the last line of the log."""
 
     def __init__(
-        self, config: ServerConfig, folder: Folder, software: str, on_ready: Ready | None, disk: DiskOptions
+        self,
+        config: ServerConfig,
+        folder: Folder,
+        software: str,
+        on_ready: Ready | None,
+        disk: DiskOptions,
+        accept_lost_votes: bool,
     ) -> None:
         self._config = config
         self._folder = folder
         self._software = software
         self._on_ready = on_ready
         self._disk = disk
+        self._accept_lost_votes = accept_lost_votes
         self._stop = asyncio.Event()
         self._started = False
 
@@ -77,7 +93,9 @@ class _Life:
             "starting", node=config.node, cluster=folder.cluster.hex(), name=config.cluster_name, boot=folder.boot,
             members=len(config.everyone), groups=folder.groups, recovering=folder.recovering, software=self._software,
         )  # fmt: skip
-        driver = assemble(config, folder, software=self._software, disk=self._disk)
+        driver = assemble(
+            config, folder, software=self._software, disk=self._disk, accept_lost_votes=self._accept_lost_votes
+        )
         with self._signals():
             serving = asyncio.create_task(self._serve(driver))
             told = asyncio.create_task(self._stop.wait())
