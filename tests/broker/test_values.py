@@ -8,7 +8,7 @@ import pytest
 from corgi.base.command import encode_value
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, LeaderEpoch, Position, Slot, TopicId
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 from corgi.broker.values import Faulty, Values
 from corgi.log.slots import Run
 from corgi.state.index import Dropped, PartitionLog
@@ -263,3 +263,17 @@ def test_a_vote_that_reaches_the_disk_after_a_snapshot_overtook_it_is_kept() -> 
     assert story.values.faulty[G] == {S: Faulty(Position(300), len(CHOSEN), Ballot(1), proven=False)}
     story.values.tables[G].release(S, 1)
     assert story.values.let_go(G, S)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_vote_that_was_written_again_is_read_where_it_is_whole(again: bool) -> None:
+    """The second copy is damaged: the value seemed to be on its way to the disk for ever, and all snapshots waited."""
+    story = Story()
+    story.placed(CHOSEN if again else REJECTED)
+    copy = FaultyRecord(RecordKind.ACCEPT, G, Ballot(1 if again else 2), S, Slot(0), b"")
+    copy.position, copy.length = Position(900), len(CHOSEN)
+    story.values.placed(copy)
+    story.chosen(CHOSEN)
+    assert story.values.on_its_way(G, S) == (not again)
+    if again:
+        assert story.read() == CHOSEN

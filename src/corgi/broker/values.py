@@ -57,7 +57,7 @@ class Values:
         self._wal = wal
         self._mend = mend
         self._chosen = [Slot(0)] * groups
-        self._placed: dict[tuple[GroupId, Slot], Buffer | FaultyRecord] = {}  # on disk, not yet chosen: written last
+        self._placed: dict[tuple[GroupId, Slot], LogRecord] = {}  # on disk, not yet chosen: written last
         self._unplaced: dict[tuple[GroupId, Slot], Buffer] = {}  # chosen, not yet on disk
         self._uncounted: deque[tuple[GroupId, Dropped, int]] = deque()  # an index names these from now on, or no more
         self._unheld = 0  # of these parts, how many are named from now on
@@ -66,7 +66,8 @@ class Values:
         self.tail.put(group, slot, value)
         self._chosen[group] = slot
         placed = self._placed.pop((group, slot), None)
-        if placed is not value and placed != value:
+        on_disk = None if placed is None or isinstance(placed, FaultyRecord) else placed.payload
+        if on_disk is not value and on_disk != value:
             self._unplaced[group, slot] = value
 
     def chosen_unread(self, group: GroupId, slot: Slot) -> None:
@@ -88,12 +89,14 @@ class Values:
             raise CorgiError("log-damaged", f"group {group}: a record of the log holds the value of no slot")
         key = (group, slot)
         if isinstance(record, FaultyRecord):
-            if slot > self._chosen[group]:
+            before = self._placed.get(key)
+            again = before is not None and before.ballot == record.ballot and not isinstance(before, FaultyRecord)
+            if slot > self._chosen[group] and not again:  # else the vote can be read where it lay before
                 self._placed[key] = record
                 self.tables[group].put(slot, record.position, record.length)  # a vote that is still needed lies there
             return False
         if slot > self._chosen[group]:
-            self._placed[key] = record.payload
+            self._placed[key] = record
         elif key in self._unplaced and self._unplaced[key] == record.payload:
             del self._unplaced[key]
         elif record.kind is RecordKind.LEARNED and self.tables[group].position(slot) < 0:
