@@ -173,10 +173,24 @@ def test_without_the_leader_the_next_in_takeover_order_is_asked() -> None:
 def test_a_suspected_node_is_asked_only_when_there_is_no_other() -> None:
     cluster = ModelCluster()
     routing = cluster.client.routing
-    routing.suspected.add(NodeId(1))
+    now = cluster.clock.time
+    routing.suspected[NodeId(1)] = now
     assert routing.preferred(0) == 2
-    routing.suspected |= {NodeId(2), NodeId(3)}
+    routing.suspected |= {NodeId(2): now, NodeId(3): now}
     assert routing.preferred(0) == 1
+
+
+def test_a_node_is_suspected_until_it_says_anything() -> None:
+    """Also what it was not asked: a node that was silent once and leads nothing is asked nothing, so only answers to
+    pings show that it is well again. A client that did not see that went on asking a leader that nobody heard."""
+    cluster = ModelCluster()
+    routing = cluster.client.routing
+    for node in (NodeId(2), NodeId(3)):
+        routing.suspected[node] = cluster.clock.time
+        routing.links[node].heard = cluster.clock.time + 1.0
+    assert routing.leader_changed(0, NodeId(2), 10**9)
+    assert routing.preferred(0) == 2
+    assert routing.suspected == {NodeId(3): cluster.clock.time}
 
 
 def test_patience_follows_what_answers_take() -> None:

@@ -98,7 +98,7 @@ class Peers:
             peer.backoff.reset()
         self._links[link] = Watch(hello.node, peer)
         self._routing.links[hello.node] = link
-        self._routing.suspected.discard(hello.node)
+        self._routing.suspected.pop(hello.node, None)
         return True
 
     def link_lost(self, link: Link, error: CorgiError) -> NodeId:
@@ -107,7 +107,7 @@ class Peers:
         if watch is None:
             return NO_NODE
         self._routing.links.pop(watch.node, None)
-        self._routing.suspected.discard(watch.node)
+        self._routing.suspected.pop(watch.node, None)
         if watch.peer is not None:
             watch.peer.error = error
             watch.peer.dial_at = self._clock.now() + watch.peer.backoff.next()

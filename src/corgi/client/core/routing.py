@@ -57,7 +57,7 @@ class Routing:
         self.replicas: list[tuple[NodeId, ...]] = []
         self.topics: dict[str, TopicRoute] = {}
         self.links: dict[NodeId, Link] = {}  # those that are up
-        self.suspected: set[NodeId] = set()  # up, but answered nothing for unusually long
+        self.suspected: dict[NodeId, float] = {}  # up, but said nothing for unusually long; since when
 
     def learn(self, reply: MetadataReply) -> list[str]:
         """Take in an answer; returns the names of topics that changed or appeared."""
@@ -103,11 +103,11 @@ class Routing:
     def preferred(self, group: int) -> NodeId:
         """The node that should get this group's requests now; NO_NODE if no link is up."""
         leader = self.leaders[group] if group < len(self.leaders) else NO_NODE
-        if leader in self.links and leader not in self.suspected:
+        if leader in self.links and not self._suspects(leader):
             return leader
         for suspected in (False, True):
             for node in self._order(group):
-                if node in self.links and (suspected or node not in self.suspected):
+                if node in self.links and (suspected or not self._suspects(node)):
                     return node
         return NO_NODE
 
@@ -118,6 +118,16 @@ class Routing:
             if node in self.links and node not in avoided:
                 return node
         return self.preferred(group)
+
+    def _suspects(self, node: NodeId) -> bool:
+        """Until it says anything. As a story: (1) a node falls silent and is suspected; (2) it is well again, but leads
+        nothing, so it is asked nothing; (3) the leader is cut off from the others, and the node takes over; (4) who
+        still suspected it would go on asking the old leader, which answers pings and nothing else."""
+        since = self.suspected.get(node)
+        if since is not None and self.links[node].heard_at() > since:
+            del self.suspected[node]
+            return False
+        return since is not None
 
     def _order(self, group: int) -> list[NodeId]:
         """Leader, then the others as they take over, then nodes that only relay."""

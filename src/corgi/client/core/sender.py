@@ -305,7 +305,7 @@ class Sender:
             results = ((error.kind.number, UNKNOWN_OFFSET, -1),) * len(sending.batches)
             message = error.message
         if results[0][0] != OUTCOME_UNKNOWN:
-            self._routing.suspected.discard(sending.node)
+            self._routing.suspected.pop(sending.node, None)
         for batch, attempt, (number, base_offset, timestamp_ms) in zip(
             sending.batches, sending.attempts, results, strict=True
         ):
@@ -339,7 +339,7 @@ class Sender:
         late |= {sending: None for sending in self._out if sending.node in silent and sending.group.acks == QUORUM}
         if late:
             self._times.lost_patience()
-            self._routing.suspected |= silent
+            self._routing.suspected |= dict.fromkeys(silent, now)
             self._hedge(list(late), now)
 
     def _hedge(self, late: list[Sending], now: float) -> None:
