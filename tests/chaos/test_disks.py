@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -136,9 +137,13 @@ async def test_a_disk_suffers_what_its_file_says(tmp_path: Path, monkeypatch: py
         syncer = node_process.SlowSyncer(asyncio.get_running_loop(), sufferings)
         syncer.write(0, (), 1, lambda *_: None)
         assert inner.written == [1]
-        path.write_text('{"slow_s": 3600.0, "full": true}', encoding="utf-8")
+        clock = node_process.WrongClock(sufferings)
+        assert abs(clock.wall_ms() - time.time() * 1000) < 10_000
+        path.write_text('{"slow_s": 3600.0, "full": true, "clock_ms": -60000}', encoding="utf-8")
         os.kill(os.getpid(), signal.SIGUSR1)
         assert sufferings.slow_s == 3600.0
+        assert abs(clock.wall_ms() - time.time() * 1000 + 60_000) < 10_000
+        assert clock.now() <= time.monotonic()
         syncer.write(0, (), 2, lambda *_: None)
         assert inner.written == [1]
         with pytest.raises(OSError, match="No space left"):

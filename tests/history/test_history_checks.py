@@ -12,6 +12,7 @@ from corgi.history.model import (
     UNKNOWN,
     Bound,
     Call,
+    Fault,
     Handling,
     History,
     Limits,
@@ -146,6 +147,12 @@ def wait_too_long(history: History) -> None:
     history.sends[1].scheduled = 0.4
 
 
+def wait_too_long_for_a_fault(history: History) -> None:
+    send = history.sends[1]
+    history.limits = Limits()
+    history.faults.append(Fault("kill", "node 2", send.due, send.due + 0.01, gap_max_s=(send.ended - send.due) / 2))
+
+
 def end_long_after_healing(history: History) -> None:
     history.sends[1].ended = 2.5
     history.limits = Limits(settle_s=1.0)
@@ -186,6 +193,7 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("linearizability", see_nothing_where_something_is),
     ("linearizability", make_it_twice),
     ("write-gap", wait_too_long),
+    ("write-gap", wait_too_long_for_a_fault),
     ("stuck", leave_a_write_open),
     ("stuck", end_long_after_healing),
     ("stuck", leave_an_operation_open),

@@ -97,7 +97,7 @@ def test_what_waits_from_one_fault_into_the_next_is_shared_out() -> None:
 
     send = SendLine("p", "t", 0, ("a",), 11.5, "ok", 15.0)
     history = read_history([HEAD, fault(10.0), fault(12.0), encode_line(send)])
-    assert [gap.seconds for gap in fault_gaps(history)] == [0.5, 3.5]
+    assert [gap.seconds for gap in fault_gaps(history)] == [0.5, 3.0]
 
 
 def test_a_check_can_be_left_out_and_a_strange_name_is_refused() -> None:

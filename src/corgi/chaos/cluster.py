@@ -85,19 +85,20 @@ class ChaosCluster(LocalCluster):
         """The disk of a node that does not run is lost; its next start is as one that rejoins."""
         shutil.rmtree(self.node(number).folder)
 
-    def suffer(self, number: int, *, slow_s: float = 0.0, full: bool = False) -> None:
-        """From now on each write of the node's disk takes so much longer, and it has no room for another segment.
+    def suffer(self, number: int, *, slow_s: float = 0.0, full: bool = False, clock_ms: int = 0) -> None:
+        """From now on each write of the node's disk takes so much longer, it has no room for another segment, and the
+        node's clock is off by so much.
 
         Only for nodes whose program is ``node_process``.
         """
-        self._tell_disk(number, slow_s, full=full)
+        self._tell_disk(number, slow_s, full=full, clock_ms=clock_ms)
         if self.node(number).pid:
             self._running(number).send_signal(signal.SIGUSR1)
 
-    def _tell_disk(self, number: int, slow_s: float, *, full: bool) -> None:
+    def _tell_disk(self, number: int, slow_s: float, *, full: bool, clock_ms: int = 0) -> None:
         path = self.node(number).config.with_suffix(SUFFIX)
         beside = path.with_suffix(".new")
-        beside.write_text(json.dumps({"slow_s": slow_s, "full": full}), encoding="utf-8")
+        beside.write_text(json.dumps({"slow_s": slow_s, "full": full, "clock_ms": clock_ms}), encoding="utf-8")
         beside.rename(path)
 
     def resume_all(self) -> None:

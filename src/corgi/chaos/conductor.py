@@ -21,7 +21,7 @@ from corgi.base.limits import NODES_MAX
 from corgi.chaos.clients import Job
 from corgi.chaos.cluster import ChaosCluster
 from corgi.chaos.drain import drain
-from corgi.chaos.faults import KINDS, Kind, Victim
+from corgi.chaos.faults import GAP_MAX_S, KINDS, Kind, Victim
 from corgi.chaos.health import busiest, wait_healthy
 from corgi.chaos.logs import leaderships
 from corgi.chaos.recorder import Recorder
@@ -183,7 +183,7 @@ class _Conductor:
                 for at, kind in enumerate(turn.kinds):
                     node = await self._target(mq, turn, at)
                     victim = Victim(self._cluster, node, turn.hold_s[at], chance, lambda: self._wait_healthy(mq))
-                    tasks.create_task(self._inject(kind, victim))
+                    tasks.create_task(self._inject(kind, victim, turn))
             await self._wait_healthy(mq)
             await self._sleep(turn.calm_s)
 
@@ -193,11 +193,19 @@ class _Conductor:
             return await busiest(mq) or wanted
         return wanted
 
-    async def _inject(self, kind: Kind, victim: Victim) -> None:
+    async def _inject(self, kind: Kind, victim: Victim, turn: Turn) -> None:
+        """Two faults at once may take a majority away, as often as not until one of them ends: no limit is promised."""
         began = time.monotonic()
         self._tell(f"{kind.name}: node {victim.node}, {victim.hold_s:.1f} s")
         detail = await kind.act(victim)
-        self._faults.append(FaultLine(kind.name, f"node {victim.node}", began, time.monotonic(), detail.strip("; ")))
+        others = [other.name for other in turn.kinds if other is not kind]
+        if others:
+            detail += f"; together with {', '.join(others)}"
+        alone = not others and kind.leaves_majority and self._options.nodes > 2
+        target, ended = f"node {victim.node}", time.monotonic()
+        self._faults.append(
+            FaultLine(kind.name, target, began, ended, detail.strip("; "), GAP_MAX_S if alone else None)
+        )
 
     async def _heal(self, mq: Corgi) -> None:
         self._tell("healing")

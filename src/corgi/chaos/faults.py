@@ -23,6 +23,7 @@ from corgi.log.record import LogIdentity
 
 Part: TypeAlias = Literal["process", "links", "disk"]
 RESETS = 5
+GAP_MAX_S = 2.0  # of one fault that leaves a majority; far above what a takeover needs, below a wait until it is over
 FULL_S = 20.0  # in which a node should have filled the segments that it has
 
 
@@ -81,6 +82,7 @@ class Kind:
     act: Act
     summary: str
     aims_at_leader: float = 0.7  # how often it is the node that leads most
+    leaves_majority: bool = True  # of three nodes or more, when it is done alone
 
 
 async def kill(victim: Victim) -> str:
@@ -253,13 +255,23 @@ async def full_disk(victim: Victim) -> str:
     return "" if noticed else "the node still had room all the time"
 
 
+async def clock_jump(victim: Victim) -> str:
+    """Within what is trusted, and far beyond; back at the end, which is a jump as well."""
+    offset_ms = victim.chance.choice((-20_000, -1_500, 700, 3_000, 60_000))
+    victim.cluster.suffer(victim.node, clock_ms=offset_ms)
+    await victim.wait()
+    victim.cluster.suffer(victim.node)
+    return f"by {offset_ms / 1000:+g} s"
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("kill", "process", kill, "kill -9, and a start some time later"),
         Kind("pause", "process", pause, "SIGSTOP, and SIGCONT some time later"),
         Kind("restart", "process", restart, "SIGTERM and a start"),
-        Kind("kill-all", "process", kill_all, "kill -9 of every node at once"),
+        Kind("clock-jump", "process", clock_jump, "a node's clock is set, and set back some time later"),
+        Kind("kill-all", "process", kill_all, "kill -9 of every node at once", leaves_majority=False),
         Kind("isolate", "links", isolate, "a node neither hears the others nor is heard"),
         Kind("one-way", "links", one_way, "a node is not heard, or does not hear"),
         Kind("chain", "links", chain, "each node reaches its neighbours in a line only"),

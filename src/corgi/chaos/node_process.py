@@ -1,9 +1,11 @@
-"""A node whose disk can be made slow or full from outside, without privileges; otherwise what `corgi server` runs.
+"""A node whose disk can be made slow or full and whose clock can be set from outside, without privileges; otherwise
+what `corgi server` runs.
 
     python -m corgi.chaos.node_process --config FILE --output json --stop-with-stdin [--bootstrap | --rejoin]
 
-Its log has small segments, so that a short run fills, seals and recycles many of them. What its disk suffers is in
-FILE with the suffix ``.disk``, JSON {"slow_s", "full"}, which is read at the start and at each SIGUSR1.
+Its log has small segments, so that a short run fills, seals and recycles many of them. What its disk and its
+clock suffer is in FILE with the suffix ``.disk``, JSON {"slow_s", "full", "clock_ms"}, which is read at the start and
+at each SIGUSR1.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +25,8 @@ from unittest import mock
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.limits import MIB
-from corgi.runtime import preparer
+from corgi.runtime import drive, preparer
+from corgi.runtime.clock import MonotonicClock
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.segments import make_segment
 from corgi.runtime.syncer import Syncer, Written, best_syncer
@@ -37,12 +41,13 @@ SUFFIX = ".disk"
 
 
 class Sufferings:
-    """What the disk suffers at the moment."""
+    """What disk and clock suffer at the moment."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.slow_s = 0.0
         self.full = False
+        self.clock_ms = 0
         self.read()
         signal.signal(signal.SIGUSR1, self._signalled)
 
@@ -50,6 +55,7 @@ class Sufferings:
         if self._path.exists():
             told = json.loads(self._path.read_text(encoding="utf-8"))
             self.slow_s, self.full = float(told["slow_s"]), bool(told["full"])
+            self.clock_ms = int(told.get("clock_ms", 0))
 
     def make_segment(self, *arguments: Any) -> None:
         """As ``runtime.segments.make_segment``, if the disk has room."""
@@ -59,6 +65,18 @@ class Sufferings:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self.read()
+
+
+class WrongClock(MonotonicClock):
+    """The machine's clock, off by what the sufferings say. Only the time of day: nothing sets a monotonic clock."""
+
+    __slots__ = ("_sufferings",)
+
+    def __init__(self, sufferings: Sufferings) -> None:
+        self._sufferings = sufferings
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + self._sufferings.clock_ms
 
 
 class SlowSyncer:
@@ -97,7 +115,10 @@ def main(arguments: list[str]) -> int:
         make_syncer=lambda loop: SlowSyncer(loop, sufferings),
     )
     settings, _ = load(config, {}, {})
-    with mock.patch.object(preparer, "make_segment", sufferings.make_segment):
+    with (
+        mock.patch.object(preparer, "make_segment", sufferings.make_segment),
+        mock.patch.object(drive, "MonotonicClock", partial(WrongClock, sufferings)),
+    ):
         return run_node(settings, mode, software="corgi chaos", on_ready=_ready, stop_with_stdin=True, disk=disk)
 
 

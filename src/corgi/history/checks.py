@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from corgi.history.gaps import partition_gaps
+from corgi.history.gaps import fault_gaps, partition_gaps
 from corgi.history.model import (
     FAILED,
     NEVER,
@@ -205,6 +205,12 @@ def write_gap(history: History) -> Iterator[Violation]:
             if gap.seconds > limit_s and gap.send is not None:
                 text = f"{partition}: {gap.send} waited {gap.seconds * 1000:.0f} ms, {limit_s * 1000:.0f} were promised"
                 yield Violation("write-gap", text, gap.send.due)
+    if any(fault.gap_max_s is not None for fault in history.faults):
+        for fault, seconds, where in fault_gaps(history):
+            if fault.gap_max_s is not None and seconds > fault.gap_max_s:
+                told = f"{seconds * 1000:.0f} ms, {fault.gap_max_s * 1000:.0f} were promised"
+                text = f"{where}: around {fault.kind} of {fault.target} a publish waited {told}"
+                yield Violation("write-gap", text, fault.began)
 
 
 def stuck(history: History) -> Iterator[Violation]:

@@ -46,7 +46,8 @@ def partition_gaps(history: History) -> dict[Partition, Gap]:
 
 def fault_gaps(history: History) -> list[FaultGap]:
     """Per fault the longest wait of the publishes that were waiting at some time from its beginning to soon after its
-    end, each up to the beginning of the next fault behind that end, in the order of the faults."""
+    end, in the order of the faults. Each wait counts from the fault's beginning at the earliest, for what waited before
+    waits because of another one, and up to the beginning of the next fault behind its end."""
     last = _last_time(history)
     faults = sorted(history.faults, key=lambda fault: fault.began)
     waits = sorted((send.due, _waited(send, last), send.partition) for send in history.sends)
@@ -61,7 +62,7 @@ def fault_gaps(history: History) -> list[FaultGap]:
         for at in range(bisect_left(dues, fault.began - longest), bisect_left(dues, until)):
             due, waited, partition = waits[at]
             if due + waited >= fault.began:
-                because = min(waited, following - due)  # from there on it waits because of another one
+                because = min(due + waited, following) - max(due, fault.began)
                 if because > best.seconds:
                     best = FaultGap(fault, because, partition)
         out.append(best)

@@ -102,6 +102,7 @@ class FaultLine(Line, tag="fault", frozen=True, gc=False):
     began: Time
     ended: Time = NEVER
     detail: str = ""
+    gap_max_s: Annotated[float, Meta(ge=0)] | None = None
 
 
 class LeaderLine(Line, tag="leader", frozen=True, gc=False):

@@ -129,7 +129,8 @@ class _Loader:
                 partition = self._partition(line.topic, line.partition)
                 history.bounds.append(Bound(self._name(line.process), partition, line.invoked, line.ended, line.end))
             case FaultLine():
-                history.faults.append(Fault(line.kind, line.target, line.began, line.ended, line.detail))
+                fault = Fault(line.kind, line.target, line.began, line.ended, line.detail, line.gap_max_s)
+                history.faults.append(fault)
             case LeaderLine():
                 history.leaderships.append(Leadership(line.group, line.node, line.time))
             case HealedLine():

@@ -116,13 +116,15 @@ class Call(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something that was done to the cluster, from ``began`` to ``ended``."""
+    """Something that was done to the cluster, from ``began`` to ``ended``; ``gap_max_s``: no publish should have waited
+    longer because of it."""
 
     kind: str
     target: str
     began: float
     ended: float
     detail: str = ""
+    gap_max_s: float | None = None
 
 
 class Leadership(NamedTuple):

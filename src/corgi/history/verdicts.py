@@ -92,7 +92,8 @@ def _placed(history: History) -> int:
 
 
 def _write_gap(history: History) -> int:
-    return len(history.sends) if history.limits.write_gap_s is not None else 0
+    told = history.limits.write_gap_s is not None or any(fault.gap_max_s is not None for fault in history.faults)
+    return len(history.sends) if told else 0
 
 
 _SUBJECTS: dict[str, Callable[[History], int]] = {
