@@ -194,12 +194,26 @@ def test_compaction_leaves_holes(seed: int) -> None:
                     del twin[i]
         compare(log, twin)
         assert log.bytes == sum(entry.length for entry in twin)
+        slots = set(random.sample(range(slot + 2), 2))
+        told = [offset for first, last in log.within(slots) for offset in range(first, last + 1)]
+        assert told == [e.base_offset + i for e in twin if e.slot in slots for i in range(e.records)]
         i = random.randrange(len(twin) + 1)
         assert log.bytes_from(i, log.count) == sum(entry.length for entry in twin[i:])
         copy = PartitionLog(TopicId(16), 0)
         copy.become(log.freeze())
         compare(copy, twin)
         assert copy.bytes == log.bytes
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_batches_that_follow_each_other_are_told_as_one_range() -> None:
+    log, twin = PartitionLog(TopicId(16), 0), list[Entry]()
+    for slot in (1, 2, 2, 3, 3, 4, 5):
+        add(log, twin, slot, 2, slot, 1)
+    assert log.within({Slot(2), Slot(3), Slot(5)}) == [(2, 9), (12, 13)]
+    log.replace(Slot(9), [Change(Offset(4), 7, 5)])
+    assert log.within({Slot(2)}) == [(2, 3)]
+    assert log.within({Slot(9), Slot(77)}) == [(4, 5)]
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -24,7 +24,6 @@ from corgi.paxos.messages import ReadSlot, SlotRead
 
 if TYPE_CHECKING:
     from corgi.broker.node import Node
-    from corgi.state.index import PartitionLog
 
 ASKS_MAX = 64  # questions under way
 READS_MAX = 64  # of other nodes, served at once; what is above is dropped and asked again
@@ -88,17 +87,15 @@ class Repairs:
 
     def lost_ranges(self) -> list[tuple[TopicId, int, Offset, Offset]]:
         """What of the partitions is lost, as far as anybody knows: (topic, partition, first and last offset)."""
-        found: list[tuple[TopicId, int, Offset, Offset]] = []
+        slots: dict[GroupId, set[Slot]] = {}
         for group, slot in self.lost[:RANGES_MAX]:
-            for (topic, partition), log in self._node.groups[group].machine.partitions.items():
-                first = last = _first_of(log, slot)
-                while last < log.count and log.entry(last).slot == slot:
-                    last += 1
-                if last > first:
-                    end = log.entry(last - 1)
-                    offset = Offset(end.base_offset + end.records - 1)
-                    found.append((topic, partition, log.entry(first).base_offset, offset))
-        return found
+            slots.setdefault(group, set()).add(slot)
+        return [
+            (topic, partition, first, last)
+            for group, lost in slots.items()
+            for (topic, partition), log in self._node.groups[group].machine.partitions.items()
+            for first, last in log.within(lost)
+        ]
 
     def start(self) -> None:
         """The scan is over: ask for whatever it found damaged."""
@@ -355,15 +352,3 @@ class Repairs:
         self._notes += 1
         if self._notes <= NOTES_MAX or name == "value-lost":
             self._node.note(name, key[0], f"slot {key[1]}")
-
-
-def _first_of(log: PartitionLog, slot: Slot) -> int:
-    """Index of the first batch of ``slot`` or a later one; batches are in the order of their slots."""
-    low, high = 0, log.count
-    while low < high:
-        middle = (low + high) // 2
-        if log.entry(middle).slot < slot:
-            low = middle + 1
-        else:
-            high = middle
-    return low

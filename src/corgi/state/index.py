@@ -373,6 +373,23 @@ class PartitionLog:
             found[0] = found[0]._replace(start=-self._starts[0])
         return found
 
+    def within(self, slots: set[Slot]) -> list[tuple[Offset, Offset]]:
+        """First and last offset of what lies in the values of these slots, batches that follow each other as one."""
+        found: list[tuple[Offset, Offset]] = []
+        for number, (block, start, stop) in enumerate(self.held()):
+            if start == stop:
+                continue
+            if block.spans is None and not any(0 <= slot - block.slot <= block.slots[-1] for slot in slots):
+                continue  # its slots are in order
+            for j in [j for j in range(start, stop) if block.slot + block.slots[j] in slots]:
+                entry = self.entry(self._starts[number] + j)
+                last = Offset(entry.base_offset + entry.records - 1)
+                if found and found[-1][1] + 1 == entry.base_offset:
+                    found[-1] = (found[-1][0], last)
+                else:
+                    found.append((entry.base_offset, last))
+        return found
+
     def freeze(self) -> FrozenLog:
         """The partition as it is now, safe from what is appended later. Costs little: full blocks are shared."""
         blocks = self._blocks[:]
