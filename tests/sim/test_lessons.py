@@ -284,6 +284,7 @@ def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
                 answers.append(message)
 
         clock = Clock()
+        groups = ()
 
     def life() -> Identity:
         identity = Identity(Node())  # type: ignore[arg-type]

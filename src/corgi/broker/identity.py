@@ -75,7 +75,8 @@ class Identity:
         self._trusted_by: set[NodeId] = set()
         self._patience_until = float("inf")
         self._needed = len(options.members) // 2  # peers that make a majority with this node
-        self._nonce = 0
+        self._told: dict[NodeId, tuple[Ballot, ...]] = {}  # what peers had promised since this process began
+        self._nonces: dict[GroupId, int] = {}
         self._targets: dict[GroupId, tuple[Ballot, Slot]] = {}
         self._ask_at = 0.0
         self._wanted: dict[tuple[GroupId, NodeId], tuple[int, Ballot]] = {}  # rejoins asked of this node
@@ -131,7 +132,7 @@ class Identity:
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def peer_connected(self, peer: NodeId) -> None:
-        if self.state == "asking":
+        if self.state != "voting":
             self._recall(peer)
 
     def _recall(self, peer: NodeId) -> None:
@@ -146,6 +147,10 @@ class Identity:
         self._node.network.send(peer, Recall(self._node.options.incarnation, marks, self._node.durable_to))
 
     def on_remembered(self, sender: NodeId, message: Remembered) -> None:
+        if len(message.promised) == len(self._node.groups):
+            self._told.setdefault(sender, message.promised)
+        if self.state == "recovering":
+            self._finish_groups()
         if self.state != "asking":
             return
         if not message.trusted:
@@ -183,7 +188,8 @@ class Identity:
             reason = reason or "the disk has forgotten what was synced"
         if not reason and not memory.incarnation:
             self._remember(sender, message.incarnation)
-        self._node.network.send(sender, Remembered(not reason, reason))
+        promised = tuple([group.replica.acceptor.promised for group in self._node.groups])
+        self._node.network.send(sender, Remembered(not reason, reason, promised))
 
     def _remember(self, peer: NodeId, incarnation: bytes) -> None:
         self._memories[peer].incarnation = incarnation
@@ -220,7 +226,7 @@ class Identity:
         self._doubted = reason
         self._node.note("recovering", GroupId(0), reason)
         self._node.count("recoveries")
-        self._nonce = self._node.random.getrandbits(48) or 1
+        self._nonces = {group.id: self._nonce() for group in self._node.groups}
         self._targets.clear()
         self._ask_at = float("inf")  # until the doubt is durable: the peers forget when they are asked
         self._persist(NodeRecord(0, self._node.options.incarnation, recovering=True))
@@ -271,14 +277,21 @@ class Identity:
                 self._ask_at = now + REJOIN_RETRY_S
                 self._ask_rejoins()
 
+    def _nonce(self) -> int:
+        return self._node.random.getrandbits(48) or 1
+
     def _ask_rejoins(self) -> None:
+        for peer in self._memories:
+            if peer not in self._told:
+                self._recall(peer)
         for group in self._node.groups:
             if not group.replica.acceptor.voting and group.id not in self._targets:
                 for peer in self._memories:
-                    self._node.network.send(peer, Rejoin(group.id, self._nonce))
+                    above = max((told[group.id] for told in self._told.values()), default=Ballot(0))
+                    self._node.network.send(peer, Rejoin(group.id, self._nonces[group.id], above))
 
     def on_rejoined(self, sender: NodeId, message: Rejoined) -> None:
-        if self.state != "recovering" or message.nonce != self._nonce:
+        if self.state != "recovering" or message.nonce != self._nonces.get(message.group):
             return
         self._targets[message.group] = (message.ballot, message.slot)
         replica = self._node.groups[message.group].replica
@@ -286,10 +299,30 @@ class Identity:
             replica.learner.ask(sender, message.slot)
         self._finish_groups()
 
+    def _above_old_promises(self, group: GroupId, ballot: Ballot) -> bool:
+        """No promise of the lost disk can elect anybody above the fresh ballot; if one might, another is asked for.
+
+        (1) A peer that took no part in the fresh ballot prepares a higher one; the promise that the lost disk gave is
+        on its way to it. (2) This node votes in the fresh ballot, and a value is chosen. (3) The peer counts that
+        promise, and others who have heard of no vote. So the fresh ballot must be above what each peer has promised, itself
+        before all, when asked by this process. If all the others made the majority for it, it is.
+        """
+        if len(self._memories) == self._needed + 1:
+            return True
+        if len(self._told) < len(self._memories):
+            return False
+        if any(ballot < told[group] for told in self._told.values()):
+            del self._targets[group]
+            self._nonces[group] = self._nonce()
+            return False
+        return True
+
     def _finish_groups(self) -> None:
-        for group_id, (ballot, slot) in self._targets.items():
+        for group_id, (ballot, slot) in list(self._targets.items()):
             replica = self._node.groups[group_id].replica
-            if not replica.acceptor.voting and replica.prefix >= slot:
+            if replica.acceptor.voting or not self._above_old_promises(group_id, ballot):
+                continue
+            if replica.prefix >= slot:
                 if replica.acceptor.promised < ballot:
                     replica.acceptor.promise(ballot, replica.prefix)
                 replica.acceptor.voting = True
@@ -342,6 +375,7 @@ class Identity:
         replica = self._node.groups[message.group].replica
         key = (message.group, sender)
         if self._wanted.get(key, (0, Ballot(0)))[0] != message.nonce:
+            replica.highest_seen = max(replica.highest_seen, message.above)
             self._wanted[key] = (message.nonce, replica.highest_seen)
             if replica.tenure is not None:
                 replica.prepare_anew()

@@ -158,19 +158,25 @@ class Recall(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class Remembered(PeerMessage, frozen=True, array_like=True, gc=False):
-    """``trusted``: nothing I remember is above what you told. Otherwise you must recover before you vote."""
+    """``trusted``: nothing I remember is above what you told. Otherwise you must recover before you vote.
+
+    ``promised``: what I have promised, group by group; ballots that I prepare are among it.
+    """
 
     TYPE: ClassVar[int] = 77
     trusted: bool
     reason: str = ""
+    promised: tuple[Ballot, ...] = ()
 
 
 class Rejoin(PeerMessage, frozen=True, array_like=True, gc=False):
-    """An acceptor in doubt asks for a fresh ballot that it takes no part in; ``nonce`` names this recovery."""
+    """An acceptor in doubt asks for a fresh ballot above ``above`` that it takes no part in; ``nonce`` names this
+    question."""
 
     TYPE: ClassVar[int] = 78
     group: GroupId
     nonce: int
+    above: Ballot = Ballot(0)
 
 
 class Rejoined(PeerMessage, frozen=True, array_like=True, gc=False):
