@@ -304,8 +304,8 @@ class Identity:
 
         (1) A peer that took no part in the fresh ballot prepares a higher one; the promise that the lost disk gave is
         on its way to it. (2) This node votes in the fresh ballot, and a value is chosen. (3) The peer counts that
-        promise, and others who have heard of no vote. So the fresh ballot must be above what each peer has promised, itself
-        before all, when asked by this process. If all the others made the majority for it, it is.
+        promise, and others who have heard of no vote. So the fresh ballot must be above what each peer has promised,
+        itself before all, when asked by this process. If all the others made the majority for it, it is.
         """
         if len(self._memories) == self._needed + 1:
             return True
