@@ -218,7 +218,7 @@ class Cluster:
         assert leaders, "nobody leads"
         return max(leaders, key=lambda m: self.nodes[m].groups[group].replica.ballot)
 
-    def submit(self, member: NodeId, batch: bytes, group: int = 0, topic: int = 2) -> list[Outcome]:
+    def submit(self, member: NodeId, batch: bytes, group: int = 0, topic: int = 5) -> list[Outcome]:
         """Append to a system partition; the returned list fills when the outcome is known."""
         out: list[Outcome] = []
         body = encode_data([(topic, group, batch)])  # type: ignore[list-item]

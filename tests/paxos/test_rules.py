@@ -193,7 +193,7 @@ def test_order_survives_a_takeover() -> None:
     assert [o[0].error for o in outs] == [0, 0, 0]
     assert [o[0].appends[0].base_offset for o in outs] == [0, 10, 20]
     assert cluster.nodes[b].counters["own_gaps"] == 2
-    assert cluster.nodes[b].groups[0].machine.partitions[TopicId(2), 0].end == 30
+    assert cluster.nodes[b].groups[0].machine.partitions[TopicId(5), 0].end == 30
 
 
 def test_the_epoch_in_force_at_apply_counts() -> None:
@@ -205,7 +205,7 @@ def test_the_epoch_in_force_at_apply_counts() -> None:
     push(cluster, cluster.leader(), batch(7, 1))
     cluster.run(0.1)
     for node in cluster.nodes.values():
-        log = node.groups[0].machine.partitions[TopicId(2), 0]
+        log = node.groups[0].machine.partitions[TopicId(5), 0]
         epochs = [log.entry(i).epoch for i in range(log.count)]
         assert epochs == [1, 2]
 
@@ -318,7 +318,7 @@ def test_a_restart_keeps_promises_and_values() -> None:
         assert cluster.nodes[member].groups[0].replica.acceptor.promised >= promised[member]
     cluster.run(1.0)
     assert len(cluster.prefixes()) == 1
-    assert cluster.nodes[NodeId(1)].groups[0].machine.partitions[TopicId(2), 0].end == 1
+    assert cluster.nodes[NodeId(1)].groups[0].machine.partitions[TopicId(5), 0].end == 1
     out = push(cluster, cluster.leader(), batch(7, 0))
     assert out[0].appends[0].base_offset == 0, "the producer's window survived: a duplicate"
 

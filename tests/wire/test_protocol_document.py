@@ -18,16 +18,22 @@ from corgi.delivery import limits as delivery_limits
 from corgi.paxos.messages import PEER_TYPES
 from corgi.runtime import net
 from corgi.state.settings import check_settings
+from corgi.wire import group_messages as g
 from corgi.wire import messages as m
+from corgi.wire.catalog import REPLIES, REQUESTS
 from corgi.wire.codec import Codec
 from corgi.wire.frame import FRAME, encode_frame
 from corgi.wire.receiver import Receiver, Scratch
 from corgi.wire.session import MESSAGE_CHARACTERS_MAX
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-NESTED = {"NodeInfo": m.NodeInfo, "GroupInfo": m.GroupInfo, "TopicInfo": m.TopicInfo, "GroupStatus": m.GroupStatus}
+_PARTS = (
+    m.NodeInfo, m.GroupInfo, m.TopicInfo, m.GroupStatus,
+    g.Assigned, g.CommitEntry, g.CursorInfo, g.GroupSummary, g.MemberInfo, g.SessionInfo,
+)  # fmt: skip
+NESTED: dict[str, type[m.WireMessage]] = {part.__name__: part for part in _PARTS}
 MESSAGES: dict[str, type[m.WireMessage]] = {
-    **{message.__name__: message for message in (*m.REQUESTS.values(), *m.REPLIES.values())},
+    **{message.__name__: message for message in (*REQUESTS.values(), *REPLIES.values())},
     **NESTED,
 }
 
@@ -205,7 +211,7 @@ def test_the_example_is_what_is_sent(name: str) -> None:
     receiver = Receiver(Scratch())
     (frame,) = receiver.feed(raw)
     assert (frame.correlation, bytes(frame.payload)) == (correlation, payload)
-    codec = Codec(m.REQUESTS if message.TYPE < 64 else m.REPLIES)
+    codec = Codec(REQUESTS if message.TYPE < 64 else REPLIES)
     assert codec.decode(frame) == message
     if payload:
         (record,) = decode_batch(payload)

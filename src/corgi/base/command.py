@@ -50,7 +50,7 @@ class CommandKind(IntEnum):
     TICK = 3  # moves log time
     PARTITION_OPEN = 4
     PARTITION_CLOSE = 5
-    OWNER = 6  # reserved: who consumes a partition for a group
+    OWNER = 6  # who consumes a partition for a consumer group
     TRANSACTION_OPEN = 7  # reserved
     MARKER = 8  # reserved: transaction outcome
     RECONFIGURE = 9  # reserved: the replica set from here on
@@ -228,6 +228,12 @@ def split_commands(payload: Buffer) -> list[memoryview]:
         out.append(view[at : at + length])
         at += length
     return out
+
+
+def is_atomic(encoded: Buffer) -> bool:
+    """Whether an encoded DATA command is all or nothing: it has guards, records or a flag."""
+    guards, records, _ = DATA_HEADER.unpack_from(encoded, COMMAND_HEADER_BYTES)
+    return bool(guards or records or COMMAND_HEADER.unpack_from(encoded)[2])
 
 
 def iter_data(encoded: Buffer) -> Iterator[tuple[TopicId, int, memoryview]]:

@@ -79,6 +79,17 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(40, "output-failed", False, "What a command prints cannot be written.", "free space there, or send it elsewhere"),
     ErrorKind(41, "invalid-record", False, "The topic does not take such a record.",
               "give each record of a compacted topic a key: the newest of each key stays"),
+    ErrorKind(45, "consumer-fenced", False, "Another consumer of the group has taken over.",
+              "what it did not commit, its successor does again; the SDK joins anew by itself"),
+    ErrorKind(46, "unknown-member", False, "The consumer is no member of its group, or no longer.",
+              "the SDK joins anew by itself; see: corgi group describe NAME"),
+    ErrorKind(47, "unknown-group", False, "There is no such consumer group.", "see: corgi group list"),
+    ErrorKind(48, "group-not-empty", False, "The consumer group has members.", "stop its consumers first"),
+    ErrorKind(49, "checkpoint-moved", False, "The checkpoint is not where the caller took it to be.",
+              "read it anew; to move it back, reset it: corgi group reset NAME"),
+    ErrorKind(55, "handler-timeout", True, "A handler took longer than it may.", "raise handler_timeout, or find what it waits for"),
+    ErrorKind(56, "not-delivered", False, "The message was not delivered to this consumer, or was taken from it since.",
+              "acknowledge the messages that this subscription gave you, while it holds their partition"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}
@@ -105,6 +116,7 @@ RECOVERING = BY_CODE["recovering"].number
 UNSETTLED = BY_CODE["unsettled"].number
 RECORD_DAMAGED = BY_CODE["record-damaged"].number
 RECORD_LOST = BY_CODE["record-lost"].number
+CONSUMER_FENCED = BY_CODE["consumer-fenced"].number
 INVALID_RECORD = BY_CODE["invalid-record"].number
 
 

@@ -25,6 +25,7 @@ from corgi.base.command import (
     CommandKind,
     encode_command,
     encode_data,
+    is_atomic,
     iter_data,
 )
 from corgi.base.ids import Ballot, GroupId, Origin
@@ -159,7 +160,7 @@ class Proposals:
         pending = self._unsettled.get(outcome.counter)
         if pending is None:
             return
-        gaps = self._own_gaps(pending, outcome) if outcome.appends else ()
+        gaps = self._own_gaps(pending, outcome) if outcome.appends and not is_atomic(pending.encoded) else ()
         if gaps and pending.attempts < GAP_RETRIES_MAX:
             self._keep_gaps(pending, outcome, gaps)
             return

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from corgi.base.command import CommandKind
-from corgi.base.ids import FIRST_USER_TOPIC, GroupId, Offset, TopicId
+from corgi.base.ids import FIRST_USER_TOPIC, META, GroupId, Offset, TopicId
+from corgi.base.limits import MIB
 from corgi.state.commands import PARTITIONS_PER_COMMAND, encode_log_start
 from corgi.state.index import PartitionLog
 from corgi.state.outcomes import Outcome
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PARTITIONS_PER_LOOK = 500
 SUBMIT_TIMEOUT_S = 5.0
+SYSTEM_BYTES = 4 * MIB  # of checkpoints, of groups … in one Paxos group
 
 
 class Retention:
@@ -88,9 +90,12 @@ class Retention:
 
 def due(log: PartitionLog, now_ms: int) -> Offset:
     """Where a partition should begin at ``now_ms`` by its settings; where it begins if they ask for nothing."""
-    if not log.open or not log.count or log.topic < FIRST_USER_TOPIC:
+    if not log.open or not log.count or log.topic == META:
         return log.start
-    retention_ms, retention_bytes = retention(log.config)
+    if log.topic < FIRST_USER_TOPIC:  # what they say is in the state; the batches are there for whoever looks on
+        retention_ms, retention_bytes = UNLIMITED, SYSTEM_BYTES
+    else:
+        retention_ms, retention_bytes = retention(log.config)
     start = log.start
     if retention_ms != UNLIMITED:
         i = log.find_time(now_ms - retention_ms)

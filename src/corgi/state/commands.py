@@ -28,6 +28,8 @@ class GuardKind(IntEnum):
 
     TOPIC_ABSENT = 1  # group 0: no topic of this name
     TOPIC_AT = 2  # group 0: the topic of this name has this id and version
+    GROUP_AT = 3  # the record of this consumer group has this version
+    CURSOR_AT = 4  # this owner holds the cursor, and its checkpoint has this version
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -81,12 +83,48 @@ class TopicGuard(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: Natural = 0
 
 
+class GroupGuard(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """GROUP_AT; ``version`` -1: there is no such group."""
+
+    name: str
+    version: Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+
+
+class CursorGuard(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """CURSOR_AT. ``offset`` and ``ranges`` are where the command moves the checkpoint: if it is there already, under
+    the same owner and one version on, the command was done before, and succeeds without being done again."""
+
+    group: str
+    topic: Unsigned32
+    partition: Unsigned32
+    slice: Unsigned32
+    owner_epoch: Natural
+    member: str
+    version: Natural
+    offset: Natural
+    ranges: tuple[tuple[Natural, Natural], ...] = ()
+
+
+class Owner(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """OWNER: from here on ``member`` ("": nobody) holds the cursor of a consumer group in this partition."""
+
+    group: Annotated[str, Meta(min_length=1, max_length=249)]
+    topic: Unsigned32
+    partition: Unsigned32
+    slice: Unsigned32
+    owner_epoch: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    member: Annotated[str, Meta(max_length=249)]
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _epoch = msgspec.msgpack.Decoder(Epoch).decode
 _open = msgspec.msgpack.Decoder(PartitionOpen).decode
 _close = msgspec.msgpack.Decoder(PartitionClose).decode
 _expired = msgspec.msgpack.Decoder(ProducersExpired).decode
 _log_start = msgspec.msgpack.Decoder(LogStart).decode
+_owner = msgspec.msgpack.Decoder(Owner).decode
+_group_guard = msgspec.msgpack.Decoder(GroupGuard).decode
+_cursor_guard = msgspec.msgpack.Decoder(CursorGuard).decode
 _topic_guard = msgspec.msgpack.Decoder(TopicGuard).decode
 
 
@@ -118,6 +156,20 @@ def guard_topic_absent(name: str) -> tuple[int, bytes]:
 def guard_topic_at(name: str, topic: TopicId, version: int) -> tuple[int, bytes]:
     """A guard for ``encode_data``; refused as "unknown-topic", or "unsettled" when the topic has changed."""
     return GuardKind.TOPIC_AT, _encode(TopicGuard(name, topic, version))
+
+
+def guard_group_at(name: str, version: int) -> tuple[int, bytes]:
+    """A guard for ``encode_data``; refused as "unsettled" when the group's record has changed."""
+    return GuardKind.GROUP_AT, _encode(GroupGuard(name, version))
+
+
+def guard_cursor_at(guard: CursorGuard) -> tuple[int, bytes]:
+    """A guard for ``encode_data``; refused as "consumer-fenced" or "checkpoint-moved"."""
+    return GuardKind.CURSOR_AT, _encode(guard)
+
+
+def encode_owner(owner: Owner) -> bytes:
+    return _encode(owner)
 
 
 def decode_epoch(body: Buffer) -> Epoch | None:
@@ -159,5 +211,26 @@ def decode_log_start(body: Buffer) -> LogStart | None:
 def decode_topic_guard(body: Buffer) -> TopicGuard | None:
     try:
         return _topic_guard(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def decode_owner(body: Buffer) -> Owner | None:
+    try:
+        return _owner(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def decode_group_guard(body: Buffer) -> GroupGuard | None:
+    try:
+        return _group_guard(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def decode_cursor_guard(body: Buffer) -> CursorGuard | None:
+    try:
+        return _cursor_guard(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -34,7 +34,9 @@ def fingerprint(state: GroupState) -> str:
         state.producers_expired_below,
         state.topics.end if state.topics else 0,
     )
-    return blake2b(_encode((scalars, partitions, windows, topics)), digest_size=16).hexdigest()
+    cursors = sorted(state.cursors.items())
+    groups = sorted(state.consumer_groups.by_name.items())
+    return blake2b(_encode((scalars, partitions, windows, topics, cursors, groups)), digest_size=16).hexdigest()
 
 
 def _partition(log: PartitionLog) -> tuple[object, ...]:

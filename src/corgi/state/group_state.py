@@ -12,8 +12,21 @@ from corgi.base import errors
 from corgi.base.batch import ATTRIBUTE_TRANSACTIONAL, HEADER_BYTES, LENGTH_OVERHEAD, MAGIC
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
-from corgi.base.ids import META, SYSTEM_TOPIC_NAMES, GroupId, LeaderEpoch, Offset, Slot, TopicId
+from corgi.base.ids import (
+    CHECKPOINTS,
+    FIRST_USER_TOPIC,
+    GROUPS,
+    META,
+    SYSTEM_TOPIC_NAMES,
+    GroupId,
+    LeaderEpoch,
+    Offset,
+    Slot,
+    TopicId,
+)
 from corgi.base.limits import BATCH_BYTES_MAX
+from corgi.state.consumer_groups import ConsumerGroups
+from corgi.state.cursors import Cursors
 from corgi.state.index import Dropped, FrozenLog, Mark, PartitionLog
 from corgi.state.outcomes import AppendResult, Window
 from corgi.state.producers import Producer, judge
@@ -29,6 +42,8 @@ _NOT_OPEN = AppendResult(errors.PARTITION_NOT_OPEN, _NOWHERE)
 _TOO_LARGE = AppendResult(errors.RECORD_TOO_LARGE, _NOWHERE)
 _CORRUPT = AppendResult(errors.CORRUPT_BATCH, _NOWHERE)
 _NO_TRANSACTION = AppendResult(errors.INVALID_ARGUMENT, _NOWHERE)
+
+Undo = Callable[[], object]
 
 _new = tuple.__new__  # a named tuple's own constructor takes twice as long
 
@@ -55,6 +70,8 @@ class GroupState:
         self.partitions: dict[tuple[TopicId, int], PartitionLog] = {}
         self.held: dict[TopicId, list[int]] = {}  # the partitions of user topics that are open here
         self.topics = Topics(groups) if group == 0 else None
+        self.cursors = Cursors()
+        self.consumer_groups = ConsumerGroups()
         self.windows: dict[int, Window] = {}  # by node
         self._moved: list[PartitionLog] = []
         self._opened: dict[TopicId, None] = {}
@@ -94,7 +111,7 @@ class GroupState:
                 answer, producer = judge(producer, epoch, first, delta, expired=expired)
                 if answer is not None:
                     return answer
-        if topic == META or self._undo is not None:
+        if topic < FIRST_USER_TOPIC or self._undo is not None:
             refused = self._prepare(log, value[at : at + length], producer_id)
             if refused is not None:
                 return refused
@@ -131,6 +148,8 @@ class GroupState:
         self.closed_version = other.closed_version
         self.producers_expired_below = other.producers_expired_below
         self.windows = other.windows
+        self.cursors = other.cursors
+        self.consumer_groups = other.consumer_groups
         for key in [key for key in self.partitions if key not in partitions]:
             log = self.partitions.pop(key)
             log.close()
@@ -165,11 +184,14 @@ class GroupState:
             step()
 
     def _prepare(self, log: PartitionLog, batch: Buffer, producer_id: int) -> AppendResult | None:
-        """Before an append: change the topics if it is one to `__meta`, and note how all of it is undone."""
-        if log.topic == META:
-            refused = self._change_topics(batch, log.end)
-            if refused is not None:
-                return refused
+        """Before an append: change the view of a system topic, and note how all of it is undone."""
+        if log.topic in _VIEWS:
+            try:
+                undo = _VIEWS[log.topic](self, batch, log.end)
+            except CorgiError as error:
+                return AppendResult(error.kind.number, _NOWHERE)
+            if self._undo is not None:
+                self._undo.append(undo)
         if self._undo is not None:
             mark, stored = log.mark(), self.stored
             self._undo.append(lambda: self._take_back(log, mark, stored))
@@ -185,19 +207,33 @@ class GroupState:
         log.take_back(mark)
         self.stored = stored
 
-    def _change_topics(self, batch: Buffer, base_offset: Offset) -> AppendResult | None:
+    def _change_topics(self, batch: Buffer, base_offset: Offset) -> Undo:
         topics = self.topics
         if topics is None:
-            return _NOT_OPEN
-        try:
-            changes, end = topics.stage(batch, base_offset)
-        except CorgiError as error:
-            return AppendResult(error.kind.number, _NOWHERE)
+            raise CorgiError("partition-not-open")
+        changes, end = topics.stage(batch, base_offset)
         end_before = topics.end
         before = topics.commit(changes, end)
-        if self._undo is not None:
-            self._undo.append(lambda: topics.commit(before, end_before))
-        return None
+        return lambda: topics.commit(before, end_before)
+
+    def _move_cursor(self, batch: Buffer, _base_offset: Offset) -> Undo:
+        cursors = self.cursors
+        key, cursor = cursors.stage(batch, self.partitions, self.log_time_ms)
+        before = cursors.get(key) if cursors.exists(key) else None
+        cursors.put(key, cursor)
+        return lambda: cursors.put(key, before)
+
+    def _change_group(self, batch: Buffer, base_offset: Offset) -> Undo:
+        groups = self.consumer_groups
+        before = groups.commit(groups.stage(batch, base_offset))
+        return lambda: groups.commit(before)
+
+
+_VIEWS: dict[TopicId, Callable[[GroupState, Buffer, Offset], Undo]] = {
+    META: GroupState._change_topics,
+    CHECKPOINTS: GroupState._move_cursor,
+    GROUPS: GroupState._change_group,
+}
 
 
 def _unfit(is_batch: bool, too_large: bool, attributes: int) -> AppendResult:

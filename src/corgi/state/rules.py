@@ -15,13 +15,17 @@ from corgi.base.ids import FIRST_USER_TOPIC, LeaderEpoch, Offset, Origin, TopicI
 from corgi.base.limits import PARTITIONS_MAX
 from corgi.state.commands import (
     GuardKind,
+    decode_cursor_guard,
     decode_epoch,
+    decode_group_guard,
     decode_log_start,
+    decode_owner,
     decode_partition_close,
     decode_partition_open,
     decode_producers_expired,
     decode_topic_guard,
 )
+from corgi.state.cursors import CursorKey
 from corgi.state.group_state import GroupState
 from corgi.state.index import PartitionLog
 from corgi.state.outcomes import AppendResult
@@ -32,6 +36,7 @@ MALFORMED = errors.INVALID_ARGUMENT
 
 Verdict = tuple[int, str]
 _DONE: Verdict = (errors.OK, "")
+_DONE_BEFORE = AppendResult(errors.OK, Offset(-1))
 _ITEM_VERSION = 1
 
 
@@ -51,6 +56,8 @@ def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tu
     except CorgiError as error:
         return (MALFORMED, error.message), ()
     verdict = _check_guards(state, data)
+    if verdict is None:  # done before: what it would leave behind is there
+        return _DONE, (_DONE_BEFORE,) * len(data.appends)
     if verdict[0]:
         return verdict, ()
     results: list[AppendResult] = []
@@ -65,19 +72,48 @@ def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tu
     return _DONE, tuple(results)
 
 
-def _check_guards(state: GroupState, data: Data) -> Verdict:
+def _check_guards(state: GroupState, data: Data) -> Verdict | None:
+    """None: a guard tells that the command was done before."""
     if data.records:
         return UNSUPPORTED, f"records of kind {data.records[0].kind} have no rule yet"
     for guard in data.guards:
         verdict = _check_guard(state, guard)
-        if verdict[0]:
+        if verdict is None or verdict[0]:
             return verdict
     return _DONE
 
 
-def _check_guard(state: GroupState, guard: Item) -> Verdict:
-    if guard.version != _ITEM_VERSION or guard.kind not in (GuardKind.TOPIC_ABSENT, GuardKind.TOPIC_AT):
-        return UNSUPPORTED, f"guards of kind {guard.kind} version {guard.version} have no rule yet"
+def _check_guard(state: GroupState, guard: Item) -> Verdict | None:
+    if guard.version == _ITEM_VERSION:
+        if guard.kind in (GuardKind.TOPIC_ABSENT, GuardKind.TOPIC_AT):
+            return _check_topic(state, guard)
+        if guard.kind == GuardKind.GROUP_AT:
+            return _check_group(state, guard)
+        if guard.kind == GuardKind.CURSOR_AT:
+            return _check_cursor(state, guard)
+    return UNSUPPORTED, f"guards of kind {guard.kind} version {guard.version} have no rule yet"
+
+
+def _check_group(state: GroupState, guard: Item) -> Verdict:
+    wanted = decode_group_guard(guard.body)
+    if wanted is None:
+        return MALFORMED, "a guard on a consumer group is malformed"
+    if state.consumer_groups.version(wanted.name) != wanted.version:
+        return errors.UNSETTLED, f"the consumer group {wanted.name!r} has changed meanwhile"
+    return _DONE
+
+
+def _check_cursor(state: GroupState, guard: Item) -> Verdict | None:
+    wanted = decode_cursor_guard(guard.body)
+    if wanted is None:
+        return MALFORMED, "a guard on a cursor is malformed"
+    try:
+        return _DONE if state.cursors.judge(wanted) else None
+    except CorgiError as error:
+        return error.kind.number, error.message
+
+
+def _check_topic(state: GroupState, guard: Item) -> Verdict:
     wanted = decode_topic_guard(guard.body)
     if wanted is None or state.topics is None:
         return MALFORMED, "a guard on a topic is malformed or in the wrong group"
@@ -148,6 +184,7 @@ def _close(state: GroupState, body: Buffer) -> Verdict:
     for log in present:
         state.moved(log)
         del state.partitions[topic, log.partition]
+        state.cursors.close(topic, log.partition)
         state.dropped.extend(log.close())
     gone = {log.partition for log in present}
     left = [partition for partition in state.held.pop(topic, ()) if partition not in gone]
@@ -195,12 +232,27 @@ def _log_start(state: GroupState, body: Buffer) -> Verdict:
     return _DONE
 
 
+def _owner(state: GroupState, body: Buffer) -> Verdict:
+    wanted = decode_owner(body)
+    if wanted is None:
+        return MALFORMED, "an owner does not decode"
+    key = CursorKey(wanted.group, TopicId(wanted.topic), wanted.partition, wanted.slice)
+    if (key.topic, key.partition) not in state.partitions:
+        return errors.PARTITION_NOT_OPEN, ""
+    try:
+        state.cursors.own(key, wanted.owner_epoch, wanted.member)
+    except CorgiError as error:
+        return error.kind.number, error.message
+    return _DONE
+
+
 _RULES: dict[int, Callable[[GroupState, Buffer], Verdict]] = {
     CommandKind.EPOCH: _epoch,
     CommandKind.TICK: _nothing,
     CommandKind.PARTITION_OPEN: _open,
     CommandKind.PARTITION_CLOSE: _close,
     CommandKind.PRODUCERS_EXPIRED: _producers_expired,
+    CommandKind.OWNER: _owner,
     CommandKind.LOG_START: _log_start,
     CommandKind.BARRIER: _nothing,
 }

@@ -22,6 +22,8 @@ from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, LeaderEpoch, Offset, Origin, Slot, TopicId
 from corgi.state.blocks import BLOCK_BATCHES, Block
+from corgi.state.consumer_groups import StoredGroup
+from corgi.state.cursors import Cursor, CursorKey
 from corgi.state.group_state import GroupState
 from corgi.state.index import Cleaned, FrozenLog, PartitionLog
 from corgi.state.machine import Machine
@@ -43,6 +45,8 @@ class SectionKind(IntEnum):
     TOPICS = 3  # msgpack: topics of the cluster; group 0 only
     PARTITION = 4  # msgpack: one partition; its producers and blocks follow
     PRODUCERS = 5  # msgpack: producers of the partition before
+    CURSORS = 8  # msgpack: cursors of consumer groups
+    CONSUMER_GROUPS = 9  # msgpack: records of consumer groups
     BLOCK = 6  # columns of the index of the partition before, little-endian
 
 
@@ -101,6 +105,8 @@ class Scalars(NamedTuple):
     state: _State
     windows: list[tuple[int, int, list[Outcome]]]
     topics: list[Topic]
+    cursors: list[tuple[CursorKey, Cursor]]
+    consumer_groups: list[tuple[str, StoredGroup]]
 
 
 class Capture:
@@ -120,6 +126,8 @@ class Capture:
             ),
             [(window.origin, window.settled, list(window.outcomes.values())) for window in machine.windows.values()],
             list(topics.by_name.values()) if topics else [],
+            list(machine.cursors.items()),
+            list(machine.consumer_groups.by_name.items()),
         )  # fmt: skip
         self._left: dict[PartitionLog, None] = dict.fromkeys(machine.partitions.values())
         self._seen: list[FrozenLog] = []
@@ -139,6 +147,11 @@ class Capture:
         topics = self._scalars.topics
         for first in range(0, len(topics), PIECE):
             yield SectionKind.TOPICS, [_encode(topics[first : first + PIECE])]
+        cursors = self._scalars.cursors
+        for first in range(0, len(cursors), PIECE):
+            yield SectionKind.CURSORS, [_encode(cursors[first : first + PIECE])]
+        for named in self._scalars.consumer_groups:
+            yield SectionKind.CONSUMER_GROUPS, [_encode([named])]
         while self._seen or self._left:
             if not self._seen:
                 self._touched(next(iter(self._left)))
@@ -255,6 +268,11 @@ class Restorer:
         elif kind is SectionKind.TOPICS:
             for topic in msgspec.msgpack.decode(body, type=list[Topic]):
                 self._topics[topic.name] = topic
+        elif kind is SectionKind.CURSORS:
+            for key, cursor in msgspec.msgpack.decode(body, type=list[tuple[CursorKey, Cursor]]):
+                self.state.cursors.put(key, cursor)
+        elif kind is SectionKind.CONSUMER_GROUPS:
+            self.state.consumer_groups.by_name.update(msgspec.msgpack.decode(body, type=list[tuple[str, StoredGroup]]))
         elif kind is SectionKind.PARTITION:
             self._take_partition(msgspec.msgpack.decode(body, type=_Partition))
         elif kind is SectionKind.PRODUCERS:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.base.limits import FRAME_BYTES_MAX
+from corgi.wire.catalog import REPLIES
 from corgi.wire.codec import Codec
 from corgi.wire.frame import encode_frame
-from corgi.wire.messages import NATIVE_VERSION, REPLIES, ErrorReply, Hello, HelloReply, WireMessage
+from corgi.wire.messages import NATIVE_VERSION, ErrorReply, Hello, HelloReply, WireMessage
 from corgi.wire.outbox import Outbox
 from corgi.wire.receiver import Receiver, Scratch
 

@@ -86,6 +86,8 @@ class Subscribe(WireMessage, frozen=True, array_like=True, gc=False):
     partition: int
     offset: Offset
     credit: int
+    group: str = ""  # the consumer group and its member, for those who look at the sessions
+    member: str = ""
 
 
 class SubscribeReply(WireMessage, frozen=True, array_like=True, gc=False):
@@ -163,7 +165,7 @@ class CreateTopic(WireMessage, frozen=True, array_like=True, gc=False):
     TYPE: ClassVar[int] = 8
     name: str
     partitions: int
-    config: dict[str, str] = {}
+    config: dict[str, str] = msgspec.field(default_factory=dict)
     colocate_with: str = ""
     anchor: int = -1
     timeout_ms: int = 10_000
@@ -175,7 +177,7 @@ class AlterTopic(WireMessage, frozen=True, array_like=True, gc=False):
     TYPE: ClassVar[int] = 9
     name: str
     partitions: int = 0
-    config: dict[str, str | None] = {}
+    config: dict[str, str | None] = msgspec.field(default_factory=dict)
     timeout_ms: int = 10_000
 
 
@@ -304,20 +306,3 @@ class ErrorReply(WireMessage, frozen=True, array_like=True, gc=False):
     TYPE: ClassVar[int] = 255
     error: int
     message: str = ""
-
-
-REQUESTS: dict[int, type[WireMessage]] = {
-    m.TYPE: m
-    for m in (
-        Hello, Produce, Fetch, Subscribe, Credit, Unsubscribe, Metadata, CreateTopic, AlterTopic, DeleteTopic,
-        ListOffsets, InitProducer, Status, Ping,
-    )
-}  # fmt: skip
-REPLIES: dict[int, type[WireMessage]] = {
-    m.TYPE: m
-    for m in (
-        HelloReply, ProduceReply, FetchReply, SubscribeReply, UnsubscribeReply, MetadataReply, TopicReply,
-        ListOffsetsReply, InitProducerReply, StatusReply, Pong, Deliver, SubscriptionEnded, LeaderChanged,
-        TopicsChanged, ErrorReply,
-    )
-}  # fmt: skip

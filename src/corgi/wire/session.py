@@ -16,9 +16,10 @@ from corgi.base.ids import NodeId
 from corgi.base.limits import FRAME_BYTES_MAX
 from corgi.base.ports import Message
 from corgi.wire.bounds import check_request
+from corgi.wire.catalog import REQUESTS
 from corgi.wire.codec import Codec
 from corgi.wire.frame import Frame, encode_frame
-from corgi.wire.messages import NATIVE_VERSION, REQUESTS, Credit, ErrorReply, Hello, HelloReply, Produce, WireMessage
+from corgi.wire.messages import NATIVE_VERSION, Credit, ErrorReply, Hello, HelloReply, Produce, WireMessage
 from corgi.wire.outbox import Outbox
 
 VERSION_MIN = 1

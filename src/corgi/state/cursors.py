@@ -1,0 +1,236 @@
+"""Cursors: of each consumer group, how far it is in the partitions of one Paxos group, and who may move it.
+
+A cursor belongs to (consumer group, topic, partition, slice); a slice is a part of the hash space of keys, and a
+partition that is not shared by key has only slice 0. OWNER commands give a cursor to a member under a higher owner
+epoch; a checkpoint is a record in `__checkpoints/i` that names owner epoch and member, so whoever lost the cursor
+cannot move it any more. An epoch of 0 belongs to nobody: consumers without a group's membership use it.
+
+Invariant: a cursor's owner epoch never falls while the cursor exists; its checkpoint falls only by a reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from corgi.base.batch import ATTRIBUTE_CODEC, parse_header
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
+from corgi.base.ids import Offset, TopicId
+from corgi.base.records import decode_batch, encode_batch
+from corgi.state.commands import CursorGuard, Natural, Unsigned32
+from corgi.state.index import PartitionLog
+
+NAME_MAX = 249  # characters of a consumer group's and a member's name
+METADATA_MAX = 4096  # characters a checkpoint may carry for its owner
+RANGES_MAX = 1000  # done ranges above a checkpoint
+CURSORS_MAX = 10_000  # of one partition, over all consumer groups and slices
+NO_CHECKPOINT = Offset(-1)
+_KEY_KIND = 1
+
+Range = tuple[int, int]  # from, to before
+
+
+class CursorKey(NamedTuple):
+    """Whose cursor in which part of which partition."""
+
+    group: str
+    topic: TopicId
+    partition: int
+    slice: int
+
+
+class Cursor(NamedTuple):
+    """``offset``: the next record to be done, -1 before the first checkpoint; ``ranges``: what is done above it.
+
+    ``version`` counts the checkpoints; ``log_time_ms`` is that of the last one.
+    """
+
+    owner_epoch: int = 0
+    member: str = ""
+    version: int = 0
+    offset: Offset = NO_CHECKPOINT
+    ranges: tuple[Range, ...] = ()
+    metadata: str = ""
+    log_time_ms: int = 0
+
+
+NEW = Cursor()
+
+_Text = Annotated[str, Meta(max_length=NAME_MAX)]
+
+
+class CheckpointKey(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The key of a record in `__checkpoints`."""
+
+    kind: int
+    group: Annotated[str, Meta(min_length=1, max_length=NAME_MAX)]
+    topic: Unsigned32
+    partition: Unsigned32
+    slice: Unsigned32
+
+
+class CheckpointRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The value of a record in `__checkpoints`; null instead of it ends the cursor. ``reset``: it may go back."""
+
+    owner_epoch: Natural
+    member: _Text
+    offset: Natural
+    ranges: tuple[tuple[Natural, Natural], ...] = ()
+    metadata: Annotated[str, Meta(max_length=METADATA_MAX)] = ""
+    reset: bool = False
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_key = msgspec.msgpack.Decoder(CheckpointKey).decode
+_record = msgspec.msgpack.Decoder(CheckpointRecord).decode
+
+Change = tuple[CursorKey, Cursor | None]
+
+
+def encode_checkpoint(key: CursorKey, record: CheckpointRecord | None, timestamp_ms: int) -> bytes:
+    """The batch to append to `__checkpoints/i`, i being the Paxos group of the partition; None ends the cursor."""
+    name = _encode(CheckpointKey(_KEY_KIND, *key))
+    return encode_batch([(name, None if record is None else _encode(record), (), timestamp_ms)])
+
+
+class Cursors:
+    """All cursors of one Paxos group, by partition."""
+
+    __slots__ = ("by_partition",)
+
+    def __init__(self) -> None:
+        self.by_partition: dict[tuple[TopicId, int], dict[tuple[str, int], Cursor]] = {}
+
+    def get(self, key: CursorKey) -> Cursor:
+        """The cursor; that of the beginning if there is none."""
+        found = self.by_partition.get((key.topic, key.partition))
+        return NEW if found is None else found.get((key.group, key.slice), NEW)
+
+    def put(self, key: CursorKey, cursor: Cursor | None) -> None:
+        """Set the cursor, or end it."""
+        partition = (key.topic, key.partition)
+        if cursor is not None:
+            self.by_partition.setdefault(partition, {})[key.group, key.slice] = cursor
+        elif partition in self.by_partition:
+            self.by_partition[partition].pop((key.group, key.slice), None)
+            if not self.by_partition[partition]:
+                del self.by_partition[partition]
+
+    def exists(self, key: CursorKey) -> bool:
+        return (key.group, key.slice) in self.by_partition.get((key.topic, key.partition), ())
+
+    def close(self, topic: TopicId, partition: int) -> None:
+        """The partition is gone, and with it what anybody did there."""
+        self.by_partition.pop((topic, partition), None)
+
+    def items(self) -> Iterator[tuple[CursorKey, Cursor]]:
+        for (topic, partition), cursors in self.by_partition.items():
+            for (group, number), cursor in cursors.items():
+                yield CursorKey(group, topic, partition, number), cursor
+
+    def of_group(self, group: str) -> Iterator[tuple[CursorKey, Cursor]]:
+        """The cursors of one consumer group."""
+        return ((key, cursor) for key, cursor in self.items() if key.group == group)
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    def own(self, key: CursorKey, owner_epoch: int, member: str) -> None:
+        """Give the cursor to ``member`` ("": to nobody). Raises "consumer-fenced" unless the epoch is new, or known
+        with the same member; "overloaded"."""
+        cursor = self.get(key)
+        if owner_epoch == cursor.owner_epoch and member == cursor.member and owner_epoch:
+            return
+        if owner_epoch <= cursor.owner_epoch:
+            raise CorgiError("consumer-fenced", f"owner epoch {owner_epoch} is not above {cursor.owner_epoch}")
+        self._check_room(key)
+        self.put(key, cursor._replace(owner_epoch=owner_epoch, member=member))
+
+    def stage(self, batch: Buffer, partitions: Mapping[tuple[TopicId, int], PartitionLog], log_time_ms: int) -> Change:
+        """What a batch of one record for `__checkpoints` would change. Raises CorgiError, alike on every replica.
+
+        ``partitions``: those that are open in this Paxos group.
+        """
+        key, record = decode_checkpoint(batch)
+        cursor = self.get(key)
+        if record is None:
+            if cursor.member:
+                raise CorgiError("consumer-fenced", "a cursor that a member holds is not deleted")
+            return key, None
+        if (record.owner_epoch, record.member) != (cursor.owner_epoch, cursor.member):
+            raise CorgiError(
+                "consumer-fenced",
+                f"owner epoch {record.owner_epoch} of {record.member!r} does not hold the cursor any more",
+            )
+        log = partitions.get((key.topic, key.partition))
+        if log is None:
+            raise CorgiError("partition-not-open")
+        last = record.ranges[-1][1] if record.ranges else record.offset
+        if last > log.end:
+            raise CorgiError("offset-out-of-range", f"a checkpoint at {last}, the partition ends at {log.end}")
+        if record.offset < cursor.offset and not record.reset:
+            raise CorgiError("checkpoint-moved", f"the checkpoint is at {cursor.offset}, behind {record.offset}")
+        self._check_room(key)
+        return key, Cursor(
+            cursor.owner_epoch,
+            cursor.member,
+            cursor.version + 1,
+            Offset(record.offset),
+            record.ranges,
+            record.metadata,
+            log_time_ms,
+        )
+
+    def judge(self, guard: CursorGuard) -> bool:
+        """Whether what the guard protects may be done; False if it was done already. Raises "consumer-fenced",
+        "checkpoint-moved"."""
+        cursor = self.get(CursorKey(guard.group, TopicId(guard.topic), guard.partition, guard.slice))
+        if (guard.owner_epoch, guard.member) != (cursor.owner_epoch, cursor.member):
+            raise CorgiError("consumer-fenced", f"owner epoch {guard.owner_epoch} of {guard.member!r} is over")
+        if guard.version == cursor.version:
+            return True
+        if guard.version + 1 == cursor.version and (guard.offset, guard.ranges) == (cursor.offset, cursor.ranges):
+            return False
+        raise CorgiError("checkpoint-moved", f"the checkpoint has version {cursor.version}, not {guard.version}")
+
+    def _check_room(self, key: CursorKey) -> None:
+        present = self.by_partition.get((key.topic, key.partition), ())
+        if len(present) >= CURSORS_MAX and (key.group, key.slice) not in present:
+            raise CorgiError("overloaded", f"a partition has at most {CURSORS_MAX} cursors")
+
+
+def decode_checkpoint(batch: Buffer) -> tuple[CursorKey, CheckpointRecord | None]:
+    """The one record of a batch for `__checkpoints`. Raises "corrupt-batch", "invalid-argument"."""
+    if parse_header(batch).attributes & ATTRIBUTE_CODEC:
+        raise CorgiError("corrupt-batch", "batches of __checkpoints are not compressed")
+    try:
+        records = decode_batch(batch)
+    except CorgiError:
+        raise CorgiError("corrupt-batch", "a batch of __checkpoints does not decode") from None
+    if len(records) != 1:
+        raise CorgiError("invalid-argument", "a checkpoint is a batch of one record")
+    try:
+        key = _key(records[0].key or b"")
+        value = records[0].value
+        record = None if value is None else _record(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CorgiError("invalid-argument", "a record of __checkpoints does not decode") from None
+    if key.kind != _KEY_KIND:
+        raise CorgiError("invalid-argument", f"a record of __checkpoints has the unknown kind {key.kind}")
+    if record is not None:
+        check_ranges(record.offset, record.ranges)
+    return CursorKey(key.group, TopicId(key.topic), key.partition, key.slice), record
+
+
+def check_ranges(offset: int, ranges: Sequence[Range]) -> None:
+    """Raises "invalid-argument" unless they are sorted, not empty, apart from each other and above ``offset``."""
+    if len(ranges) > RANGES_MAX:
+        raise CorgiError("invalid-argument", f"a checkpoint has at most {RANGES_MAX} ranges, not {len(ranges)}")
+    below = offset
+    for first, end in ranges:
+        if not below < first < end:
+            raise CorgiError("invalid-argument", "the ranges of a checkpoint are sorted, apart, and above its offset")
+        below = end
