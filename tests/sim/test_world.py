@@ -293,5 +293,5 @@ def test_an_image_holds_what_a_power_loss_leaves_at_the_least() -> None:
     disk.write(1, 8192, b"b" * SECTOR)
     image = disk.image()
     assert image[1][8192 : 8192 + SECTOR] == b"a" * SECTOR
-    disk.put_back(image)
+    disk.put_back(image, {}, set())
     assert disk.segments[1][8192 : 8192 + SECTOR] == b"a" * SECTOR

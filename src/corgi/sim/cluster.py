@@ -47,7 +47,8 @@ class Image:
     boot: int
     durable_to: int  # as the node tells its peers
     starts: tuple[int, ...]  # of each computer, when the image was taken
-    snapshots: dict[SnapshotName, bytes] = field(default_factory=dict)
+    snapshots: dict[SnapshotName, bytes]
+    freed: set[int]  # segments that the node had deleted
 
 
 class Cluster:
@@ -217,7 +218,8 @@ class Cluster:
         assert computer.process is not None
         durable_to = computer.process.node.durable_to
         disk, starts = computer.disk, self._starts(node)
-        return Image(disk.image(), computer.memory.copy(), computer.boot, durable_to, starts, dict(disk.snapshots))
+        memory, snapshots, freed = computer.memory.copy(), dict(disk.snapshots), set(disk.freed)
+        return Image(disk.image(), memory, computer.boot, durable_to, starts, snapshots, freed)
 
     def _starts(self, node: NodeId) -> tuple[int, ...]:
         return tuple(self.computers[other].starts for other in self.members if other != node)
@@ -252,7 +254,7 @@ class Cluster:
         computer = self.computers[node]
         assert computer.process is None
         self.world.note("cluster", f"put an old disk back into node {node}")
-        computer.disk.put_back(image.segments, image.snapshots)
+        computer.disk.put_back(image.segments, image.snapshots, image.freed)
         if image.memory.lacks(computer.memory):
             computer.doubted += 1
         computer.memory = image.memory.copy()

@@ -181,10 +181,11 @@ class SimDisk:
             copy[segment][offset : offset + len(before)] = before
         return {number: bytes(file) for number, file in copy.items()}
 
-    def put_back(self, image: dict[int, bytes], snapshots: dict[SnapshotName, bytes] | None = None) -> None:
+    def put_back(self, image: dict[int, bytes], snapshots: dict[SnapshotName, bytes], freed: set[int]) -> None:
+        """``freed``: what the node had deleted when the image was taken."""
         self.segments = {number: bytearray(file) for number, file in image.items()}
-        self.snapshots = dict(snapshots or {})
-        self.freed = set(range(1, max(image, default=1))) - set(image)
+        self.snapshots = dict(snapshots)
+        self.freed = set(freed)
         self._unsynced.clear()
 
     def prepare(self, number: int) -> int:
