@@ -64,6 +64,34 @@ def forget_what_a_reader_saw(history: History) -> None:
     everywhere(history, [(0, b"a"), (1, b"b")])
 
 
+def compacted(history: History) -> None:
+    """The same in a compacted partition: "a" of one key, then "b" and "c" of another; "c" deletes it."""
+    history.compacted = {P}
+    history.sends[0].keys, history.sends[1].keys, history.sends[2].keys = ("k",), ("l",), ("l",)
+    history.sends[2].tombstones = frozenset([b"c"])
+    everywhere(history, [(0, b"a"), (2, b"c")])
+
+
+def compact_the_newest_away(history: History) -> None:
+    compacted(history)
+    everywhere(history, [(1, b"b"), (2, b"c")])
+
+
+def bring_a_deleted_key_back(history: History) -> None:
+    compacted(history)
+    everywhere(history, [(0, b"a"), (1, b"b")])
+
+
+def one_replica_lost_the_newest(history: History) -> None:
+    compacted(history)
+    history.final[P][2] = [(2, b"c")]
+
+
+def skip_what_compaction_left(history: History) -> None:
+    compacted(history)
+    history.reads.append(Read("t", P, 0, ((2, b"c"),), 3.0))
+
+
 def store_twice(history: History) -> None:
     everywhere(history, [(0, b"a"), (1, b"b"), (2, b"c"), (3, b"b")])
 
@@ -173,6 +201,10 @@ def leave_a_replica_behind(history: History) -> None:
 BAD: list[tuple[str, Callable[[History], None]]] = [
     ("lost-write", forget_an_acknowledged_write),
     ("lost-write", forget_what_a_reader_saw),
+    ("lost-key", compact_the_newest_away),
+    ("lost-key", bring_a_deleted_key_back),
+    ("lost-key", one_replica_lost_the_newest),
+    ("poll-skip", skip_what_compaction_left),
     ("duplicate", store_twice),
     ("inconsistent-offsets", tell_a_reader_otherwise),
     ("inconsistent-offsets", tell_a_writer_otherwise),
@@ -261,3 +293,32 @@ def test_offsets_with_holes_are_skipped_only_where_something_is_stored() -> None
     assert check_history(history) == []
     history.reads.append(Read("s", P, 1, ((7, b"c"),), 3.0))
     assert {violation.name for violation in check_history(history)} == {"poll-skip"}
+
+
+def test_compaction_may_leave_out_what_is_superseded() -> None:
+    history = good()
+    compacted(history)
+    history.reads.append(Read("t", P, 1, ((2, b"c"),), 3.0))
+    assert check_history(history) == []
+    everywhere(history, [(0, b"a")])  # the tombstone is gone as well
+    history.reads.append(Read("t", P, 0, ((0, b"a"),), 3.0))
+    assert check_history(history) == []
+
+
+def test_a_tombstone_that_nobody_heard_of_may_have_deleted_a_key() -> None:
+    history = good()
+    compacted(history)
+    everywhere(history, [(2, b"c")])
+    assert {violation.name for violation in check_history(history)} == {"lost-key"}
+    doubtful = send(3, b"d", status=UNKNOWN)
+    doubtful.keys, doubtful.tombstones = ("k",), frozenset([b"d"])
+    history.sends.append(doubtful)
+    assert check_history(history) == []
+
+
+def test_what_retention_took_of_a_compacted_partition_may_be_gone() -> None:
+    history = good()
+    compacted(history)
+    everywhere(history, [(2, b"c")])
+    history.starts = {P: 1}
+    assert check_history(history) == []

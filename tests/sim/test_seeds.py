@@ -54,6 +54,7 @@ COVERED = (
     "snapshots_anchored",
     "snapshot_restarts",
     "votes_copied",
+    "compaction_commands",
 )
 # … and all of them together.
 COVERED_BY_ALL = (

@@ -37,8 +37,9 @@ def check_history(history: History) -> list[Violation]:
 
 
 def lost_write(history: History) -> Iterator[Violation]:
-    """What was acknowledged, or seen by a reader, is in the final drain, if it lies behind the partition's start."""
-    stored = _stored(history)
+    """What was acknowledged, or seen by a reader, is in the final drain, if it lies behind the partition's start. What
+    has a key in a compacted partition may be superseded: that is for ``lost-key``."""
+    stored = {p: there for p, there in _stored(history).items() if p not in history.compacted}
     for send in history.sends:
         there = stored.get(send.partition)
         start = history.starts.get(send.partition, 0)
@@ -53,6 +54,56 @@ def lost_write(history: History) -> Iterator[Violation]:
                 if value not in there and offset >= history.starts.get(read.partition, 0):
                     text = f"{read.reader} saw {value!r} at {read.partition}@{offset}, and it is gone"
                     yield Violation("lost-write", text, read.time)
+
+
+def lost_key(history: History) -> Iterator[Violation]:
+    """In a compacted partition the final drain of every replica ends, for each key, with the newest record that was
+    ever acknowledged or seen, or a newer one. A key that was deleted last may be gone; it is not back."""
+    for partition in sorted(history.compacted & set(history.final)):
+        known = _Keyed(history, partition)
+        for node in _replicas(history.final[partition]):
+            last = known.newest_of(history.final[partition][node])
+            for key, (offset, value) in known.newest.items():
+                found = last.get(key)
+                if (found is not None and found[0] >= offset) or offset < history.starts.get(partition, 0):
+                    continue
+                if found is None and (value in known.tombstones or key in known.perhaps_deleted):
+                    continue
+                there = "nothing" if found is None else f"{found[1]!r} at {found[0]}"
+                text = f"{partition} of node {node}: of {key!r} {value!r} at {offset} is the newest, {there} is left"
+                yield Violation("lost-key", text, 0.0)
+
+
+class _Keyed:
+    """What is known of the keys of a compacted partition. ``newest``: (offset, value) of each key that anybody was told
+    of; ``perhaps_deleted``: keys with a tombstone that may be stored and gone again without anybody having seen it."""
+
+    def __init__(self, history: History, partition: Partition) -> None:
+        self.keys: dict[Value, str] = {}
+        self.tombstones: set[Value] = set()
+        self.perhaps_deleted: set[str] = set()
+        self.newest: dict[str, tuple[int, Value]] = {}
+        for send in history.sends:
+            if send.partition == partition and send.keys:
+                self.keys.update(zip(send.values, send.keys, strict=True))
+                self.tombstones |= send.tombstones
+                if send.status != FAILED and send.offset < 0:
+                    self.perhaps_deleted |= {self.keys[value] for value in send.tombstones}
+        for at, offset, value, _, _ in _sightings(history):
+            if at == partition:
+                self._note(self.newest, offset, value)
+
+    def newest_of(self, records: Sequence[tuple[int, Value]]) -> dict[str, tuple[int, Value]]:
+        """(offset, value) of the newest of each key among these."""
+        found: dict[str, tuple[int, Value]] = {}
+        for offset, value in records:
+            self._note(found, offset, value)
+        return found
+
+    def _note(self, newest: dict[str, tuple[int, Value]], offset: int, value: Value) -> None:
+        key = self.keys.get(value)
+        if key is not None and (key not in newest or newest[key][0] < offset):
+            newest[key] = (offset, value)
 
 
 def duplicate(history: History) -> Iterator[Violation]:
@@ -116,8 +167,8 @@ def nonmonotonic_send(history: History) -> Iterator[Violation]:
 
 def send_gap(history: History) -> Iterator[Violation]:
     """Of an idempotent producer nothing is stored behind something that is missing, unless that was given up, or
-    everything before it as well because the partition begins later."""
-    stored = _stored(history)
+    everything before it as well because the partition begins later. In compacted partitions nobody can tell."""
+    stored = {p: there for p, there in _stored(history).items() if p not in history.compacted}
     missing: dict[tuple[str, Partition], int] = {}
     begun: set[tuple[str, Partition]] = set()
     sends = (send for send in history.sends if send.ordered and send.status != FAILED)
@@ -137,12 +188,15 @@ def send_gap(history: History) -> Iterator[Violation]:
 
 
 def poll_skip(history: History) -> Iterator[Violation]:
-    """A reader gets every offset from its position on, without a hole."""
-    held = {} if history.dense else {p: sorted(stored.values()) for p, stored in _stored(history).items()}
+    """A reader gets every offset from its position on, without a hole; where there may be holes, everything that is in
+    the final drain."""
+    holes = history.compacted if history.dense else set(history.partitions())
+    held = {p: sorted(stored.values()) for p, stored in _stored(history).items() if p in holes}
     for read in history.reads:
         expected = read.position
         for offset, _ in read.records:
-            if offset > expected and (history.dense or _any_between(held.get(read.partition, []), expected, offset)):
+            between = read.partition not in holes or _any_between(held.get(read.partition, []), expected, offset)
+            if offset > expected and between:
                 text = f"{read.reader} at {read.partition}@{expected} was given {offset}"
                 yield Violation("poll-skip", text, read.time)
             expected = offset + 1
@@ -235,6 +289,7 @@ def stuck(history: History) -> Iterator[Violation]:
 
 CHECKS: dict[str, Check] = {
     "lost-write": lost_write,
+    "lost-key": lost_key,
     "duplicate": duplicate,
     "inconsistent-offsets": inconsistent_offsets,
     "aborted-read": aborted_read,

@@ -32,6 +32,7 @@ class HistoryLine(Line, tag="history", frozen=True, gc=False):
     version: int
     software: str = ""
     dense: bool = True
+    compacted: tuple[Name, ...] = ()
 
 
 class SendLine(Line, tag="send", frozen=True, gc=False):
@@ -47,6 +48,7 @@ class SendLine(Line, tag="send", frozen=True, gc=False):
     offset: Offset = -1
     scheduled: Time = NEVER
     key: str | None = None
+    tombstone: bool = False
 
 
 class ReadLine(Line, tag="read", frozen=True, gc=False):

@@ -96,6 +96,7 @@ class _Loader:
         self._history = history
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._names: dict[str, str] = {}
+        self._compacted: frozenset[str] = frozenset()
         self._drained: dict[tuple[Partition, str], list[tuple[int, str]]] = {}
 
     def take(self, line: AnyLine, *, first: bool) -> None:
@@ -125,6 +126,7 @@ class _Loader:
                 if line.version != VERSION:
                     raise _refused(f"version {line.version} is not known", f"this release reads version {VERSION}")
                 history.dense = line.dense
+                self._compacted = frozenset(line.compacted)
             case EndLine():
                 partition = self._partition(line.topic, line.partition)
                 history.bounds.append(Bound(self._name(line.process), partition, line.invoked, line.ended, line.end))
@@ -153,6 +155,8 @@ class _Loader:
             line.status,
             line.offset,
             line.scheduled,
+            () if line.key is None else (line.key,) * len(line.values),
+            frozenset(line.values) if line.tombstone else frozenset(),
         )
 
     def _handling(self, line: HandleLine) -> Handling:
@@ -171,6 +175,8 @@ class _Loader:
         known = self._partitions.get((topic, number))
         if known is None:
             known = self._partitions[topic, number] = Partition(topic, number)
+            if topic in self._compacted:
+                self._history.compacted.add(known)
         return known
 
     def _name(self, name: str) -> str:

@@ -43,7 +43,8 @@ class Partition(NamedTuple):
 class Send:
     """One batch of one producer for one partition, however often it was sent. ``sequence`` counts the producer's
     records in the partition; ``ordered``: the producer promises order and exactly-once (it is idempotent);
-    ``scheduled``: when it was due, if it was sent by a timetable."""
+    ``scheduled``: when it was due, if it was sent by a timetable. ``keys``: of each value, or none at all;
+    ``tombstones``: those values that stand for a record without one, which deletes its key."""
 
     producer: str
     partition: Partition
@@ -55,6 +56,8 @@ class Send:
     status: str = OPEN
     offset: int = -1
     scheduled: float = NEVER
+    keys: tuple[str, ...] = ()
+    tombstones: frozenset[Value] = frozenset()
 
     @property
     def due(self) -> float:
@@ -147,7 +150,8 @@ class Limits:
 class History:
     """Everything recorded. ``final`` holds what each replica serves at the very end: (offset, value) in served order,
     from where the partition begins by then (``starts``, if that is not its first offset).
-    ``dense``: the offsets of a partition have no holes; without it only what the final drain holds can be skipped."""
+    ``dense``: the offsets of a partition have no holes; without it only what the final drain holds can be skipped.
+    ``compacted``: partitions in which of each key only the newest record is sure to stay, and offsets have holes."""
 
     sends: list[Send] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
@@ -162,6 +166,7 @@ class History:
     starts: dict[Partition, int] = field(default_factory=dict)
     healed: float = NEVER  # when the last fault was over
     dense: bool = True
+    compacted: set[Partition] = field(default_factory=set)
     limits: Limits = Limits()
 
     def operations(self) -> int:

@@ -78,6 +78,10 @@ def _drained(history: History) -> int:
     return sum(len(records) for replicas in history.final.values() for records in replicas.values())
 
 
+def _compacted(history: History) -> int:
+    return sum(len(r) for p, replicas in history.final.items() if p in history.compacted for r in replicas.values())
+
+
 def _read(history: History) -> int:
     return sum(len(read.records) for read in history.reads)
 
@@ -98,6 +102,7 @@ def _write_gap(history: History) -> int:
 
 _SUBJECTS: dict[str, Callable[[History], int]] = {
     "lost-write": _acknowledged_and_read,
+    "lost-key": _compacted,
     "duplicate": _drained,
     "inconsistent-offsets": _placed,
     "aborted-read": lambda history: _drained(history) + _read(history),

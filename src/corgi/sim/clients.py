@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from corgi.base import errors
 from corgi.base.batch import parse_header
+from corgi.base.compiled_codec import DecodedRecord
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
 from corgi.base.records import iter_batch
@@ -15,6 +16,7 @@ from corgi.wire.messages import ErrorReply, WireMessage
 
 REQUEST_TIMEOUT_S = 2.0
 RECONNECT_S = 0.02
+ID = "id"  # the header of a record without a value
 
 # The same request may succeed later, perhaps at another node: retried, like the retryable ones of the table.
 TRANSIENT = frozenset(
@@ -149,18 +151,26 @@ def failure(reply: WireMessage | None) -> int | None:
     return reply.error if isinstance(reply, ErrorReply) else None
 
 
-def values_of(payload: bytes, lengths: tuple[int, ...], at: int, position: int) -> list[tuple[int, bytes]]:
-    """(offset, value) of the batches cut from ``payload``; of the batch that ``position`` lies in, only from there on.
+def identity_of(record: DecodedRecord) -> bytes:
+    """What tells a record from all others: its value, or the header of one that has none."""
+    return record.value if record.value is not None else next((v for k, v in record.headers if k == ID and v), b"")
+
+
+def values_of(payload: bytes, lengths: tuple[int, ...], at: int, position: int) -> tuple[list[tuple[int, bytes]], int]:
+    """(offset, identity) of the batches cut from ``payload``, and the position after them; of the batch that
+    ``position`` lies in, only from there on.
 
     Raises CorgiError "corrupt-batch".
     """
     out: list[tuple[int, bytes]] = []
+    asked = position
     for index, length in enumerate(lengths):
         batch = payload[at : at + length]
         at += length
-        records = [(record.offset, record.value or b"") for record in iter_batch(batch)]
+        records = [(record.offset, identity_of(record)) for record in iter_batch(batch)]
         header = parse_header(batch)
-        if index == 0 and header.base_offset < position <= header.base_offset + header.last_offset_delta:
-            records = [entry for entry in records if entry[0] >= position]
+        if index == 0 and header.base_offset < asked <= header.base_offset + header.last_offset_delta:
+            records = [entry for entry in records if entry[0] >= asked]
+        position = max(position, header.base_offset + header.last_offset_delta + 1)
         out.extend(records)
-    return out
+    return out, position

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from corgi.base.ids import NodeId, next_boot
 from corgi.base.ports import SnapshotName
+from corgi.broker.compaction import due
 from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
 from corgi.sim.disk import SimDisk
@@ -18,6 +19,7 @@ from corgi.sim.world import SimClock, World
 from corgi.state.fingerprint import fingerprint
 
 RETENTION_INTERVAL_S = 0.3
+COMPACTION_INTERVAL_S = 0.5
 SCRUB_PAUSE_S = 1.0
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
 
@@ -34,6 +36,9 @@ class ClusterOptions:
     window_slots: int = 8
     snapshot_segments: int = 2
     scrub_bytes_s: int = 0
+    compaction_bytes_min: int = 1
+    compaction_bytes_per_s: int = 1024 * 1024
+    compaction_keys_bytes_max: int = 1024 * 1024
     network: NetworkOptions = field(default_factory=NetworkOptions)
     clock_skew: bool = True
 
@@ -133,6 +138,10 @@ class Cluster:
             window_slots=self.options.window_slots,
             snapshot_segments=self.options.snapshot_segments,
             retention_interval_s=RETENTION_INTERVAL_S,
+            compaction_interval_s=COMPACTION_INTERVAL_S,
+            compaction_bytes_min=self.options.compaction_bytes_min,
+            compaction_bytes_per_s=self.options.compaction_bytes_per_s,
+            compaction_keys_bytes_max=self.options.compaction_keys_bytes_max,
             scrub_bytes_s=self.options.scrub_bytes_s,
             scrub_pause_s=SCRUB_PAUSE_S,
             tail_bytes_max=self.options.tail_bytes_max,
@@ -277,6 +286,19 @@ class Cluster:
             for other in others
             for mine, theirs in zip(first, other, strict=True)
         )
+
+    def compaction_rests(self) -> bool:
+        """No compacted partition will change any more by itself."""
+        for node in self.members:
+            process = self.process_of(node)
+            if process is None or process.node.snapshots.compaction.busy:
+                return False
+            now_ms = process.node.clock.wall_ms()
+            for group in process.node.groups:
+                for log in group.machine.partitions.values():
+                    if log.cleaned.horizon or due(log, now_ms, self.options.compaction_bytes_min) is not None:
+                        return False
+        return True
 
     def compare_states(self) -> None:
         """What replicas hold is the same to the last producer; the digest tells only of values and outcomes."""

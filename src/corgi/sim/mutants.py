@@ -15,6 +15,7 @@ from typing import Any
 from corgi.base.command import VALUE_HEADER_BYTES, Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
 from corgi.base.ports import FaultyRecord, Hole, LogRecord, SnapshotName
+from corgi.broker import compaction as broker_compaction
 from corgi.broker.barriers import Barriers
 from corgi.broker.identity import Identity
 from corgi.broker.node import Node
@@ -29,7 +30,8 @@ from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
 from corgi.sim.run import Options
 from corgi.sim.snapshots import SimSnapshots
-from corgi.state import group_state
+from corgi.state import compaction, group_state
+from corgi.state.compaction import NewestOffsets
 from corgi.state.index import FrozenLog, PartitionLog
 from corgi.state.machine import Machine
 from corgi.state.producers import Producer
@@ -303,6 +305,24 @@ def answer_without_a_barrier() -> tuple[object, str, Callable[..., Any]]:
     return Barriers, "confirm", at_once
 
 
+def compact_the_newest_away() -> tuple[object, str, Callable[..., Any]]:
+    get = NewestOffsets.get
+
+    def one_too_many(self: NewestOffsets, key: bytes) -> int:
+        return get(self, key) + 1
+
+    return NewestOffsets, "get", one_too_many
+
+
+def compact_whole_batches() -> tuple[object, str, Callable[..., Any]]:
+    encode = compaction.encode_compacted
+
+    def nothing_left(wanted: compaction.Compacted) -> bytes:
+        return encode(wanted._replace(changes=[(offset, None) for offset, _ in wanted.changes]))
+
+    return broker_compaction, "encode_compacted", nothing_left
+
+
 ROUGH = Options(rough=True, faults=("mumble", "kill-in-flight", "isolate", "split"))
 GAPS = Options(rough=True, faults=("mumble",))
 LAGGARDS = Options(faults=("power-all", "isolate", "kill"))
@@ -409,6 +429,12 @@ MUTANTS: dict[str, Mutant] = {
         ("synced-record-lost", "lost-write", "stuck", *SAFETY),
         rate=0.5,
         options=FAILED_SYNCS,
+    ),
+    "compact-the-newest": Mutant(
+        "compaction leaves the newest of each key", (compact_the_newest_away,), ("lost-key",), rate=0.5
+    ),
+    "compact-whole-batches": Mutant(
+        "compaction drops records, not their batches", (compact_whole_batches,), ("lost-key",), rate=0.5
     ),
     "stale-end": Mutant(
         "a confirmed end is current", (answer_without_a_barrier,), ("stale-end", "unjustified-refusal")

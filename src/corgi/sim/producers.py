@@ -8,6 +8,7 @@ from corgi.base.limits import PRODUCER_WINDOW
 from corgi.base.records import encode_batch
 from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Send
 from corgi.sim.clients import REFUSED, TRANSIENT, Client, failure
+from corgi.sim.records import Made, keyed, note_keys
 from corgi.sim.scene import Scene
 from corgi.sim.world import WALL_AT_ZERO_MS
 from corgi.wire.messages import InitProducer, InitProducerReply, Produce, ProduceReply, WireMessage
@@ -95,14 +96,18 @@ class IdempotentProducer(Client):
         assert self.identity is not None
         values = tuple(self._value() for _ in range(self.chance.choice((1, 1, 1, 2, 3))))
         pid, epoch = self.identity
+        compacted = self.scene.compacted(lane.partition)
         time = WALL_AT_ZERO_MS + int(self.world.now * 1000)
+        made = [keyed(value, self.chance) if compacted else Made(value) for value in values]
         batch = encode_batch(
-            [(None, value, (), time) for value in values],
+            [(*one.fields(), time) for one in made],
             producer_id=pid,
             producer_epoch=epoch,
             base_sequence=lane.sequence,
         )
         send = Send(self.name, lane.partition, lane.sequence, values, self.world.now, ordered=True)
+        if compacted:
+            note_keys(send, made)
         lane.sequence += len(values)
         lane.unsettled.append((send, batch, lane.made))
         lane.made += 1
@@ -220,9 +225,13 @@ class PlainProducer(Client):
         partition, topic = self.chance.choice(places)
         self._made += 1
         value = f"{self.name}.{self._made}".encode()
-        batch = encode_batch([(None, value, (), WALL_AT_ZERO_MS + int(self.world.now * 1000))])
+        compacted = self.scene.compacted(partition)
+        made = keyed(value, self.chance) if compacted else Made(value)
+        batch = encode_batch([(*made.fields(), WALL_AT_ZERO_MS + int(self.world.now * 1000))])
         acks = self.chance.choice((ACKS_QUORUM, ACKS_QUORUM, ACKS_LEADER, ACKS_NONE))
         send = Send(self.name, partition, self._made, (value,), self.world.now, ordered=False)
+        if compacted:
+            note_keys(send, [made])
         self.scene.history.sends.append(send)
         message = Produce(acks, 1_500, ((topic, partition.number, len(batch)),))
         if acks == ACKS_NONE:

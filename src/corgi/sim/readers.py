@@ -53,11 +53,12 @@ class Reader(Client):
             )
         self.positions[partition] = max(start, self.positions[partition])
 
-    def take(self, partition: Partition, records: list[tuple[int, bytes]]) -> None:
+    def take(self, partition: Partition, records: list[tuple[int, bytes]], position: int) -> None:
+        """``position`` comes after what was given: compaction may have left out the last of it."""
+        before = self.positions[partition]
         if records:
-            position = self.positions[partition]
-            self.scene.history.reads.append(Read(self.name, partition, position, tuple(records), self.world.now))
-            self.positions[partition] = max(position, records[-1][0] + 1)
+            self.scene.history.reads.append(Read(self.name, partition, before, tuple(records), self.world.now))
+        self.positions[partition] = max(before, position)
 
 
 class Poller(Reader):
@@ -93,7 +94,7 @@ class Poller(Reader):
             self.scene.history.other_operations += 1
             at = 0
             for partition, (error, _, start, lengths) in zip(places, reply.partitions, strict=True):
-                self.take(partition, values_of(payload, lengths, at, self.positions[partition]))
+                self.take(partition, *values_of(payload, lengths, at, self.positions[partition]))
                 at += sum(lengths)
                 if error == errors.OFFSET_OUT_OF_RANGE and start > self.positions[partition]:
                     self.sent_on(partition, start)
@@ -177,7 +178,7 @@ class Subscriber(Reader):
         if isinstance(message, Deliver):
             partition = self._subscriptions.get(message.subscription)
             if partition is not None:
-                self.take(partition, values_of(payload, message.lengths, 0, self.positions[partition]))
+                self.take(partition, *values_of(payload, message.lengths, 0, self.positions[partition]))
                 self._give_credit(message.subscription, len(payload))
         elif isinstance(message, SubscriptionEnded):
             self._again(message.subscription)
@@ -229,6 +230,7 @@ class Drainer(Client):
         self._todo = [(partition, topic) for partition, topic in scene.partitions()]
         self._found: list[tuple[int, bytes]] = []
         self._start = 0  # where the partition begins
+        self._position = 0
         self.trouble = 0
 
     def _connect(self) -> None:
@@ -245,7 +247,7 @@ class Drainer(Client):
     def _next(self) -> None:
         if self._todo:
             partition, topic = self._todo[0]
-            position = self._found[-1][0] + 1 if self._found else self._start
+            position = max(self._position, self._start)
             message = Fetch(0, 0, FETCH_BYTES, ((topic, partition.number, Offset(position), FETCH_BYTES),))
             self.ask(message, b"", lambda reply, body: self._got(partition, position, reply, body))
 
@@ -263,10 +265,10 @@ class Drainer(Client):
             self.world.after(RETRY_S, self._next)
             return
         _, end, _, lengths = reply.partitions[0]
-        self._found.extend(values_of(payload, lengths, 0, position))
-        reached = self._found[-1][0] + 1 if self._found else self._start
-        if reached >= end:
+        found, self._position = values_of(payload, lengths, 0, position)
+        self._found.extend(found)
+        if self._position >= end:
             self.scene.history.final.setdefault(partition, {})[self.node] = self._found
-            self._found, self._start = [], 0
+            self._found, self._start, self._position = [], 0, 0
             self._todo.pop(0)
         self._next()

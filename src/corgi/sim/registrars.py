@@ -135,7 +135,7 @@ class Registrar(Client):
             if not isinstance(reply, FetchReply) or reply.partitions[0][0]:
                 return
             self.scene.history.other_operations += 1
-            records = values_of(payload, reply.partitions[0][3], 0, position)
+            records, _ = values_of(payload, reply.partitions[0][3], 0, position)
             if records:
                 read = Read(self.name, partition, position, tuple(records), self.world.now)
                 self.scene.history.reads.append(read)

@@ -123,6 +123,7 @@ class _Run:
     def _shape(self) -> ClusterOptions:
         """The cluster that the seed asks for."""
         chance = self.world.stream("shape")
+        compaction = self.world.stream("compaction shape")
         network = NetworkOptions()
         drawn = chance.random() < 0.25
         if drawn if self.options.rough is None else self.options.rough:
@@ -139,6 +140,9 @@ class _Run:
             network=network,
             clock_skew=chance.random() < 0.8,
             snapshot_segments=chance.choice((1, 1, 2, 4)),
+            compaction_bytes_min=compaction.choice((1, 400, 2000)),
+            compaction_bytes_per_s=compaction.choice((40_000, 8_000_000)),
+            compaction_keys_bytes_max=compaction.choice((1_000, 1_000_000)),
             scrub_bytes_s=self.world.stream("scrub").choice((0, 0, 96 * 1024)),
         )
         if self.options.nodes is not None:
@@ -174,9 +178,17 @@ class _Run:
         self.scene.producing = False
         limit, rest = STOP_AT_S + SETTLE_S, STOP_AT_S + REST_S
         if self._run_until(
-            limit, lambda: self.world.now >= rest and self.workload.idle() and self.cluster.replicas_equal()
+            limit,
+            lambda: (
+                self.world.now >= rest
+                and self.workload.idle()
+                and self.cluster.replicas_equal()
+                and self.cluster.compaction_rests()
+            ),
         ):
             return True
+        if not self.cluster.compaction_rests():
+            self.history.unfinished.append("compaction does not come to rest")
         self.history.unfinished.extend(self.workload.unfinished())
         if not self.cluster.replicas_equal():
             self.history.unfinished.extend(["replicas differ", *self.cluster.describe()])

@@ -26,6 +26,11 @@ class Topic:
     open: int = 0
     gone: bool = False
 
+    @property
+    def lasting(self) -> bool:
+        """Its log start never moves."""
+        return "retention_bytes" not in self.config
+
 
 @dataclass(slots=True)
 class Scene:
@@ -41,11 +46,14 @@ class Scene:
     producing: bool = True
     reading: bool = True
 
+    def compacted(self, partition: Partition) -> bool:
+        return partition in self.history.compacted
+
     def ready(self) -> list[Topic]:
         """Topics that can be used, in the order of their making."""
         return [topic for topic in self.topics.values() if topic.id]
 
     def partitions(self, *, lasting: bool = False) -> list[tuple[Partition, TopicId]]:
-        """``lasting``: only of topics that keep everything."""
-        topics = [topic for topic in self.ready() if not (lasting and topic.config)]
+        """``lasting``: only of topics whose log start never moves."""
+        topics = [topic for topic in self.ready() if topic.lasting or not lasting]
         return [(Partition(t.name, number), t.id) for t in topics for number in range(t.open)]

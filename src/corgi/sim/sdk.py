@@ -20,7 +20,9 @@ from corgi.client.core.links import Address, Done
 from corgi.client.core.options import ClientOptions
 from corgi.client.core.subscriber import Start, Subscription
 from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Read, Send
+from corgi.sim.clients import identity_of
 from corgi.sim.cluster import CLUSTER
+from corgi.sim.records import Made, keyed, note_keys
 from corgi.sim.scene import Scene
 from corgi.sim.sessions import SimSession
 from corgi.sim.world import WALL_AT_ZERO_MS
@@ -212,11 +214,15 @@ class SdkClient:
         value = f"{self.name}.{self._made}".encode()
         sequence = self._sequences.get(partition, 0)
         self._sequences[partition] = sequence + 1
+        record = Made(value)
         send = Send(self.name, partition, sequence, (value,), self.world.now, ordered=True)
+        if self.scene.compacted(partition):
+            record = keyed(value, self.chance)
+            note_keys(send, [record])
         time_ms = WALL_AT_ZERO_MS + int(self.world.now * 1000)
         try:
             outcome, index = self.client.producer.publish(
-                partition.topic, None, value, None, time_ms, partition=partition.number
+                partition.topic, *record.fields(), time_ms, partition=partition.number
             )
         except CorgiError as error:
             if error.code not in ("unknown-partition", "overloaded"):
@@ -240,7 +246,7 @@ class SdkClient:
                 self.scene.violate("unjustified-refusal", f"{send}: {error}")
 
     def _subscribe(self) -> None:
-        for topic in [topic for topic in self.scene.ready() if not topic.config]:
+        for topic in [topic for topic in self.scene.ready() if topic.lasting]:
             if topic.name not in self._subscriptions and len(self._subscriptions) < 2:
                 notify = partial(self.soon, self._take, topic.name)
                 subscription = self.client.consumer.subscribe(topic.name, notify, start=Start("earliest"))
@@ -254,7 +260,7 @@ class SdkClient:
             partition = Partition(name, delivery.partition)
             position = self._positions.get(partition, 0)
             records = tuple(
-                (record.offset, record.value or b"")
+                (record.offset, identity_of(record))
                 for record in iter_batch(delivery.batch)
                 if record.offset >= delivery.wanted
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from corgi.base import errors
+from corgi.history.model import Partition
 from corgi.sim.clients import TRANSIENT, Client, failure
 from corgi.sim.producers import IdempotentProducer, PlainProducer
 from corgi.sim.readers import EndAsker, Poller, Subscriber
@@ -171,6 +172,21 @@ class Workload:
         if self.chance.random() < 0.7:
             config = {"retention_bytes": self.chance.choice(("300", "2000", "8000"))}
             topic = self.scene.topics["brief"] = Topic("brief", 1, config=config)
+            self.administrators[0].order("create", topic)
+        self._make_compacted()
+
+    def _make_compacted(self) -> None:
+        """A topic that is compacted by key, in most runs; by chance of its own, so that the rest is drawn as ever."""
+        chance = self.world.stream("compaction")
+        if chance.random() < 0.7:
+            config = {
+                "cleanup": chance.choice(("compact", "compact", "compact,delete")),
+                "min_cleanable_dirty_ratio": chance.choice(("0", "0.3")),
+                "delete_retention_ms": chance.choice(("0", "500", "2500")),
+                "min_compaction_lag_ms": chance.choice(("0", "0", "700")),
+            }
+            topic = self.scene.topics["keyed"] = Topic("keyed", chance.choice((1, 2)), config=config)
+            self.scene.history.compacted |= {Partition(topic.name, number) for number in range(topic.partitions)}
             self.administrators[0].order("create", topic)
 
     def _make(self, number: int, colocate_with: str) -> None:

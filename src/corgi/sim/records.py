@@ -1,0 +1,38 @@
+"""The records that simulated producers make: each has an identity of its own, some a key, some of these no value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+from corgi.base.records import Header
+from corgi.history.model import Send
+from corgi.sim.clients import ID
+
+KEYS = 12
+TOMBSTONES = 0.2  # share of the records with a key
+
+
+class Made(NamedTuple):
+    """One record. ``deletes``: it has no value, and a header tells it from all others."""
+
+    identity: bytes
+    key: str = ""
+    deletes: bool = False
+
+    def fields(self) -> tuple[bytes | None, bytes | None, list[Header]]:
+        """Key, value and headers."""
+        key = self.key.encode() if self.key else None
+        return (key, None, [(ID, self.identity)]) if self.deletes else (key, self.identity, [])
+
+
+def keyed(identity: bytes, chance: Random) -> Made:
+    """A record for a compacted topic."""
+    return Made(identity, f"k{chance.randrange(KEYS)}", chance.random() < TOMBSTONES)
+
+
+def note_keys(send: Send, made: Sequence[Made]) -> None:
+    """Tell in the history which keys the values of a send have, and which of them delete theirs."""
+    send.keys = tuple([one.key for one in made])
+    send.tombstones = frozenset([one.identity for one in made if one.deletes])
