@@ -31,7 +31,7 @@ def test_the_example_of_the_document_is_clean_and_looked_at_by_every_check() -> 
     verdicts = {verdict.name: verdict.status for verdict in judge(history)}
     assert verdicts.pop("write-gap") == "idle"  # no limit was named
     assert set(verdicts.values()) == {"clean"}
-    assert [round(gap.seconds * 1000) for gap in partition_gaps(history).values()] == [250]
+    assert [round(gap.seconds * 1000) for gap in partition_gaps(history).values()] == [250, 10]
     (around,) = fault_gaps(history)
     assert (around.fault.kind, round(around.seconds, 3), around.partition) == ("kill", 0.25, Partition("orders", 0))
     assert least_rate(history) > 0

@@ -106,7 +106,7 @@ class Compaction:
         self._retired: NewestOffsets | None = None
         self._budget = 0.0
         self._since = node.clock.now()
-        self._look_at = node.clock.now()
+        self.look_at = node.clock.now()  # when it looks for something to do, if it has nothing
 
     @property
     def busy(self) -> bool:
@@ -122,7 +122,7 @@ class Compaction:
             late = found.waiting and now >= found.waiting_until
             if late or not found.group.replica.leading or not found.log.open:
                 self._give_up()
-        elif now >= self._look_at:
+        elif now >= self.look_at:
             self._look(now)
 
     def step(self) -> bool:
@@ -154,7 +154,7 @@ class Compaction:
             room -= 1
             if not room:
                 return
-        self._look_at = now + self._node.options.compaction_interval_s
+        self.look_at = now + self._node.options.compaction_interval_s
         self._round = self._partitions()
 
     def _partitions(self) -> Iterator[tuple[Group, PartitionLog]]:
@@ -265,7 +265,7 @@ class Compaction:
 
     def _give_up(self) -> None:
         self._node.count("compaction_passes_given_up")
-        self._look_at = self._node.clock.now() + REST_S
+        self.look_at = self._node.clock.now() + REST_S
         self._round = iter(())
         self._end()
 

@@ -183,11 +183,11 @@ class _Run:
                 self.world.now >= rest
                 and self.workload.idle()
                 and self.cluster.replicas_equal()
-                and self.cluster.compaction_rests()
+                and self.cluster.rest_compaction()
             ),
         ):
             return True
-        if not self.cluster.compaction_rests():
+        if not self.cluster.rest_compaction():
             self.history.unfinished.append("compaction does not come to rest")
         self.history.unfinished.extend(self.workload.unfinished())
         if not self.cluster.replicas_equal():
