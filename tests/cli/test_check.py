@@ -29,7 +29,7 @@ def test_a_clean_history(good: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["check", str(good), "--output", "json"]) == Exit.OK
     told = json.loads(capsys.readouterr().out)
     assert told["ok"]
-    assert told["write_gaps_ms"] == {"orders/0": 250.0}
+    assert told["write_gaps_ms"] == {"orders/0": 250.0, "prices/0": 10.0}
 
 
 def test_a_loss_is_told_by_name(good: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def _of_registers(history: History, looked_at: int, kept: int) -> Verdict:
 
 
 def _acknowledged_and_read(history: History) -> int:
-    drained = history.final
+    drained = set(history.final) - history.compacted
     acknowledged = sum(len(s.values) for s in history.sends if s.status == OK and s.partition in drained)
     return acknowledged + sum(len(r.records) for r in history.reads if r.partition in drained)
 
