@@ -219,6 +219,27 @@ def test_a_slow_node_that_is_heard_is_waited_for() -> None:
     assert len(cluster.produces) == 1
 
 
+def test_who_was_asked_because_the_leader_refused_is_not_waited_for() -> None:
+    """The leader refuses while it takes over; the next node answers pings and nothing else, for nobody hears it."""
+    cluster = ModelCluster()
+    handle = cluster.publish(b"a")
+    cluster.settle()
+    cluster.refuse(cluster.produces.pop(), "no-quorum")
+    cluster.settle()
+    cluster.pass_time(0.1)
+    assert [request.link.node for request in cluster.produces] == [2]
+    cluster.produces.clear()
+    for _ in range(8):
+        cluster.clock.time += 0.1
+        for link in cluster.links.values():
+            link.heard = cluster.clock.time
+        cluster.client.advance()
+        cluster.settle()
+    assert [request.link.node for request in cluster.produces] == [1]
+    cluster.serve()
+    assert outcome_of(handle) == 0
+
+
 def test_a_node_that_leads_no_longer_is_not_waited_for() -> None:
     cluster = ModelCluster()
     handle = cluster.publish(b"a")

@@ -321,7 +321,11 @@ class Sender:
     # Time
 
     def _look_at_the_late(self, now: float) -> None:
-        """Ask another node too where one says nothing at all for unusually long, or is no longer the one to ask."""
+        """Ask another node too where one says nothing at all for unusually long, or is no longer the one to ask.
+
+        Who refused is asked again then: it may lead meanwhile, and the one that was asked in its place may be one that
+        nobody hears, which answers our pings and nothing else.
+        """
         self._looked_at = now
         patience_s = self._times.patience_s
         late: dict[Sending, None] = {}
@@ -334,8 +338,9 @@ class Sender:
             link = self._routing.links.get(sending.node)
             if link is not None and now - max(sending.sent_at, link.heard_at()) >= patience_s:
                 silent.add(sending.node)
-            elif self._routing.preferred(sending.group.group) not in (sending.node, *sending.group.refused_by):
+            elif self._routing.preferred(sending.group.group) != sending.node:
                 late[sending] = None
+                sending.group.refused_by.clear()
         late |= {sending: None for sending in self._out if sending.node in silent and sending.group.acks == QUORUM}
         if late:
             self._times.lost_patience()
