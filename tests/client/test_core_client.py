@@ -207,6 +207,16 @@ def test_patience_follows_what_answers_take() -> None:
     assert times.patience_s < 1.0
 
 
+def test_a_suspected_node_is_asked_once_and_at_once_whether_it_lives() -> None:
+    cluster = ModelCluster()
+    cluster.clock.time += 0.5
+    cluster.client.routing.suspected[NodeId(2)] = cluster.clock.time
+    for _ in range(3):
+        cluster.client.advance()
+    pings = [request for request in cluster.others if isinstance(request.message, m.Ping)]
+    assert [request.link.node for request in pings] == [2]
+
+
 # Topics
 
 

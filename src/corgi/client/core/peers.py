@@ -37,14 +37,15 @@ class Peer:
 
 
 class Watch:
-    """When an open link was last asked whether it lives."""
+    """When an open link was last asked whether it lives, and since when it was suspected as it was asked last."""
 
-    __slots__ = ("asked_at", "node", "peer")
+    __slots__ = ("asked_at", "node", "peer", "suspected_at")
 
     def __init__(self, node: NodeId, peer: Peer | None) -> None:
         self.node = node
         self.peer = peer
         self.asked_at = -1.0  # no question is open
+        self.suspected_at = -1.0
 
 
 class Peers:
@@ -176,6 +177,10 @@ class Peers:
 
     def _listen(self, link: Link, watch: Watch, now: float, lagged: bool) -> None:
         silent = now - link.heard_at()
+        suspected_at = self._routing.suspected.get(watch.node)
+        if suspected_at is not None and suspected_at > watch.suspected_at:
+            watch.suspected_at = suspected_at
+            link.request(Ping(), (), _ignore)  # at once: it may be the next leader, and only words end the suspicion
         if silent < self._options.ping_s:
             watch.asked_at = -1.0
         elif watch.asked_at < 0.0 or lagged:

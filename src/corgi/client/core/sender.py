@@ -323,7 +323,7 @@ class Sender:
     def _look_at_the_late(self, now: float) -> None:
         """Ask another node too where one says nothing at all for unusually long, or is no longer the one to ask.
 
-        Who refused is asked again then: it may lead meanwhile, and the one that was asked in its place may be one that
+        One that was asked in the place of who refused is no better then, and the next is asked: it may be one that
         nobody hears, which answers our pings and nothing else.
         """
         self._looked_at = now
@@ -340,7 +340,8 @@ class Sender:
                 silent.add(sending.node)
             elif self._routing.preferred(sending.group.group) != sending.node:
                 late[sending] = None
-                sending.group.refused_by.clear()
+                if sending.group.refused_by:
+                    sending.group.refused_by.add(sending.node)
         late |= {sending: None for sending in self._out if sending.node in silent and sending.group.acks == QUORUM}
         if late:
             self._times.lost_patience()
