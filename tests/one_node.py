@@ -115,6 +115,9 @@ class Replica:
         self.open_slots = 0
         self.leadership_changes = 1
 
+    def route(self) -> NodeId:
+        return self.leader
+
 
 class OneNode:
     """A node whose commands are applied when ``turn`` says so."""

@@ -78,6 +78,7 @@ class Administration:
 
     def __init__(self, node: Host) -> None:
         self._node = node
+        self.when_opened: Callable[[], None] = _nothing  # partitions were opened or closed in a group
         self._openings = Openings(node)
         self._changed = self._topics.watch()
         self._waiting: dict[TopicId, list[_Waiting]] = {}
@@ -142,6 +143,7 @@ class Administration:
             self._openings.drive_all(self._node.clock.now())
         opened = group.machine.take_opened()
         if opened:
+            self.when_opened()
             self._openings.partitions_changed(group, opened)
             for topic in opened:
                 self._look(topic, group)
@@ -336,3 +338,7 @@ class Administration:
         if is_open:
             self._infos[topic.topic] = (topic, info)
         return info
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import FIRST_USER_TOPIC, GroupId, TopicId
+from corgi.base.records import iter_batch
 from corgi.state.index import PartitionLog
 from corgi.state.settings import batch_bytes_max, compacted
 from corgi.state.topics import Topics
@@ -100,3 +101,14 @@ class Places:
         if topic >= FIRST_USER_TOPIC + topics.end + IDS_AHEAD_MAX:
             raise CorgiError("unknown-topic", f"no topic has the id {topic}")
         raise CorgiError("partition-not-open", f"this node does not know a topic with the id {topic} yet")
+
+
+def check_writable(place: Place, batch: memoryview) -> None:
+    """Whether the partition takes a batch that is sound in itself. Raises CorgiError "record-too-large", or
+    "invalid-record" when the topic is compacted by key and a record has none."""
+    if len(batch) > place.bytes_max:
+        raise CorgiError("record-too-large", f"a batch of {len(batch)} bytes, the topic takes {place.bytes_max}")
+    if place.keyed:
+        for record in iter_batch(batch, checked=True):
+            if record.key is None:
+                raise CorgiError("invalid-record", "the topic is compacted by key, and a record has none")

@@ -19,7 +19,6 @@ from corgi.base.command import CommandKind, encode_append, encode_data
 from corgi.base.errors import BY_NUMBER, OK, OVERLOADED, CorgiError
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession
-from corgi.base.records import iter_batch
 from corgi.broker.bounds import (
     COMMAND_FILL_MAX,
     NODE_PRODUCE_BYTES_MAX,
@@ -32,7 +31,7 @@ from corgi.broker.bounds import (
     timeout_s,
 )
 from corgi.broker.gaps import Gaps
-from corgi.broker.places import Places
+from corgi.broker.places import Places, check_writable
 from corgi.state.outcomes import Outcome
 from corgi.wire.messages import Produce, ProduceReply
 
@@ -256,12 +255,7 @@ class Produces:
         try:
             request.headers[i] = check_batch(batch)
             place = self._places.to_write(topic, partition)
-            if len(batch) > place.bytes_max:
-                raise CorgiError(
-                    "record-too-large", f"a batch of {len(batch)} bytes, the topic takes {place.bytes_max}"
-                )
-            if place.keyed:
-                _check_keys(batch)
+            check_writable(place, batch)
         except CorgiError as error:
             self._refuse(request, i, error.kind.number, error.message)
             return None
@@ -311,13 +305,6 @@ class Produces:
             del self._silent[client]
         if left <= SILENT_BYTES_LOW < held and isinstance(client, Pausable):
             client.resume()
-
-
-def _check_keys(batch: memoryview) -> None:
-    """Raises CorgiError "invalid-record" for a batch of a compacted topic in which a record has no key."""
-    for record in iter_batch(batch, checked=True):
-        if record.key is None:
-            raise CorgiError("invalid-record", "the topic is compacted by key, and a record has none")
 
 
 def _check(message: Produce, payload: memoryview) -> float:

@@ -14,7 +14,10 @@ from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ports import ClientSession, Message
 from corgi.broker.administration import Administration
 from corgi.broker.barriers import Barriers
+from corgi.broker.commits import Commits
+from corgi.broker.coordinator import Coordinator
 from corgi.broker.fetch import Fetches
+from corgi.broker.group_requests import GroupRequests
 from corgi.broker.metadata import MetadataQueries
 from corgi.broker.offsets import OffsetQueries
 from corgi.broker.places import Places
@@ -27,6 +30,7 @@ from corgi.delivery.polls import Polls
 from corgi.delivery.pushes import Pushes
 from corgi.delivery.turns import Schedule
 from corgi.delivery.values import Values
+from corgi.wire import group_messages as g
 from corgi.wire import messages as m
 
 if TYPE_CHECKING:
@@ -59,6 +63,10 @@ class Requests:
         self.offsets = OffsetQueries(node, self.places, self.barriers)
         self.metadata = MetadataQueries(node, self.administration, self.barriers)
         self.topics = TopicRequests(self.administration)
+        self.commits = Commits(node, self.places)
+        self.coordinator = Coordinator(node)
+        self.administration.when_opened = self.coordinator.topics_changed
+        self.groups = GroupRequests(node, self.places, self.barriers, self.pushes, self.coordinator)
         self.producer_ids = ProducerIds(node.options.node)
         self._id_waiters: list[tuple[ClientSession, int]] = []
         self._counts: dict[type, int] = {}
@@ -88,6 +96,7 @@ class Requests:
         self.schedule.remove(session)
         self.metadata.client_closed(session)
         self.produces.client_closed(session)
+        self.coordinator.client_closed(session)
         self._id_waiters = [waiter for waiter in self._id_waiters if waiter[0] is not session]
 
     def session_drained(self, session: ClientSession) -> None:
@@ -106,11 +115,13 @@ class Requests:
             if names:
                 self.places.topics_changed()
                 self.metadata.topics_changed(names)
+                self.coordinator.topics_changed()
         self.administration.applied(group)
 
     def leader_changed(self, group: Group) -> None:
         self.metadata.leader_changed(group.id)
         self.administration.leader_changed(group)
+        self.coordinator.leader_changed(group.id)
 
     def stopping(self) -> None:
         """The node stops: subscribers and polls go elsewhere; writes under way are still answered."""
@@ -121,6 +132,7 @@ class Requests:
 
     def flush(self) -> None:
         """End of a turn: serve who waits, within the turn's bounds, and tell the watchers."""
+        self.coordinator.flush()
         self.schedule.run(self._node.clock.now())
         self.values.admit()
         self.metadata.flush()
@@ -130,6 +142,7 @@ class Requests:
         self.polls.advance(now)
         self.schedule.advance(now)
         self.administration.advance(now)
+        self.coordinator.advance(now)
         if now >= self._counted_next:
             self._counted_next = now + COUNT_INTERVAL_S
             self._node.counters.update(self.sums())
@@ -147,6 +160,7 @@ class Requests:
                 self.schedule.next_deadline(now),
                 self.polls.next_deadline(),
                 self.administration.next_deadline(),
+                self.coordinator.next_deadline(),
                 now + NEXT_MILLISECOND_S if self._id_waiters else None,
             )
             if deadline is not None
@@ -222,6 +236,14 @@ class Requests:
             m.ListOffsets: plain(self.offsets.received),
             m.InitProducer: lambda client, correlation, _message, _: self._init_producer(client, correlation),
             m.Status: lambda client, correlation, _message, _: self._status(client, correlation),
+            g.Commit: cast("Handler", self.commits.received),
+            g.GroupHeartbeat: plain(self.groups.heartbeat),
+            g.Cursors: plain(self.groups.cursors),
+            g.ListGroups: plain(self.groups.list_groups),
+            g.DescribeGroup: plain(self.groups.describe),
+            g.DeleteGroup: plain(self.groups.delete),
+            g.ResetGroup: plain(self.groups.reset),
+            g.Sessions: plain(self.groups.sessions),
             m.Ping: lambda client, correlation, _message, _: client.reply(correlation, m.Pong()),
         }
 

@@ -131,10 +131,11 @@ class Subscriptions:
         credit: int,
     ) -> None:
         try:
-            self._pushes.subscribe(client, message.subscription, log, group, message.offset, credit)
+            session = self._pushes.subscribe(client, message.subscription, log, group, message.offset, credit)
         except CorgiError as error:
             client.reply(correlation, SubscribeReply(error.kind.number, log.end, log.start, error.message))
             return
+        session.consumer_group, session.member = message.group, message.member
         client.reply(correlation, SubscribeReply(OK, log.end, log.start))
 
     def _started(self, client: ClientSession, number: int) -> None:

@@ -1,7 +1,8 @@
 """A delivery session: one subscriber of one partition, pushed to while it has credit.
 
-    mode "tail"        every batch leaves in the turn in which it was applied; it is still in memory
-    mode "catching-up" the subscriber is behind: larger pieces, in turn with the others who are behind, from the disk
+    mode "push" at the tail: every batch leaves in the turn in which it was applied; it is still in memory
+    mode "pull" behind: pieces as large as the subscriber asks for with its credit, in turn with the others who are
+                behind, mostly from the disk
 
 A subscriber is at the tail once it has been sent the end, and stays there until something holds it up before the next
 end: no credit, a client that does not read, a value that has left memory. ``statistics()`` tells mode and switches.
@@ -28,8 +29,8 @@ from corgi.delivery.reads import gather
 from corgi.delivery.turns import Turn
 from corgi.delivery.values import Values
 
-TAIL = "tail"
-CATCHING_UP = "catching-up"
+TAIL = "push"
+CATCHING_UP = "pull"
 
 
 class SessionStatistics(NamedTuple):
@@ -79,10 +80,12 @@ class DeliverySession:
         "batches",
         "bytes",
         "client",
+        "consumer_group",
         "credit",
         "ended",
         "group",
         "log",
+        "member",
         "offset",
         "queued",
         "subscription",
@@ -103,6 +106,8 @@ class DeliverySession:
     ) -> None:
         self.client = client
         self.subscription = subscription
+        self.consumer_group = ""  # of whom it is, for those who look
+        self.member = ""
         self.log = log
         self.group = group
         self.offset = offset

@@ -132,6 +132,10 @@ class Cursors:
             for (group, number), cursor in cursors.items():
                 yield CursorKey(group, topic, partition, number), cursor
 
+    def groups(self) -> set[str]:
+        """The consumer groups that have cursors here."""
+        return {group for cursors in self.by_partition.values() for group, _ in cursors}
+
     def of_group(self, group: str) -> Iterator[tuple[CursorKey, Cursor]]:
         """The cursors of one consumer group."""
         return ((key, cursor) for key, cursor in self.items() if key.group == group)

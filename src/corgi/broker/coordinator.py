@@ -1,0 +1,483 @@
+"""The coordinator of consumer groups: the leader of the Paxos group in whose `__groups` partition they are kept.
+
+A new leader first goes through the log of every Paxos group, so that it sees all cursors and records as of its
+election; heartbeats that come meanwhile wait. Members get their time in full again. Then it drives each group: save the
+members, claim units for those who should hold them (OWNER in the unit's own Paxos group, next owner epoch), show each
+member what its cursors say it holds. A coordinator that is none any more does no harm: its writes name versions and
+owner epochs that are over.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from corgi.base import errors
+from corgi.base.command import CommandKind, encode_data
+from corgi.base.errors import BY_NUMBER, OK, CorgiError
+from corgi.base.ids import CHECKPOINTS, GROUPS, GroupId, Offset, TopicId
+from corgi.base.ports import ClientSession
+from corgi.broker.assignment import Unit
+from corgi.broker.consumer_group import (
+    FORMAT,
+    INTERVAL_MS_MAX,
+    Claim,
+    ConsumerGroup,
+    Member,
+    StoredGroup,
+    decode_stored,
+    encode_stored,
+)
+from corgi.state.commands import Owner, encode_owner, guard_group_at
+from corgi.state.consumer_groups import encode_group
+from corgi.state.cursors import CheckpointRecord, Cursor, CursorKey, encode_checkpoint
+from corgi.state.outcomes import Outcome
+from corgi.state.topics import Topics
+from corgi.wire.group_messages import Assigned, GroupChanged, GroupHeartbeat, GroupHeartbeatReply
+
+if TYPE_CHECKING:
+    from corgi.broker.node import Node
+
+CHECK_S = 0.1  # how late a silent member is noticed
+SUBMIT_TIMEOUT_S = 5.0
+RETRY_S = 0.1
+WAITING_MAX = 10_000  # heartbeats that wait for a coordinator to become one
+MEMBERS_MAX = 1_000
+UNITS_MAX = 20_000  # of one group
+
+Done = Callable[[int, str], None]
+
+
+def kept_in(group: str, groups: int) -> GroupId:
+    """The Paxos group that keeps a consumer group."""
+    return GroupId(zlib.crc32(group.encode()) % groups)
+
+
+class _Reign:
+    """What this node coordinates as the leader of one Paxos group in one ballot."""
+
+    def __init__(self, group: GroupId, ballot: int) -> None:
+        self.group = group
+        self.ballot = ballot
+        self.begun = False  # every log was gone through
+        self.waiting: list[tuple[ClientSession, int, GroupHeartbeat]] = []
+        self.groups: dict[str, ConsumerGroup] = {}
+        self.saving: set[str] = set()
+        self.dirty: dict[str, None] = {}
+        self.joining: dict[str, list[tuple[ClientSession, int, str]]] = {}  # answered when the record is saved
+        self.retry_at = 0.0
+        self._serial = ballot << 24
+
+    def next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+
+class Coordinator:
+    """Every consumer group that is kept where this node leads."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._reigns: dict[GroupId, _Reign] = {}
+        self._check_at = 0.0
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def heartbeat(self, client: ClientSession, correlation: int, message: GroupHeartbeat) -> None:
+        """Answers GroupHeartbeatReply; raises CorgiError "not-leader", "overloaded", "invalid-argument"."""
+        reign = self._reign(message.group)
+        if not reign.begun:
+            if len(reign.waiting) >= WAITING_MAX:
+                raise CorgiError("overloaded", "too many consumers wait for their coordinator")
+            reign.waiting.append((client, correlation, message))
+            return
+        self._heard(reign, client, correlation, message)
+
+    def group(self, name: str) -> ConsumerGroup:
+        """A group that exists, at its coordinator. Raises "not-leader", "recovering", "unknown-group"."""
+        reign = self._reign(name)
+        if not reign.begun:
+            raise CorgiError("not-leader", "the coordinator has just been elected")
+        group = self._group(reign, name)
+        if group is None:
+            raise CorgiError("unknown-group", f"there is no consumer group {name!r}")
+        return group
+
+    def delete(self, name: str, timeout_s: float, done: Done) -> None:
+        """Forget a group without members, and its cursors. Raises as ``group``, and "group-not-empty"."""
+        group = self.group(name)
+        reign = self._reign(name)
+        if group.members or name in reign.saving:
+            raise CorgiError("group-not-empty", f"the consumer group {name!r} has {len(group.members)} members")
+        left = [(number, key, cursor) for number, key, cursor in self.cursors(name)]
+        waiting = [2 * len(left) + 1]
+        failure: list[tuple[int, str]] = []
+
+        def ended(outcome: Outcome) -> None:
+            if outcome.error and not failure:
+                failure.append((outcome.error, outcome.detail or BY_NUMBER[outcome.error].meaning))
+            waiting[0] -= 1
+            if not waiting[0]:
+                self._forget(reign, name, timeout_s, done, failure)
+
+        for number, key, cursor in left:
+            owner = Owner(name, key.topic, key.partition, key.slice, cursor.owner_epoch + 1, "")
+            self._node.submit(number, CommandKind.OWNER, encode_owner(owner), ended, timeout_s=timeout_s)
+            batch = encode_checkpoint(key, None, self._node.clock.wall_ms())
+            body = encode_data([(CHECKPOINTS, int(number), batch)])
+            self._node.submit(number, CommandKind.DATA, body, ended, timeout_s=timeout_s)
+        self._node.submit(reign.group, CommandKind.BARRIER, b"", ended, timeout_s=timeout_s)
+
+    def reset(self, name: str, offsets: tuple[tuple[TopicId, int, Offset], ...], timeout_s: float, done: Done) -> None:
+        """Set checkpoints; who holds the units loses them and gets them again. Raises as ``group``."""
+        group = self.group(name)
+        units: list[tuple[GroupId, Unit, Offset]] = []
+        for topic, partition, offset in offsets:
+            number = self._node.requests.places.to_write(topic, partition).group
+            units += [(number, (topic, partition, slice_), offset) for slice_ in range(max(group.slices, 1))]
+        waiting = [2 * len(units)]
+        failure: list[tuple[int, str]] = []
+
+        def ended(outcome: Outcome) -> None:
+            if outcome.error and not failure:
+                failure.append((outcome.error, outcome.detail or BY_NUMBER[outcome.error].meaning))
+            waiting[0] -= 1
+            if not waiting[0]:
+                group.barred -= {unit for _, unit, _ in units}
+                self._touch(name)
+                done(*(failure[0] if failure else (OK, "")))
+
+        group.barred |= {unit for _, unit, _ in units}
+        self._touch(name)
+        for number, unit, offset in units:
+            key = CursorKey(name, *unit)
+            epoch = self._node.groups[number].machine.cursors.get(key).owner_epoch + 1
+            owner = encode_owner(Owner(name, *unit, epoch, ""))
+            self._node.submit(number, CommandKind.OWNER, owner, ended, timeout_s=timeout_s)
+            record = CheckpointRecord(epoch, "", offset, (), "", True)
+            batch = encode_checkpoint(key, record, self._node.clock.wall_ms())
+            body = encode_data([(CHECKPOINTS, int(number), batch)])
+            self._node.submit(number, CommandKind.DATA, body, ended, timeout_s=timeout_s)
+
+    def cursors(self, name: str) -> list[tuple[GroupId, CursorKey, Cursor]]:
+        """The cursors of a consumer group, as far as this node has applied."""
+        return [
+            (group.id, key, cursor)
+            for group in self._node.groups
+            for key, cursor in sorted(group.machine.cursors.of_group(name))
+        ]
+
+    # -- facts ----------------------------------------------------------------------------------------------------
+
+    def leader_changed(self, group: GroupId) -> None:
+        """Whatever was begun under another leader is over."""
+        reign = self._reigns.get(group)
+        if reign is not None and not self._reigns_still(reign):
+            self._end(reign)
+
+    def topics_changed(self) -> None:
+        for reign in self._reigns.values():
+            reign.dirty.update(dict.fromkeys(reign.groups))
+
+    def client_closed(self, client: ClientSession) -> None:
+        now = self._node.clock.now()
+        for reign in self._reigns.values():
+            reign.waiting = [waiting for waiting in reign.waiting if waiting[0] is not client]
+            for group in reign.groups.values():
+                group.session_closed(client, now)
+
+    def advance(self, now: float) -> None:
+        """Notice who is silent, and try again what failed."""
+        if now < self._check_at:
+            return
+        self._check_at = now + CHECK_S
+        for reign in list(self._reigns.values()):
+            if not self._reigns_still(reign):
+                self._end(reign)
+                continue
+            for name, group in reign.groups.items():
+                if group.bury(now) or group.letting_go or group.unsaved or (reign.retry_at and now >= reign.retry_at):
+                    reign.dirty[name] = None
+            if reign.retry_at and now >= reign.retry_at:
+                reign.retry_at = 0.0
+
+    def next_deadline(self) -> float | None:
+        """When ``advance`` must be called at the latest; None while nobody is a member of anything here."""
+        busy = any(group.members or group.unsaved for reign in self._reigns.values() for group in reign.groups.values())
+        return self._check_at if busy or any(not reign.begun for reign in self._reigns.values()) else None
+
+    def flush(self) -> None:
+        """The end of a turn: drive the groups in which something changed."""
+        for reign in self._reigns.values():
+            if reign.begun and reign.dirty:
+                dirty, reign.dirty = reign.dirty, {}
+                for name in dirty:
+                    self._drive(reign, name)
+
+    # -- reigns ---------------------------------------------------------------------------------------------------
+
+    def _reign(self, name: str) -> _Reign:
+        """Raises "not-leader"; if nobody leads, has somebody take over."""
+        number = kept_in(name, len(self._node.groups))
+        group = self._node.groups[number]
+        reign = self._reigns.get(number)
+        if reign is not None and self._reigns_still(reign):
+            return reign
+        if reign is not None:
+            self._end(reign)
+        if self._node.stopping:
+            raise CorgiError("not-leader", "the node is stopping")
+        if not group.replica.leading:
+            if not group.replica.route():
+                self._node.submit(number, CommandKind.BARRIER, b"", lambda _: None, timeout_s=1.0)
+            raise CorgiError("not-leader", f"consumer group {name!r} is coordinated by node {group.replica.route()}")
+        reign = self._reigns[number] = _Reign(number, int(group.replica.ballot))
+        self._begin(reign)
+        return reign
+
+    def _reigns_still(self, reign: _Reign) -> bool:
+        replica = self._node.groups[reign.group].replica
+        return replica.leading and int(replica.ballot) == reign.ballot
+
+    def _begin(self, reign: _Reign) -> None:
+        left = {group.id for group in self._node.groups}
+
+        def gone_through(number: GroupId, outcome: Outcome) -> None:
+            if self._reigns.get(reign.group) is not reign:
+                return
+            if outcome.error:
+                self._end(reign)
+                return
+            left.discard(number)
+            if not left:
+                reign.begun = True
+                waiting, reign.waiting = reign.waiting, []
+                self._load(reign)
+                for client, correlation, message in waiting:
+                    try:
+                        self._heard(reign, client, correlation, message)
+                    except CorgiError as error:
+                        _refuse(client, correlation, error)
+
+        for group in self._node.groups:
+            number = group.id
+            self._node.submit(
+                number,
+                CommandKind.BARRIER,
+                b"",
+                lambda outcome, number=number: gone_through(number, outcome),  # type: ignore[misc]
+                timeout_s=SUBMIT_TIMEOUT_S,
+            )
+
+    def _end(self, reign: _Reign) -> None:
+        del self._reigns[reign.group]
+        error = CorgiError("not-leader", "the coordinator has changed")
+        for client, correlation, _ in reign.waiting:
+            _refuse(client, correlation, error)
+        for joining in reign.joining.values():
+            for client, correlation, _ in joining:
+                _refuse(client, correlation, error)
+
+    def _load(self, reign: _Reign) -> None:
+        for name in self._node.groups[reign.group].machine.consumer_groups.by_name:
+            self._group(reign, name)
+            reign.dirty[name] = None
+
+    def _group(self, reign: _Reign, name: str) -> ConsumerGroup | None:
+        group = reign.groups.get(name)
+        if group is None:
+            kept = self._node.groups[reign.group].machine.consumer_groups.by_name.get(name)
+            if kept is not None:
+                group = reign.groups[name] = self._new(reign, name, _decoded(kept.body))
+        return group
+
+    def _new(self, reign: _Reign, name: str, stored: StoredGroup | None) -> ConsumerGroup:
+        def cursor_of(unit: Unit) -> Cursor:
+            number = self._topics.group_of(unit[0], unit[1])
+            return self._node.groups[number].machine.cursors.get(CursorKey(name, *unit))
+
+        return ConsumerGroup(name, stored, self._node.clock.now(), cursor_of, reign.next_serial)
+
+    # -- members --------------------------------------------------------------------------------------------------
+
+    def _heard(self, reign: _Reign, client: ClientSession, correlation: int, message: GroupHeartbeat) -> None:
+        name = message.group
+        group = self._group(reign, name)
+        if message.leave:
+            if group is not None and group.remove(message.member):
+                reign.dirty[name] = None
+            client.reply(correlation, GroupHeartbeatReply(OK, ""))
+            return
+        known = group is not None and message.member in group.members
+        if not known and message.epoch:
+            raise CorgiError("unknown-member", f"{message.member!r} is no member of {name!r} any more")
+        if group is None:
+            group = reign.groups[name] = self._new(reign, name, None)
+        if group.slices not in (0, message.slices) and (group.members or self.cursors(name)):
+            raise CorgiError(
+                "invalid-argument",
+                f"the consumer group {name!r} cuts each partition into {group.slices} slices, not {message.slices}",
+                hint="all members share alike; to change it, stop them and delete the group",
+            )
+        if not known and len(group.members) >= MEMBERS_MAX:
+            raise CorgiError("overloaded", f"a consumer group has at most {MEMBERS_MAX} members")
+        if group.slices not in (0, message.slices):
+            group.slices = message.slices
+        changed = group.heard(message, client, self._node.clock.now())
+        reign.dirty[name] = None
+        if changed:
+            reign.joining.setdefault(name, []).append((client, correlation, message.member))
+        else:
+            self._answer(group, client, correlation, message.member, message.epoch)
+
+    def _answer(self, group: ConsumerGroup, client: ClientSession, correlation: int, name: str, epoch: int) -> None:
+        if client.closed:
+            return
+        member = group.members.get(name)
+        if member is None:
+            _refuse(client, correlation, CorgiError("unknown-member"))
+            return
+        assignment = None if epoch == member.serial else self._assignment(group, member)
+        missing = tuple(topic for topic in member.stored.topics if self._topics.get(topic) is None)
+        interval_ms = min(member.stored.session_ms // 3, INTERVAL_MS_MAX)
+        client.reply(correlation, GroupHeartbeatReply(OK, "", member.serial, interval_ms, assignment, missing))
+
+    def _assignment(self, group: ConsumerGroup, member: Member) -> tuple[Assigned, ...]:
+        found: list[Assigned] = []
+        for unit in member.shown:
+            topic = self._topics.by_id.get(unit[0])
+            if topic is None:
+                continue
+            number = topic.group_of(unit[1])
+            cursor = self._node.groups[number].machine.cursors.get(CursorKey(group.name, *unit))
+            found.append(
+                Assigned(
+                    topic.name, *unit, cursor.owner_epoch, cursor.version, cursor.offset, cursor.ranges, cursor.metadata
+                )
+            )
+        return tuple(found)
+
+    # -- driving --------------------------------------------------------------------------------------------------
+
+    def _drive(self, reign: _Reign, name: str) -> None:
+        group = reign.groups.get(name)
+        if group is None:
+            return
+        if group.unsaved:
+            self._save(reign, group)
+        wishes = self._wishes(group)
+        wanted: set[TopicId] = set().union(*wishes.values()) if wishes else set()
+        group.set_units(self._units(wanted, max(group.slices, 1)))
+        for claim in group.claims(wishes, self._node.clock.now()):
+            self._claim(reign, group, claim)
+        for member in group.show():
+            if member.session is not None and not member.session.closed:
+                member.session.push(GroupChanged(name, member.stored.member), ())
+
+    def _wishes(self, group: ConsumerGroup) -> dict[str, frozenset[TopicId]]:
+        topics = self._topics
+        return {
+            name: frozenset(found.topic for text in member.stored.topics if (found := topics.get(text)) is not None)
+            for name, member in group.members.items()
+        }
+
+    def _units(self, wanted: set[TopicId], slices: int) -> list[Unit]:
+        units: list[Unit] = []
+        for topic_id in sorted(wanted):
+            topic = self._topics.by_id[topic_id]
+            for partition in range(topic.partitions):
+                machine = self._node.groups[topic.group_of(partition)].machine
+                if (topic_id, partition) in machine.partitions:
+                    units += [(topic_id, partition, number) for number in range(slices)]
+            if len(units) > UNITS_MAX:
+                return units[:UNITS_MAX]
+        return units
+
+    def _claim(self, reign: _Reign, group: ConsumerGroup, claim: Claim) -> None:
+        def decided(outcome: Outcome) -> None:
+            group.claimed(claim.unit)
+            if outcome.error and outcome.error != errors.CONSUMER_FENCED:
+                reign.retry_at = reign.retry_at or self._node.clock.now() + RETRY_S
+            else:
+                reign.dirty[group.name] = None
+
+        number = self._topics.group_of(claim.unit[0], claim.unit[1])
+        owner = encode_owner(Owner(group.name, *claim.unit, claim.owner_epoch, claim.member))
+        self._node.submit(number, CommandKind.OWNER, owner, decided, timeout_s=SUBMIT_TIMEOUT_S)
+        self._node.count("group_claims")
+
+    def _save(self, reign: _Reign, group: ConsumerGroup) -> None:
+        """Write the members down; one record at a time."""
+        name = group.name
+        if name in reign.saving:
+            return
+        reign.saving.add(name)
+        members, epoch = group.present(), group.epoch + 1
+        body = encode_stored(StoredGroup(FORMAT, max(group.slices, 1), epoch, members))
+        joining = reign.joining.pop(name, [])
+
+        def decided(outcome: Outcome) -> None:
+            reign.saving.discard(name)
+            if self._reigns.get(reign.group) is not reign:
+                for client, correlation, _ in joining:
+                    _refuse(client, correlation, CorgiError("not-leader"))
+                return
+            if outcome.error:
+                reign.joining.setdefault(name, [])[:0] = joining
+                reign.retry_at = reign.retry_at or self._node.clock.now() + RETRY_S
+                return
+            group.saved(members, epoch)
+            reign.dirty[name] = None
+            for client, correlation, member in joining:
+                self._answer(group, client, correlation, member, 0)
+
+        self._write(reign, name, body, decided, SUBMIT_TIMEOUT_S)
+
+    def _write(
+        self, reign: _Reign, name: str, body: bytes | None, done: Callable[[Outcome], None], timeout_s: float
+    ) -> None:
+        version = self._node.groups[reign.group].machine.consumer_groups.version(name)
+        batch = encode_group(name, body, self._node.clock.wall_ms())
+        command = encode_data([(GROUPS, int(reign.group), batch)], [guard_group_at(name, version)])
+        self._node.submit(reign.group, CommandKind.DATA, command, done, timeout_s=timeout_s)
+
+    def _forget(self, reign: _Reign, name: str, timeout_s: float, done: Done, failure: list[tuple[int, str]]) -> None:
+        if failure:
+            done(*failure[0])
+            return
+
+        def decided(outcome: Outcome) -> None:
+            if not outcome.error:
+                reign.groups.pop(name, None)
+            done(outcome.error, outcome.detail)
+
+        self._write(reign, name, None, decided, timeout_s)
+
+    def _touch(self, name: str) -> None:
+        reign = self._reigns.get(kept_in(name, len(self._node.groups)))
+        if reign is not None and name in reign.groups:
+            reign.groups[name].changed()
+            reign.dirty[name] = None
+
+    @property
+    def _topics(self) -> Topics:
+        topics = self._node.groups[0].machine.topics
+        assert topics is not None, "group 0 holds the topics"
+        return topics
+
+
+def _decoded(body: bytes) -> StoredGroup | None:
+    """None for what this release does not understand: the group's members join anew."""
+    try:
+        stored = decode_stored(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return stored if stored.format == FORMAT else None
+
+
+def _refuse(client: ClientSession, correlation: int, error: CorgiError) -> None:
+    if not client.closed:
+        client.reply(correlation, GroupHeartbeatReply(error.kind.number, error.message))
