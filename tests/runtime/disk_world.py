@@ -59,9 +59,9 @@ class World:
             on_full=self._full,
         )
 
-    def recover(self) -> list[int]:
+    def recover(self, first_segment: int = 1) -> list[int]:
         """The slots of the accepts that are found whole; ``faulty`` and ``holes`` tell what else."""
-        found = list(self.log.recover())
+        found = list(self.log.recover(first_segment))
         self.holes = [item for item in found if isinstance(item, Hole)]
         self.faulty = [item.slot for item in found if isinstance(item, FaultyRecord)]
         return [item.slot for item in found if type(item) is LogRecord and item.kind is RecordKind.ACCEPT]

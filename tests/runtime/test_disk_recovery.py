@@ -147,6 +147,25 @@ async def test_a_deleted_segment_is_a_hole(tmp_path: Path, number: int) -> None:
     assert found == [record.slot for record in records if record.position // SEGMENT_BYTES != number]
 
 
+async def test_a_log_goes_on_behind_the_lost_segment_that_a_restart_needs(tmp_path: Path) -> None:
+    """Nothing that a scan looks at is there any more: the segments before it are not written over."""
+    records = await written(tmp_path)
+    wal = tmp_path / "wal"
+    last = records[-1].position // SEGMENT_BYTES
+    for path in sorted(wal.iterdir())[last - 1 :]:
+        path.unlink()
+    before = {path: path.read_bytes() for path in wal.iterdir()}
+    world = World(tmp_path)
+    assert world.recover(last) == []
+    assert [hole.segment for hole in world.holes] == [last]
+    world.log.start()
+    world.append(500)
+    await world.until_released(1)
+    await world.log.close()
+    assert world.released[0].position // SEGMENT_BYTES == last + 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
 async def test_a_strange_name_in_the_folder_is_told(tmp_path: Path) -> None:
     await written(tmp_path, size=10)
     (tmp_path / "wal" / "copy.wal").write_bytes(b"")
