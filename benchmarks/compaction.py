@@ -68,9 +68,11 @@ async def held(mq: corgi.Corgi, topic: str, end: int) -> tuple[int, int]:
 async def compacted(mq: corgi.Corgi, topic: str, end: int) -> float:
     """Wait until a pass has come to the newest batches; how long that took (s)."""
     began = time.perf_counter()
-    while (await mq.topics.describe(topic)).partitions[0].compacted_to < end - CHUNK:
+    while True:
+        [partition] = (await mq.topics.describe(topic)).partitions
+        if partition.compacted_to >= end - CHUNK:
+            return time.perf_counter() - began
         await asyncio.sleep(0.1)
-    return time.perf_counter() - began
 
 
 async def measure(where: Target, records: int, keys: int, size: int) -> dict[str, Any]:
