@@ -75,3 +75,24 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path)
     assert not any(node.pid for node in cluster.nodes)
     assert (tmp_path / "node-2" / "photos").read_text() == "mine"
     cluster.stop()
+
+
+def test_a_topic_is_compacted_though_its_leader_is_killed(tmp_path: Path) -> None:
+    with LocalCluster(LocalOptions(folder=tmp_path, nodes=3, groups=1)) as cluster, connect(cluster.native) as mq:
+        mq.topics.create("t", cleanup="compact", min_cleanable_dirty_ratio=0)
+        count = 20_000
+        mq.publish_many("t", [(b"%d" % (n % 10), b"%d" % n + bytes(100)) for n in range(count)]).raise_first()
+        cluster.kill(mq.topics.describe("t").partitions[0].leader)
+        end = mq.publish("t", b"head", key=b"head").offset + 1
+        wait_until(lambda: mq.topics.describe("t").partitions[0].compacted_to > end // 2)
+        ended = [node for node, _ in cluster.ended()]
+        cluster.start_nodes(ended)
+        found: dict[bytes | None, int] = {}
+        read = 0
+        with mq.subscribe("t", start="earliest") as subscription:
+            for message in subscription:
+                found[message.key], read = message.offset, read + 1
+                if message.offset + 1 == end:
+                    break
+        assert read < count
+        assert found == {**{b"%d" % (n % 10): n for n in range(count - 10, count)}, b"head": count}
