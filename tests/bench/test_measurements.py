@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ from corgi.bench.failover import FailoverOptions, Publishes, failover, terms_ms
 from corgi.bench.memory import MemoryOptions, memory
 from corgi.bench.pace import schedule
 from corgi.bench.publish import PublishOptions, publish_latency
+from corgi.bench.slow import SlowOptions, slow_beside_fast
 from corgi.bench.target import Target, TargetOptions, file_system, median_of, target
 from corgi.bench.throughput import ThroughputOptions, Via, throughput
 from corgi.bench.values import SIZE_MIN, Stamps, make_values, read_stamp
@@ -167,3 +169,27 @@ def test_medians_are_taken_number_by_number() -> None:
 def test_the_file_system_is_told() -> None:
     assert file_system(Path("/dev/shm")) == "tmpfs"
     assert file_system(Path("/proc/self")) == "proc"
+
+
+def test_a_slow_consumer_is_measured_in_pairs(cluster: Target) -> None:
+    told = asyncio.run(slow_beside_fast(cluster, SlowOptions(rate=500, records=150, pairs=2)))
+    assert len(told["pairs"]) == len(told["p50_ratios"]) == 2
+    assert all(pair[kind]["samples"] == 135 for pair in told["pairs"] for kind in ("alone", "beside"))
+    ratios = [pair["beside"]["p50_ms"] / pair["alone"]["p50_ms"] for pair in told["pairs"]]
+    assert told["p50_ratio"] == pytest.approx(sum(ratios) / 2, abs=0.001)
+
+
+def test_volumes_are_told_and_drawn(cluster: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chart = tmp_path / "volume.svg"
+    arguments = ["--rates", "100,400", "--seconds", "0.5", "--repeat", "1", "--cluster", cluster.native]
+    assert main(["bench", "volume", *arguments, "--chart", str(chart), "--output", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [median["rate"] for median in document["medians"]] == ["100", "400"]
+    picture = ElementTree.fromstring(chart.read_text(encoding="utf-8"))
+    texts = [element.text for element in picture.iter() if element.tag.endswith("text")]
+    assert {"100", "400", "p50", "p90", "p99", "messages per second"} <= set(texts)
+
+
+def test_a_rate_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "volume", "--rates", "100,fast"]) == 2
+    assert "'fast' is not a rate" in capsys.readouterr().err

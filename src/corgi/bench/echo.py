@@ -52,16 +52,21 @@ async def echo(target: Target, options: EchoOptions) -> dict[str, Any]:
         topic = fresh_topic()
         await mq.topics.create(topic, partitions=options.partitions)
         try:
-            async with _consumer(target, topic, options) as consumer:
-                began = time.monotonic()
-                if options.rate:
-                    await _at_rate(mq, topic, options)
-                else:
-                    await _one_by_one(mq, topic, options, consumer)
-                seconds = time.monotonic() - began
-                result = await _result(consumer)
+            return await echo_on(mq, target, topic, options)
         finally:
             await mq.topics.delete(topic)
+
+
+async def echo_on(mq: Corgi, target: Target, topic: str, options: EchoOptions) -> dict[str, Any]:
+    """One run on a topic that exists and is empty."""
+    async with _consumer(target, topic, options) as consumer:
+        began = time.monotonic()
+        if options.rate:
+            await _at_rate(mq, topic, options)
+        else:
+            await _one_by_one(mq, topic, options, consumer)
+        seconds = time.monotonic() - began
+        result = await _result(consumer)
     return {"published_per_s": round(options.records / seconds, 1), **result}
 
 
@@ -94,7 +99,7 @@ async def _consumer(target: Target, topic: str, options: EchoOptions) -> AsyncIt
         sys.executable, "-m", CONSUMER, *arguments, stdout=asyncio.subprocess.PIPE
     )
     try:
-        await _line(process)  # it says that it is attached
+        await line_of(process)  # it says that it is attached
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -103,11 +108,12 @@ async def _consumer(target: Target, topic: str, options: EchoOptions) -> AsyncIt
 
 
 async def _result(process: asyncio.subprocess.Process) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(await _line(process))
+    document: dict[str, Any] = json.loads(await line_of(process))
     return document
 
 
-async def _line(process: asyncio.subprocess.Process) -> bytes:
+async def line_of(process: asyncio.subprocess.Process) -> bytes:
+    """The next line that a process of a measurement writes. Raises CorgiError "timeout", "closed"."""
     assert process.stdout is not None
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from corgi.base.errors import CorgiError
-from corgi.cli.common import addresses_of, run
+from corgi.cli.common import run
 from corgi.cli.exits import Exit
+from corgi.cli.measuring import check_repeat, compare, complain_of_spoiled, rate_of, report
 from corgi.cli.output import OutputOption, print_json, print_table
 from corgi.cli.words import say
 
 if TYPE_CHECKING:
     from corgi.bench.target import Target
-
-REPEAT_MAX = 1_000
 
 app = App(
     name="bench",
@@ -49,6 +46,7 @@ Cluster = Annotated[
 Folder = Annotated[
     Path | None, Parameter(name="--dir", show_default=False, help="Where its own cluster writes; by default temporary.")
 ]
+Chart = Annotated[Path | None, Parameter(show_default=False, help="Draw the medians as a picture (SVG) in this file.")]
 Partitions = Annotated[int, Parameter(help="Of the topic.")]
 Size = Annotated[int, Parameter(help="Bytes of each value; random, so it does not compress.")]
 
@@ -97,7 +95,7 @@ def throughput(
     options = ThroughputOptions(size=size, records=records, via=via, tasks=tasks, partitions=partitions)
     options.check()
     shown = {"size": size, "records": records, "via": via, "tasks": tasks, "partitions": partitions}
-    return _report("throughput", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
+    return report("throughput", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
 
 
 @app.command(help_epilogue="")
@@ -127,7 +125,7 @@ def publish(
     options = PublishOptions(size=size, records=records, partitions=partitions)
     options.check()
     shown = {"size": size, "records": records, "partitions": partitions}
-    return _report("publish", shown, lambda target: publish_latency(target, options), repeat, cluster, dir, output)
+    return report("publish", shown, lambda target: publish_latency(target, options), repeat, cluster, dir, output)
 
 
 @app.command(help_epilogue="")
@@ -164,7 +162,95 @@ def echo(
     options = EchoOptions(rate=rate, records=records, size=size, partitions=partitions)
     options.check()
     shown = {"rate": rate, "records": records, "size": size, "partitions": partitions}
-    return _report("echo", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
+    return report("echo", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
+
+
+@app.command(help_epilogue="")
+def volume(
+    *,
+    rates: str = "500,1000,2000,5000,10000",
+    seconds: float = 4.0,
+    size: Size = 100,
+    partitions: Partitions = 8,
+    repeat: Repeat = 3,
+    chart: Chart = None,
+    cluster: Cluster = None,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """Echo latency against volume: it should stay flat. The rates take turns,
+    so that what else happens on the machine meets all alike.
+
+    Example: corgi bench volume --rates 1000,10000 --chart volume.svg
+
+    JSON: {"bench", "options", "target", "runs": [{"rate", "latency": {…},
+    "lost", "duplicated"}], "medians": [as a run, one for each rate]}
+
+    Parameters
+    ----------
+    rates
+        Messages per second, separated by commas.
+    seconds
+        How long each run publishes.
+    """
+    from corgi.bench.echo import EchoOptions
+    from corgi.bench.echo import echo as measure
+
+    wanted = [rate_of(text) for text in rates.split(",")]
+    every = {
+        rate: EchoOptions(rate=rate, records=max(int(rate * seconds), 10), size=size, partitions=partitions)
+        for rate in wanted
+    }
+    for options in every.values():
+        options.check()
+
+    async def one(target: Target, name: str) -> dict[str, Any]:
+        return await measure(target, every[float(name)])
+
+    return compare(
+        "volume", "rate", [f"{rate:g}" for rate in wanted], one, repeat, cluster, dir, output, chart,
+        x_title="messages per second", shown={"seconds": seconds, "size": size, "partitions": partitions},
+    )  # fmt: skip
+
+
+@app.command(help_epilogue="")
+def slow(
+    *,
+    rate: float = 1_000.0,
+    records: int = 4_000,
+    size: Size = 100,
+    factor: float = 100.0,
+    pairs: int = 7,
+    cluster: Cluster = None,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """What a consumer costs a fast one on the same partition if it takes only a
+    hundredth of what is published: echo latency of the fast one alone and
+    beside it, in pairs.
+
+    Example: corgi bench slow --pairs 7
+
+    JSON: as throughput; the run is {"pairs": [{"alone": {…}, "beside": {…}}],
+    "p50_ratio", "p99_ratio": medians, "p50_ratios", "p99_ratios": of each pair}
+
+    Parameters
+    ----------
+    rate
+        Messages per second.
+    records
+        How many in each run; the first tenth is not timed.
+    factor
+        How many times slower the slow one is.
+    pairs
+        How many; their order changes from one to the next.
+    """
+    from corgi.bench.slow import SlowOptions, slow_beside_fast
+
+    options = SlowOptions(rate=rate, records=records, size=size, factor=factor, pairs=pairs)
+    options.check()
+    shown = {"rate": rate, "records": records, "size": size, "factor": factor}
+    return report("slow", shown, lambda target: slow_beside_fast(target, options), 1, cluster, dir, output)
 
 
 @app.command(help_epilogue="")
@@ -218,7 +304,7 @@ def failover(
     options.check()
     shown = {"rate": rate, "partitions": partitions, "suspicion_ms": suspicion_ms, "before_s": before, "after_s": after}
     work = lambda target: measure(target, options)  # noqa: E731 - as in the other commands
-    return _report("failover", shown, work, repeat, None, dir, output, suspicion_ms=suspicion_ms)
+    return report("failover", shown, work, repeat, None, dir, output, suspicion_ms=suspicion_ms)
 
 
 @app.command(help_epilogue="")
@@ -268,7 +354,7 @@ def gaps(
     from corgi.bench.gaps import GapOptions, describe_cluster, gap_cluster, measure_gap
     from corgi.bench.target import median_of
 
-    _check_repeat(repeat)
+    check_repeat(repeat)
     wanted = [name.strip() for name in faults.split(",") if name.strip()]
     every = [GapOptions(name, hold_s=hold, rate=rate, partitions=partitions) for name in wanted]
     for options in every:
@@ -288,7 +374,7 @@ def gaps(
         columns = ("fault", ">write gap ms", ">before", ">changes", ">elsewhere", ">most of a group")
         keys = ("fault", "gap_ms", "gap_before_ms", "changes", "changes_elsewhere", "changes_most")
         print_table(columns, [[f"{row[key]:,}" if key != "fault" else row[key] for key in keys] for row in medians])
-    _complain_of_spoiled(runs)
+    complain_of_spoiled(runs)
     return Exit.OK
 
 
@@ -321,64 +407,4 @@ def memory(
     options = MemoryOptions(records=records, size=size, partitions=partitions)
     options.check()
     shown = {"records": records, "size": size, "partitions": partitions}
-    return _report("memory", shown, lambda target: measure(target, options), repeat, None, dir, output)
-
-
-def _report(
-    name: str,
-    options: dict[str, Any],
-    measure: Callable[[Target], Coroutine[Any, Any, dict[str, Any]]],
-    repeat: int,
-    cluster: str | None,
-    folder: Path | None,
-    output: str,
-    *,
-    suspicion_ms: int = 150,
-) -> int:
-    """Run the measurement as often as wanted on one cluster, and show it."""
-    from corgi.bench.target import TargetOptions, median_of, target
-
-    _check_repeat(repeat)
-    where = TargetOptions(addresses_of(cluster) if cluster else "", folder, suspicion_ms=suspicion_ms)
-    runs: list[dict[str, Any]] = []
-    with target(where) as cluster_under_test:
-        described = cluster_under_test.describe()
-        if described.get("file_system") in ("tmpfs", "ramfs"):
-            say("warning: the nodes write to memory, so no figure includes a disk; choose a folder with --dir")
-        for number in range(repeat):
-            runs.append(run(measure(cluster_under_test)))
-            if repeat > 1:
-                say(f"run {number + 1} of {repeat} is done")
-    median = median_of(runs)
-    if output == "json":
-        document = {"bench": name, "options": options, "target": described, "runs": runs, "median": median}
-        print_json(document)
-    else:
-        print_table(("figure", ">value"), list(_flat(median)), title=f"{name} {_words(options)}")
-    _complain_of_spoiled(runs)
-    return Exit.OK
-
-
-def _check_repeat(repeat: int) -> None:
-    if not 1 <= repeat <= REPEAT_MAX:
-        raise CorgiError("invalid-argument", f"--repeat {repeat}: expected 1 to {REPEAT_MAX}")
-
-
-def _complain_of_spoiled(runs: list[dict[str, Any]]) -> None:
-    spoiled = [key for run_ in runs for key in ("lost", "duplicated", "reordered", "strange") if run_.get(key)]
-    if spoiled:
-        raise CorgiError("invariant-failed", f"records were {', '.join(sorted(set(spoiled)))}")
-
-
-def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = []
-    for key, value in figures.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key} ")
-        else:
-            rows.append((f"{prefix}{key}", f"{value:,}" if isinstance(value, int | float) else value))
-    return rows
-
-
-def _words(options: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in options.items())
+    return report("memory", shown, lambda target: measure(target, options), repeat, None, dir, output)
