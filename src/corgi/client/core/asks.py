@@ -6,9 +6,10 @@ judged by the caller, who is told that an earlier sending may have been carried 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.links import Answer, Chance, Clock
@@ -32,6 +33,7 @@ class Ask:
         "last_error",
         "message",
         "node",
+        "payload",
         "repeated",
         "retry_at",
     )
@@ -44,8 +46,10 @@ class Ask:
         judge: Judge,
         done: Callable[[Ask, Answer, memoryview], None],
         backoff: Backoff,
+        payload: Sequence[Buffer],
     ) -> None:
         self.message = message
+        self.payload = payload
         self.group = group
         self.deadline = deadline
         self.judge = judge
@@ -77,11 +81,12 @@ class Asks:
         group: int = ANY_GROUP,
         judge: Judge = lambda _: None,
         timeout_s: float = 0.0,
+        payload: Sequence[Buffer] = (),
     ) -> None:
         """Send at the next flush; ``done`` is called once, with the answer or with an error that no retry helped."""
         backoff = Backoff(self._options.retry_min_s, self._options.retry_max_s, self._chance)
         deadline = self._clock.now() + (timeout_s or self._options.request_timeout_s)
-        ask = Ask(message, group, deadline, judge, done, backoff)
+        ask = Ask(message, group, deadline, judge, done, backoff, payload)
         if self._refusal is not None:
             done(ask, self._refusal.copy(), memoryview(b""))
         else:
@@ -98,7 +103,7 @@ class Asks:
             del self._waiting[ask]
             self._out[ask] = None
             ask.node = node
-            self._routing.links[node].request(ask.message, (), partial(self._answered, ask))
+            self._routing.links[node].request(ask.message, ask.payload, partial(self._answered, ask))
 
     def advance(self, now: float) -> None:
         """Give up what is too late."""

@@ -15,16 +15,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
+from corgi.base.command import Buffer
 from corgi.base.errors import BY_NUMBER, CorgiError, error_from_number
 from corgi.client.core.asks import Ask, Asks, Judge
 from corgi.client.core.batch import Identity
 from corgi.client.core.consumer import Consumer
 from corgi.client.core.links import Address, Answer, Chance, Clock, Dialer, Link
+from corgi.client.core.membership import Memberships
 from corgi.client.core.names import name_error
 from corgi.client.core.options import ClientOptions
 from corgi.client.core.peers import Peers
 from corgi.client.core.producer import Producer
 from corgi.client.core.routing import NO_NODE, Routing
+from corgi.wire.group_messages import GroupChanged
 from corgi.wire.messages import (
     Deliver,
     HelloReply,
@@ -64,6 +67,7 @@ class Client:
         self.asks = Asks(options, self.routing, clock, chance)
         self.producer = Producer(options, self.routing, clock, chance, self.need_topic, self._need_identity, wake)
         self.consumer = Consumer(options, self.routing, clock, chance, self.asks, self.need_topic, wake)
+        self.memberships = Memberships()
         self._topics_wanted: dict[str, None] = {}  # names to ask for
         self._topics_asked: dict[str, None] = {}  # names whose answer is on its way
         self._topics_used: dict[str, None] = {}  # names to ask for again after being cut off
@@ -111,9 +115,10 @@ class Client:
         group: int = 0,
         judge: Judge = lambda _: None,
         timeout_s: float = 0.0,
+        payload: Sequence[Buffer] = (),
     ) -> None:
         """Ask a fitting node, with retries; see ``asks``."""
-        self.asks.ask(message, done, group=group, judge=judge, timeout_s=timeout_s)
+        self.asks.ask(message, done, group=group, judge=judge, timeout_s=timeout_s, payload=payload)
         self._wake()
 
     def need_topic(self, name: str) -> None:
@@ -166,6 +171,7 @@ class Client:
         node = self._peers.link_lost(link, error)
         if node != NO_NODE:
             self.consumer.link_lost(node)
+            self.memberships.link_lost()
             self.producer.sender.stir()
 
     def dial_failed(self, address: Address, error: CorgiError) -> None:
@@ -181,6 +187,8 @@ class Client:
         try:
             if isinstance(message, (Deliver, SubscriptionEnded)):
                 self.consumer.pushed(message, payload)
+            elif isinstance(message, GroupChanged):
+                self.memberships.pushed(message)
             elif isinstance(message, LeaderChanged):
                 self._leaders_told(message)
             elif isinstance(message, TopicsChanged):
@@ -197,6 +205,7 @@ class Client:
         now = self._clock.now()
         self._peers.advance(now)
         self.asks.advance(now)
+        self.memberships.advance(now)
         self.producer.advance(now)
 
     def flush(self) -> None:
@@ -220,6 +229,7 @@ class Client:
                 self.asks.next_deadline(now),
                 self.producer.next_deadline(),
                 self.consumer.next_deadline(now),
+                self.memberships.next_deadline(),
             )
             if time is not None
         ]
@@ -233,6 +243,7 @@ class Client:
         error = self._refusal = CorgiError("closed", "the client is closed")
         self.producer.close(error)
         self.consumer.close(error)
+        self.memberships.close(error)
         self.asks.close(error)
         self._end_topics(error)
         self._peers.close()
@@ -246,7 +257,7 @@ class Client:
             return
         self._refusal = error
         self._broken = True
-        for end in (self.producer.fail, self.consumer.close, self.asks.close, self._end_topics):
+        for end in (self.producer.fail, self.consumer.close, self.memberships.close, self.asks.close, self._end_topics):
             with contextlib.suppress(Exception):
                 end(error)
         self._tell_ready()

@@ -68,6 +68,7 @@ class Consumer:
         start: Start | dict[int, Start],
         partitions: tuple[int, ...] | None = None,
         prefetch_bytes: int = 0,
+        labels: tuple[str, str] = ("", ""),
     ) -> Subscription:
         """Begin to consume; batches can be taken from the subscription after ``notify``."""
         subscription = Subscription(
@@ -78,6 +79,7 @@ class Consumer:
             notify,
             self._on_detached,
             self._on_owing,
+            labels,
         )
         if self._refusal is not None:
             subscription.fail(self._refusal.copy())
@@ -227,7 +229,7 @@ class Consumer:
         self._attachments[stream.id] = stream
         credit = max(1, stream.subscription.window - stream.held)
         link.request(
-            Subscribe(stream.id, stream.topic, stream.partition, stream.position, credit),
+            Subscribe(stream.id, stream.topic, stream.partition, stream.position, credit, *stream.subscription.labels),
             (),
             partial(self._attached, stream, stream.id),
         )

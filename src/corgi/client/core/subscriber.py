@@ -136,8 +136,10 @@ class Subscription:
         notify: Callable[[], None],
         on_detached: Callable[[Stream], None],
         on_owing: Callable[[Stream], None],
+        labels: tuple[str, str] = ("", ""),
     ) -> None:
         self.topic = topic
+        self.labels = labels  # consumer group and member
         self.wanted = partitions
         self.start = start
         self.streams: dict[int, Stream] = {}
