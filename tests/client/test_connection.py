@@ -15,6 +15,7 @@ from corgi import CorgiError
 from corgi.base.errors import BY_CODE
 from corgi.base.ids import NodeId, Offset, TopicId
 from corgi.wire import messages as m
+from corgi.wire.catalog import REQUESTS
 from corgi.wire.frame import FRAME, LENGTH_BYTES, encode_frame
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
@@ -46,7 +47,7 @@ async def receive(reader: asyncio.StreamReader) -> tuple[m.WireMessage, int]:
     head = await reader.readexactly(FRAME.size)
     length, correlation, header_bytes, kind, _, _ = FRAME.unpack(head)
     body = await reader.readexactly(length - (FRAME.size - LENGTH_BYTES))
-    return msgspec.msgpack.decode(body[:header_bytes], type=m.REQUESTS[kind]), correlation
+    return msgspec.msgpack.decode(body[:header_bytes], type=REQUESTS[kind]), correlation
 
 
 def frame(message: m.WireMessage, correlation: int) -> bytes:
