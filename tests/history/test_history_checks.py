@@ -6,22 +6,28 @@ import pytest
 
 from corgi.history.checks import CHECKS, check_history
 from corgi.history.model import (
+    AT_MOST_ONCE,
+    EXACTLY_ONCE,
     FAILED,
+    HANDLING_FAILED,
     OK,
     OPEN,
     UNKNOWN,
     Bound,
     Call,
+    Checkpoint,
     Fault,
     Handling,
     History,
     Limits,
     Partition,
     Read,
+    Result,
     Send,
 )
 
 P = Partition("t", 0)
+OUT = Partition("out", 0)
 
 
 def send(sequence: int, value: bytes, offset: int = -1, status: str = OK, ended: float = 1.0) -> Send:
@@ -40,18 +46,24 @@ def good() -> History:
         ],
         bounds=[Bound("e", P, 0.1, 0.2, 0), Bound("e", P, 2.0, 2.1, 3)],
         handlings=[Handling("g", "h1", P, "k", 0, 1.0, 1.5), Handling("g", "h2", P, "k", 2, 1.5, 1.6)],
+        results=[Result("e", "h1", P, 0, (b"A",), 1.0), Result("e", "h2", P, 0, (b"A",), 1.1)],
+        checkpoints=[
+            Checkpoint("g", P, 1, ((2, 3),)),
+            Checkpoint("e", P, 1, (), EXACTLY_ONCE),
+            Checkpoint("m", P, 3, (), AT_MOST_ONCE),
+        ],
         calls=[
             Call("x", "topic", "swap", None, "there", OK, 0.0, 0.5),
             Call("y", "topic", "read", "there", None, OK, 0.4, 0.6),
         ],
-        final={P: {1: list(stored), 2: list(stored), 3: list(stored)}},
+        final={P: {1: list(stored), 2: list(stored), 3: list(stored)}, OUT: {1: [(0, b"A")], 2: [(0, b"A")]}},
         healed=1.0,
         limits=Limits(write_gap_s=0.5, settle_s=1.0),
     )
 
 
 def everywhere(history: History, records: list[tuple[int, bytes]]) -> None:
-    history.final = {P: {node: list(records) for node in (1, 2, 3)}}
+    history.final[P] = {node: list(records) for node in (1, 2, 3)}
 
 
 def forget_an_acknowledged_write(history: History) -> None:
@@ -159,6 +171,38 @@ def handle_a_key_twice_at_a_time(history: History) -> None:
     history.handlings.append(Handling("g", "h2", P, "k", 1, 1.4, 1.45))
 
 
+def handle_for_the_first_time_too_late(history: History) -> None:
+    history.handlings.append(Handling("g", "h3", P, "k", 1, 1.7, 1.8))
+
+
+def pass_what_is_not_handled(history: History) -> None:
+    history.checkpoints[0] = Checkpoint("g", P, 3)
+
+
+def pass_what_failed(history: History) -> None:
+    history.handlings[1] = history.handlings[1]._replace(outcome=HANDLING_FAILED)
+
+
+def handle_twice_where_once_is_the_most(history: History) -> None:
+    history.handlings += [Handling("m", "h1", P, "k", 0, 1.0, 1.5), Handling("m", "h2", P, "k", 0, 1.6, 1.7)]
+
+
+def pass_an_input_without_a_result(history: History) -> None:
+    history.checkpoints[1] = Checkpoint("e", P, 2, (), EXACTLY_ONCE)
+
+
+def store_a_result_without_the_checkpoint(history: History) -> None:
+    history.checkpoints[1] = Checkpoint("e", P, 0, (), EXACTLY_ONCE)
+
+
+def pass_an_input_whose_result_is_gone(history: History) -> None:
+    history.results = [Result("e", "h1", P, 0, (b"gone",), 1.0)]
+
+
+def make_something_else_the_second_time(history: History) -> None:
+    history.results[1] = Result("e", "h2", P, 0, (b"c",), 1.1)
+
+
 def never_finish_and_go_on(history: History) -> None:
     history.handlings[0] = history.handlings[0]._replace(ended=-1.0)
 
@@ -222,6 +266,14 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("key-order", handle_a_key_backwards),
     ("key-order", handle_a_key_twice_at_a_time),
     ("key-order", never_finish_and_go_on),
+    ("key-order", handle_for_the_first_time_too_late),
+    ("unhandled", pass_what_is_not_handled),
+    ("unhandled", pass_what_failed),
+    ("handled-twice", handle_twice_where_once_is_the_most),
+    ("exactly-once", pass_an_input_without_a_result),
+    ("exactly-once", store_a_result_without_the_checkpoint),
+    ("exactly-once", pass_an_input_whose_result_is_gone),
+    ("exactly-once", make_something_else_the_second_time),
     ("linearizability", see_nothing_where_something_is),
     ("linearizability", make_it_twice),
     ("write-gap", wait_too_long),
@@ -270,6 +322,13 @@ def test_what_lies_behind_the_start_may_not_be_gone(name: str, spoil: Callable[[
     history.starts = {P: 1}
     spoil(history)
     assert name in {violation.name for violation in check_history(history)}
+
+
+def test_another_process_may_do_again_what_is_not_known_to_be_done() -> None:
+    history = good()
+    history.handlings.append(Handling("g", "h2/2", P, "k", 0, 1.7, 1.8))
+    history.handlings.append(Handling("g", "h2/2", P, "k", 2, 1.8, 1.9))
+    assert check_history(history) == []
 
 
 def test_every_check_has_a_bad_history() -> None:

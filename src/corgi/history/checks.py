@@ -10,15 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
+from corgi.history.consuming import exactly_once, handled_twice, key_order, unhandled
 from corgi.history.gaps import fault_gaps, partition_gaps
 from corgi.history.model import (
     FAILED,
     NEVER,
     OK,
     OPEN,
-    Handling,
     History,
     Partition,
     Replica,
@@ -130,13 +129,20 @@ def inconsistent_offsets(history: History) -> Iterator[Violation]:
 
 
 def aborted_read(history: History) -> Iterator[Violation]:
-    """Nothing is stored, or read, that was never sent there, or whose sender was told that it failed for good."""
+    """Nothing is stored, or read, that was never sent there, or whose sender was told that it failed for good.
+
+    What consumers made of messages is judged by ``exactly_once``."""
     sent = {value: send for send in history.sends for value in send.values}
+    made = {value for result in history.results for value in result.values}
     for partition, stored in _stored(history).items():
         for value, offset in stored.items():
+            if value in made:
+                continue
             yield from _unsent(sent.get(value), partition, offset, value, "the final drain")
     for read in history.reads:
         for offset, value in read.records:
+            if value in made:
+                continue
             yield from _unsent(sent.get(value), read.partition, offset, value, read.reader)
 
 
@@ -228,22 +234,6 @@ def stale_end(history: History) -> Iterator[Violation]:
                 yield Violation("stale-end", f"{bound.reader} was told {bound.end} after {text}", bound.ended)
 
 
-def key_order(history: History) -> Iterator[Violation]:
-    """In a group the messages of a key are handled in log order, and never two at once."""
-    by_key: dict[tuple[str, Partition, str], list[Handling]] = {}
-    for handling in history.handlings:
-        by_key.setdefault((handling.group, handling.partition, handling.key), []).append(handling)
-    for (group, partition, key), handlings in sorted(by_key.items()):
-        handlings.sort(key=lambda handling: (handling.started, handling.offset))
-        for before, after in pairwise(handlings):
-            what = f"{group} {partition} key {key!r}: {after.process} began {after.offset}"
-            if before.ended == NEVER or before.ended > after.started:
-                text = f"{what} while {before.process} was at {before.offset}"
-                yield Violation("key-order", text, after.started)
-            elif after.offset < before.offset:
-                yield Violation("key-order", f"{what} after {before.process} had done {before.offset}", after.started)
-
-
 def linearizability(history: History) -> Iterator[Violation]:
     """For each small register there is one order of its operations that explains every answer, in real time."""
     for name, outcome in judge_registers(history.calls):
@@ -299,6 +289,9 @@ CHECKS: dict[str, Check] = {
     "nonmonotonic-poll": nonmonotonic_poll,
     "stale-end": stale_end,
     "key-order": key_order,
+    "unhandled": unhandled,
+    "handled-twice": handled_twice,
+    "exactly-once": exactly_once,
     "linearizability": linearizability,
     "write-gap": write_gap,
     "stuck": stuck,

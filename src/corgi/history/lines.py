@@ -78,6 +78,27 @@ class HandleLine(Line, tag="handle", frozen=True, gc=False):
     offset: Position
     started: Time
     ended: Time = NEVER
+    outcome: Literal["done", "failed", "given-up"] = "done"
+
+
+class ResultLine(Line, tag="result", frozen=True, gc=False):
+    group: Name
+    process: Name
+    topic: Name
+    partition: Number
+    offset: Position
+    values: tuple[str, ...]
+    time: Time
+
+
+class CheckpointLine(Line, tag="checkpoint", frozen=True, gc=False):
+    group: Name
+    topic: Name
+    partition: Number
+    offset: Position
+    ranges: tuple[tuple[Position, Position], ...] = ()
+    semantics: Literal["at_least_once", "at_most_once", "exactly_once"] = "at_least_once"
+    start: Position = 0
 
 
 class CallLine(Line, tag="call", frozen=True, gc=False):
@@ -127,6 +148,8 @@ AnyLine: TypeAlias = (
     | ReadLine
     | EndLine
     | HandleLine
+    | ResultLine
+    | CheckpointLine
     | CallLine
     | DrainLine
     | FaultLine

@@ -19,6 +19,7 @@ from corgi.history.lines import (
     VERSION,
     AnyLine,
     CallLine,
+    CheckpointLine,
     DrainLine,
     EndLine,
     FaultLine,
@@ -27,6 +28,7 @@ from corgi.history.lines import (
     HistoryLine,
     LeaderLine,
     ReadLine,
+    ResultLine,
     SendLine,
     UnfinishedLine,
 )
@@ -38,12 +40,14 @@ from corgi.history.model import (
     UNKNOWN,
     Bound,
     Call,
+    Checkpoint,
     Fault,
     Handling,
     History,
     Leadership,
     Partition,
     Read,
+    Result,
     Send,
 )
 
@@ -127,6 +131,15 @@ class _Loader:
                     raise _refused(f"version {line.version} is not known", f"this release reads version {VERSION}")
                 history.dense = line.dense
                 self._compacted = frozenset(line.compacted)
+            case ResultLine():
+                partition, process = self._partition(line.topic, line.partition), self._name(line.process)
+                group = self._name(line.group)
+                history.results.append(Result(group, process, partition, line.offset, line.values, line.time))
+            case CheckpointLine():
+                partition, group = self._partition(line.topic, line.partition), self._name(line.group)
+                history.checkpoints.append(
+                    Checkpoint(group, partition, line.offset, line.ranges, line.semantics, line.start)
+                )
             case EndLine():
                 partition = self._partition(line.topic, line.partition)
                 history.bounds.append(Bound(self._name(line.process), partition, line.invoked, line.ended, line.end))
@@ -162,7 +175,7 @@ class _Loader:
     def _handling(self, line: HandleLine) -> Handling:
         partition, process = self._partition(line.topic, line.partition), self._name(line.process)
         group = self._name(line.group)
-        return Handling(group, process, partition, line.key, line.offset, line.started, line.ended)
+        return Handling(group, process, partition, line.key, line.offset, line.started, line.ended, line.outcome)
 
     def _drain(self, line: DrainLine) -> None:
         """A long drain may come in parts."""

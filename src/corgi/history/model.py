@@ -16,6 +16,13 @@ FAILED: Final = "failed"  # told that it was not and will not be stored
 UNKNOWN: Final = "unknown"  # it may be stored, now or later
 REFUSED: Final = "refused"  # a swap that found another state than it was to replace
 
+AT_LEAST_ONCE: Final = "at_least_once"
+AT_MOST_ONCE: Final = "at_most_once"
+EXACTLY_ONCE: Final = "exactly_once"
+HANDLING_DONE: Final = "done"
+HANDLING_FAILED: Final = "failed"
+HANDLING_GIVEN_UP: Final = "given-up"
+
 NEVER = -1.0  # a time that has not come
 
 Value: TypeAlias = bytes | str  # what tells one message from all others
@@ -88,7 +95,9 @@ class Bound(NamedTuple):
 
 
 class Handling(NamedTuple):
-    """One message in the hands of a consumer of a group, from ``started`` to ``ended`` (NEVER: not finished)."""
+    """One message in the hands of a consumer of a group, from ``started`` to ``ended`` (NEVER: not finished).
+
+    ``outcome``: it is done, it failed and has to be done again, or it was given up and put aside as it is meant to."""
 
     group: str
     process: str
@@ -97,6 +106,37 @@ class Handling(NamedTuple):
     offset: int
     started: float
     ended: float
+    outcome: str = HANDLING_DONE
+
+
+class Result(NamedTuple):
+    """What a consumer that works exactly once made of one message: it is to be stored with the checkpoint."""
+
+    group: str
+    process: str
+    partition: Partition
+    offset: int
+    values: tuple[Value, ...]
+    time: float
+
+
+class Checkpoint(NamedTuple):
+    """Where a group is in a partition when everything is over: everything below ``offset`` is done, and ``ranges``
+    above it. ``start``: where the group began; ``semantics``: what it promised."""
+
+    group: str
+    partition: Partition
+    offset: int
+    ranges: tuple[tuple[int, int], ...] = ()
+    semantics: str = AT_LEAST_ONCE
+    start: int = 0
+
+    def passes(self, offset: int) -> bool:
+        return offset < self.offset or any(first <= offset < end for first, end in self.ranges)
+
+    def __str__(self) -> str:
+        above = f" and {len(self.ranges)} ranges" if self.ranges else ""
+        return f"the checkpoint of {self.group} in {self.partition} at {self.offset}{above}"
 
 
 class Call(NamedTuple):
@@ -157,6 +197,8 @@ class History:
     reads: list[Read] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
     handlings: list[Handling] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     leaderships: list[Leadership] = field(default_factory=list)

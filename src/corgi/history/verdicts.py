@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from corgi.base.errors import CorgiError
 from corgi.history.checks import CHECKS
-from corgi.history.model import OK, History, Violation
+from corgi.history.model import AT_LEAST_ONCE, AT_MOST_ONCE, EXACTLY_ONCE, OK, History, Violation
 from corgi.history.registers import judge_registers
 
 Status: TypeAlias = Literal["clean", "broken", "undecided", "idle", "skipped"]
@@ -95,6 +95,10 @@ def _placed(history: History) -> int:
     return told + _read(history) + _drained(history)
 
 
+def _of(history: History, semantics: str) -> int:
+    return sum(1 for checkpoint in history.checkpoints if checkpoint.semantics == semantics)
+
+
 def _write_gap(history: History) -> int:
     told = history.limits.write_gap_s is not None or any(fault.gap_max_s is not None for fault in history.faults)
     return len(history.sends) if told else 0
@@ -112,6 +116,9 @@ _SUBJECTS: dict[str, Callable[[History], int]] = {
     "nonmonotonic-poll": _read,
     "stale-end": lambda history: len(history.bounds),
     "key-order": lambda history: len(history.handlings),
+    "unhandled": lambda history: _of(history, AT_LEAST_ONCE),
+    "handled-twice": lambda history: _of(history, AT_MOST_ONCE),
+    "exactly-once": lambda history: _of(history, EXACTLY_ONCE),
     "linearizability": lambda history: len(history.calls),
     "write-gap": _write_gap,
     "stuck": lambda history: history.operations(),
