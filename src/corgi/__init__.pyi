@@ -5,6 +5,8 @@ from corgi.client import sync as sync
 from corgi.client.codecs import Codec as Codec
 from corgi.client.corgi import Corgi as Corgi
 from corgi.client.corgi import connect as connect
+from corgi.client.groups import GroupDescription as GroupDescription
+from corgi.client.groups import GroupSummary as GroupSummary
 from corgi.client.messages import (
     Message,
     NodeDescription,
@@ -24,6 +26,8 @@ __all__ = [
     "Codec",
     "Corgi",
     "CorgiError",
+    "GroupDescription",
+    "GroupSummary",
     "Message",
     "NodeDescription",
     "Outcomes",

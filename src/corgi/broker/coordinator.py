@@ -97,22 +97,27 @@ class Coordinator:
         self._heard(reign, client, correlation, message)
 
     def group(self, name: str) -> ConsumerGroup:
-        """A group that exists, at its coordinator. Raises "not-leader", "recovering", "unknown-group"."""
+        """A group that has a record or cursors, at its coordinator. Raises "not-leader", "unknown-group"."""
         reign = self._reign(name)
         if not reign.begun:
             raise CorgiError("not-leader", "the coordinator has just been elected")
         group = self._group(reign, name)
         if group is None:
-            raise CorgiError("unknown-group", f"there is no consumer group {name!r}")
+            if not self.cursors(name):
+                raise CorgiError("unknown-group", f"there is no consumer group {name!r}")
+            group = reign.groups[name] = self._new(reign, name, None)
         return group
 
     def delete(self, name: str, timeout_s: float, done: Done) -> None:
         """Forget a group without members, and its cursors. Raises as ``group``, and "group-not-empty"."""
         group = self.group(name)
         reign = self._reign(name)
-        if group.members or name in reign.saving:
+        if group.members:
             raise CorgiError("group-not-empty", f"the consumer group {name!r} has {len(group.members)} members")
-        left = [(number, key, cursor) for number, key, cursor in self.cursors(name)]
+        if group.unsaved or name in reign.saving:
+            raise CorgiError("unsettled", f"the last member of {name!r} has just left")
+        version = self._version(reign, name)  # whoever joins from here on makes it another
+        left = self.cursors(name)
         waiting = [2 * len(left) + 1]
         failure: list[tuple[int, str]] = []
 
@@ -121,7 +126,7 @@ class Coordinator:
                 failure.append((outcome.error, outcome.detail or BY_NUMBER[outcome.error].meaning))
             waiting[0] -= 1
             if not waiting[0]:
-                self._forget(reign, name, timeout_s, done, failure)
+                self._forget(reign, name, version, timeout_s, done, failure)
 
         for number, key, cursor in left:
             owner = Owner(name, key.topic, key.partition, key.slice, cursor.owner_epoch + 1, "")
@@ -138,6 +143,8 @@ class Coordinator:
         for topic, partition, offset in offsets:
             number = self._node.requests.places.to_write(topic, partition).group
             units += [(number, (topic, partition, slice_), offset) for slice_ in range(max(group.slices, 1))]
+        if any(unit in group.claiming or unit in group.barred for _, unit, _ in units):
+            raise CorgiError("unsettled", f"partitions of {name!r} are being given out")
         waiting = [2 * len(units)]
         failure: list[tuple[int, str]] = []
 
@@ -146,11 +153,11 @@ class Coordinator:
                 failure.append((outcome.error, outcome.detail or BY_NUMBER[outcome.error].meaning))
             waiting[0] -= 1
             if not waiting[0]:
-                group.barred -= {unit for _, unit, _ in units}
+                group.barred.difference_update(unit for _, unit, _ in units)
                 self._touch(name)
                 done(*(failure[0] if failure else (OK, "")))
 
-        group.barred |= {unit for _, unit, _ in units}
+        group.barred.update(unit for _, unit, _ in units)
         self._touch(name)
         for number, unit, offset in units:
             key = CursorKey(name, *unit)
@@ -434,17 +441,27 @@ class Coordinator:
             for client, correlation, member in joining:
                 self._answer(group, client, correlation, member, 0)
 
-        self._write(reign, name, body, decided, SUBMIT_TIMEOUT_S)
+        self._write(reign, name, body, self._version(reign, name), decided, SUBMIT_TIMEOUT_S)
+
+    def _version(self, reign: _Reign, name: str) -> int:
+        return self._node.groups[reign.group].machine.consumer_groups.version(name)
 
     def _write(
-        self, reign: _Reign, name: str, body: bytes | None, done: Callable[[Outcome], None], timeout_s: float
+        self,
+        reign: _Reign,
+        name: str,
+        body: bytes | None,
+        version: int,
+        done: Callable[[Outcome], None],
+        timeout_s: float,
     ) -> None:
-        version = self._node.groups[reign.group].machine.consumer_groups.version(name)
         batch = encode_group(name, body, self._node.clock.wall_ms())
         command = encode_data([(GROUPS, int(reign.group), batch)], [guard_group_at(name, version)])
         self._node.submit(reign.group, CommandKind.DATA, command, done, timeout_s=timeout_s)
 
-    def _forget(self, reign: _Reign, name: str, timeout_s: float, done: Done, failure: list[tuple[int, str]]) -> None:
+    def _forget(
+        self, reign: _Reign, name: str, version: int, timeout_s: float, done: Done, failure: list[tuple[int, str]]
+    ) -> None:
         if failure:
             done(*failure[0])
             return
@@ -454,7 +471,7 @@ class Coordinator:
                 reign.groups.pop(name, None)
             done(outcome.error, outcome.detail)
 
-        self._write(reign, name, None, decided, timeout_s)
+        self._write(reign, name, None, version, decided, timeout_s)
 
     def _touch(self, name: str) -> None:
         reign = self._reigns.get(kept_in(name, len(self._node.groups)))

@@ -24,6 +24,7 @@ COMMANDS = {
     "topic": ("corgi.cli.topic:app", "Create, list, describe, alter and delete topics."),
     "pub": ("corgi.cli.pub:pub", "Publish lines from stdin or a file."),
     "sub": ("corgi.cli.sub:sub", "Print messages as they arrive."),
+    "group": ("corgi.cli.group:app", "List, describe, reset and delete consumer groups."),
     "status": ("corgi.cli.status:status", "Show nodes, groups, leaders and lag in one look."),
     "bench": ("corgi.cli.bench:app", "Measure throughput, latency, failover and memory."),
     "sim": ("corgi.cli.sim:sim", "Run whole clusters in the simulator, from seeds."),
@@ -34,7 +35,7 @@ COMMANDS = {
     "version": ("corgi.cli.version:version", "Show the version."),
 }
 
-_GROUPS = ("topic", "bench")  # of commands
+_GROUPS = ("topic", "group", "bench")  # of commands
 _COMMON = ("-o", "--output", "-c", "--cluster")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 

@@ -142,7 +142,7 @@ async def _positions(mq: Corgi, topic: str, start: StartAt) -> dict[int, int]:
     return dict(start)
 
 
-def start_of(text: str) -> StartAt:
+def start_of(text: str, option: str = "--start") -> StartAt:
     """latest, earliest, an offset, a time, or how long ago. Raises CorgiError "invalid-argument"."""
     if text == "latest":
         return "latest"
@@ -153,13 +153,13 @@ def start_of(text: str) -> StartAt:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return _ago(text)
+        return _ago(text, option)
     if moment.tzinfo is None:
-        raise CorgiError("invalid-argument", f"--start {text} has no time zone", hint=f"in UTC: {text}Z")
+        raise CorgiError("invalid-argument", f"{option} {text} has no time zone", hint=f"in UTC: {text}Z")
     return moment
 
 
-def _ago(text: str) -> datetime:
+def _ago(text: str, option: str) -> datetime:
     from corgi.client.words import seconds
 
     try:
@@ -167,7 +167,7 @@ def _ago(text: str) -> datetime:
     except CorgiError:
         raise CorgiError(
             "invalid-argument",
-            f"--start {text!r} is no place to start",
+            f"{option} {text!r} is no place to start",
             hint="latest, earliest, an offset, a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m",
         ) from None
     return datetime.fromtimestamp(max(0.0, datetime.now(UTC).timestamp() - ago_s), UTC)

@@ -12,6 +12,7 @@ from corgi.client.codecs import Codec, Format, codec_for
 from corgi.client.core.links import Address
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
 from corgi.client.core.subscriber import Start
+from corgi.client.groups import Groups
 from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
@@ -38,6 +39,7 @@ class Corgi(Publisher):
         super().__init__(shell)
         self._seeds = seeds
         self.topics = Topics(shell)
+        self.groups = Groups(shell, self.topics)
 
     # Consuming
 
@@ -145,7 +147,7 @@ class Connecting:
 
         def __getattr__(self, name):
             """Tell who uses it as if it were connected."""
-            if name.startswith("_") or not (hasattr(Corgi, name) or name == "topics"):
+            if name.startswith("_") or not (hasattr(Corgi, name) or name in ("topics", "groups")):
                 raise AttributeError(f"'Connecting' object has no attribute {name!r}")
             raise CorgiError(
                 "invalid-argument",

@@ -22,6 +22,7 @@ from corgi.base.errors import CorgiError
 from corgi.client import corgi as asynchronous
 from corgi.client.codecs import Codec, Format
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES
+from corgi.client.groups import GroupDescription, GroupSummary, ResetTo
 from corgi.client.messages import Message, NodeDescription, Receipt, TopicDescription
 from corgi.client.publishing import Item, Key, Value
 from corgi.client.receipts import Outcomes, PendingReceipt
@@ -189,6 +190,34 @@ class Topics:
         return self._thread.call(self._topics.nodes)
 
 
+class Groups:
+    """``mq.groups``, as in the asynchronous client."""
+
+    def __init__(self, thread: LoopThread, mq: asynchronous.Corgi) -> None:
+        self._thread = thread
+        self._groups = mq.groups
+
+    def list(self, *, timeout: Duration = "10s") -> list[GroupSummary]:
+        return self._thread.call(lambda: self._groups.list(timeout=timeout))
+
+    def describe(self, name: str, *, timeout: Duration = "10s") -> GroupDescription:
+        return self._thread.call(lambda: self._groups.describe(name, timeout=timeout))
+
+    def reset(
+        self,
+        name: str,
+        topic: str,
+        to: ResetTo,
+        *,
+        partitions: Iterable[int] | None = None,
+        timeout: Duration = "10s",
+    ) -> dict[int, int]:
+        return self._thread.call(lambda: self._groups.reset(name, topic, to, partitions=partitions, timeout=timeout))
+
+    def delete(self, name: str, *, timeout: Duration = "10s") -> None:
+        self._thread.call(lambda: self._groups.delete(name, timeout=timeout))
+
+
 class Topic(Generic[V]):
     """A topic whose values have a type."""
 
@@ -241,6 +270,7 @@ class Corgi:
         self._thread = thread
         self._mq = mq
         self.topics = Topics(thread, mq)
+        self.groups = Groups(thread, mq)
 
     def publish(
         self,

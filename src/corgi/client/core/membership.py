@@ -198,7 +198,7 @@ class Membership:
         if isinstance(answer, GroupHeartbeatReply):
             self._backoff.reset()
             self._heard_at = asked_at
-            self._told = owned
+            self._told = owned if answer.assignment is None else None  # another coordinator knows nothing of it
             self.joined = True
             self.missing = answer.missing
             if self._next_at is None:

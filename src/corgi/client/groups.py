@@ -1,0 +1,303 @@
+"""``mq.groups``: the consumer groups of the cluster, who holds what in them, and how far they are."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from corgi.base.errors import CorgiError, error_from_number
+from corgi.base.ids import Offset, TopicId
+from corgi.client.core.links import Answer
+from corgi.client.shell import Shell
+from corgi.client.topics import Topics, ask
+from corgi.client.words import Duration, StartAt, partition_numbers, seconds, start_at, topic_name
+from corgi.wire.group_messages import (
+    CursorInfo,
+    DeleteGroup,
+    DeleteGroupReply,
+    DescribeGroup,
+    DescribeGroupReply,
+    ListGroups,
+    ListGroupsReply,
+    ResetGroup,
+    ResetGroupReply,
+    Sessions,
+    SessionsReply,
+)
+from corgi.wire.messages import Metadata, MetadataReply, TopicInfo, WireMessage
+
+NAME_MAX = 249
+SESSIONS_WAIT_S = 2.0
+
+R = TypeVar("R", bound=WireMessage)
+ResetTo = StartAt
+
+
+class GroupSummary(msgspec.Struct, frozen=True):
+    """A consumer group in the list. ``coordinator`` 0: no node leads it at the moment."""
+
+    name: str
+    members: int
+    topics: tuple[str, ...]
+    slices: int
+    coordinator: int
+
+
+class GroupMember(msgspec.Struct, frozen=True):
+    """A living member; ``silent_ms`` since its last heartbeat."""
+
+    member: str
+    instance: str
+    client: str
+    topics: tuple[str, ...]
+    silent_ms: int
+
+
+class GroupUnit(msgspec.Struct, frozen=True):
+    """A slice of a partition, and how far the group is in it.
+
+    ``member`` "": nobody holds it. ``checkpoint``: the offset of the next message to be done, -1 before the first
+    commit; ``ahead``: how many are done above it. ``lag``: offsets of the partition that are not done; where
+    partitions are cut into slices it counts the other slices' messages above the checkpoint, too.
+    """
+
+    topic: str
+    partition: int
+    slice: int
+    member: str
+    owner_epoch: int
+    checkpoint: int
+    ahead: int
+    start: int
+    end: int
+    lag: int
+    metadata: str
+    committed_ms: int
+
+
+class GroupDelivery(msgspec.Struct, frozen=True):
+    """A delivery session of a member at a node. ``mode``: "push" at the tail, "pull" behind it."""
+
+    node: int
+    member: str
+    topic: str
+    partition: int
+    mode: str
+    offset: int
+    behind: int
+    credit: int
+    batches: int
+    bytes: int
+    switches: int
+
+
+class GroupDescription(msgspec.Struct, frozen=True):
+    """``state``: "empty", "stable", or "rebalancing" while a unit is on its way to another member."""
+
+    name: str
+    state: str
+    epoch: int
+    slices: int
+    members: tuple[GroupMember, ...]
+    units: tuple[GroupUnit, ...]
+    deliveries: tuple[GroupDelivery, ...]
+
+    @property
+    def lag(self) -> int:
+        """Messages that are not done: per partition what its slowest slice lacks."""
+        worst: dict[tuple[str, int], int] = {}
+        for unit in self.units:
+            place = (unit.topic, unit.partition)
+            worst[place] = max(worst.get(place, 0), unit.lag)
+        return sum(worst.values())
+
+
+class Groups:
+    """``mq.groups``. Durations bound the whole call, retries included."""
+
+    def __init__(self, shell: Shell, topics: Topics) -> None:
+        self._shell = shell
+        self._topics = topics
+
+    async def list(self, *, timeout: Duration = "10s") -> list[GroupSummary]:
+        """Every consumer group, by name."""
+        timeout_s = seconds(timeout, "timeout")
+        reply = await self._ask(ListGroups(int(timeout_s * 1000)), ListGroupsReply, timeout_s)
+        return [GroupSummary(g.name, g.members, g.topics, g.slices, int(g.coordinator)) for g in reply.groups]
+
+    async def describe(self, name: str, *, timeout: Duration = "10s") -> GroupDescription:
+        """A group's members, its units and their lag, and how its members are delivered to. Raises "unknown-group"."""
+        group_name(name)
+        timeout_s = seconds(timeout, "timeout")
+        message = DescribeGroup(name, int(timeout_s * 1000))
+        reply = await self._ask(message, DescribeGroupReply, timeout_s, self._home(name))
+        sessions = await self._sessions(name)
+        names = await self._topic_names()
+        members = [GroupMember(m.member, m.instance, m.client, m.topics, m.silent_ms) for m in reply.members]
+        units = [_unit(cursor, names) for cursor in reply.cursors]
+        deliveries = [
+            GroupDelivery(
+                int(told.node), s.member, names.get(s.topic, str(s.topic)), s.partition, s.mode, s.offset, s.behind,
+                s.credit, s.batches, s.bytes, s.switches,
+            )
+            for told in sessions
+            for s in told.sessions
+        ]  # fmt: skip
+        return GroupDescription(
+            name,
+            reply.state,
+            reply.epoch,
+            reply.slices,
+            tuple(members),
+            tuple(sorted(units, key=lambda unit: (unit.topic, unit.partition, unit.slice))),
+            tuple(sorted(deliveries, key=lambda one: (one.topic, one.partition, one.member, one.node))),
+        )
+
+    async def reset(
+        self,
+        name: str,
+        topic: str,
+        to: ResetTo,
+        *,
+        partitions: Iterable[int] | None = None,
+        timeout: Duration = "10s",
+    ) -> dict[int, int]:
+        """Set where a group goes on in a topic: "earliest", "latest", an aware datetime, an offset, or
+        {partition: offset}. Returns the offset by partition.
+
+        Works while members consume: they lose the partitions, and get them again behind the reset. An offset is
+        between 0 and the partition's end. Raises "unknown-group", "unknown-topic", "unknown-partition",
+        "offset-out-of-range".
+        """
+        group_name(name)
+        timeout_s = seconds(timeout, "timeout")
+        info = await self._topic(topic)
+        offsets = await self._places(info, to, partitions)
+        entries = tuple([(TopicId(info.topic), number, Offset(offset)) for number, offset in offsets.items()])
+        message = ResetGroup(name, entries, int(timeout_s * 1000))
+        await self._ask(message, ResetGroupReply, timeout_s, self._home(name))
+        return offsets
+
+    async def delete(self, name: str, *, timeout: Duration = "10s") -> None:
+        """Forget a group without members, and how far it was. Raises "unknown-group", "group-not-empty"."""
+        group_name(name)
+        timeout_s = seconds(timeout, "timeout")
+        message = DeleteGroup(name, int(timeout_s * 1000))
+        await self._ask(message, DeleteGroupReply, timeout_s, self._home(name), gone_is_done=True)
+
+    # Asking
+
+    async def _ask(
+        self, message: WireMessage, kind: type[R], timeout_s: float, group: int = 0, *, gone_is_done: bool = False
+    ) -> R:
+        """``gone_is_done``: after an earlier sending whose answer was lost, "unknown-group" is what was wanted."""
+
+        def judge(answer: WireMessage) -> CorgiError | None:
+            error = _error_of(answer)
+            return error if error is not None and error.retryable else None
+
+        answer, asked = await ask(self._shell, message, group=group, judge=judge, timeout_s=timeout_s)
+        if not isinstance(answer, kind):
+            raise CorgiError("malformed-frame", f"the answer was a {type(answer).__name__}")
+        error = _error_of(answer)
+        if error is not None and not (gone_is_done and asked.repeated and error.code == "unknown-group"):
+            raise error
+        return answer
+
+    def _home(self, name: str) -> int:
+        """The Paxos group whose leader coordinates a consumer group."""
+        return zlib.crc32(name.encode()) % max(len(self._shell.core.routing.leaders), 1)
+
+    async def _sessions(self, name: str) -> Sequence[SessionsReply]:
+        """What each connected node tells of its delivery sessions; who is silent is left out."""
+        told: list[SessionsReply] = []
+        links = [*self._shell.core.routing.links.values()]
+        left = len(links)
+        future: asyncio.Future[None] = self._shell.loop.create_future()
+
+        def done(answer: Answer, _: memoryview) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(answer, SessionsReply):
+                told.append(answer)
+            if not left and not future.done():
+                future.set_result(None)
+
+        for link in links:
+            link.request(Sessions(name), (), done)
+        if links:
+            self._shell.wake()
+            await asyncio.wait((future,), timeout=SESSIONS_WAIT_S)
+        return told
+
+    async def _metadata(self, names: tuple[str, ...] | None) -> MetadataReply:
+        answer, _ = await ask(self._shell, Metadata(names))
+        if not isinstance(answer, MetadataReply):
+            raise CorgiError("malformed-frame", "the answer to Metadata was another")
+        return answer
+
+    async def _topic_names(self) -> dict[int, str]:
+        return {int(info.topic): info.name for info in (await self._metadata(None)).topics if not info.error}
+
+    async def _topic(self, name: str) -> TopicInfo:
+        topic_name(name)
+        infos = (await self._metadata((name,))).topics
+        info = next((info for info in infos if info.name == name and not info.error), None)
+        if info is None:
+            raise CorgiError("unknown-topic", f"the topic {name!r} does not exist")
+        return info
+
+    async def _places(self, info: TopicInfo, to: ResetTo, partitions: Iterable[int] | None) -> dict[int, int]:
+        """Offset by partition. Raises "invalid-argument", "unknown-partition"."""
+        numbers = range(len(info.groups)) if partitions is None else partition_numbers(partitions)
+        if isinstance(to, Mapping):
+            if partitions is not None and set(to) != set(numbers):
+                raise CorgiError("invalid-argument", "to names other partitions than partitions")
+            numbers = partition_numbers(to, "to")
+        for number in numbers:
+            if not 0 <= number < len(info.groups):
+                told = f"the topic {info.name!r} has partitions 0 to {len(info.groups) - 1}, not {number}"
+                raise CorgiError("unknown-partition", told)
+        start_at(to)  # its form
+        if isinstance(to, Mapping):
+            return {number: to[number] for number in numbers}
+        if isinstance(to, int):
+            return dict.fromkeys(numbers, to)
+        found = await self._topics.offsets(info.name, to)
+        return {number: found[number] for number in numbers}
+
+
+def group_name(name: str) -> str:
+    """A name that can be asked for. Raises "invalid-argument"."""
+    if type(name) is not str or not 1 <= len(name) <= NAME_MAX:
+        raise CorgiError("invalid-argument", f"a consumer group has a name of 1 to {NAME_MAX} characters, not {name!r}")
+    return name
+
+
+def _error_of(answer: WireMessage) -> CorgiError | None:
+    if isinstance(answer, ListGroupsReply | DescribeGroupReply | DeleteGroupReply | ResetGroupReply) and answer.error:
+        return error_from_number(answer.error, answer.message)
+    return None
+
+
+def _unit(cursor: CursorInfo, names: Mapping[int, str]) -> GroupUnit:
+    ahead = sum(end - first for first, end in cursor.ranges)
+    done_to = max(cursor.offset, cursor.start)
+    return GroupUnit(
+        names.get(cursor.topic, str(cursor.topic)),
+        cursor.partition,
+        cursor.slice,
+        cursor.member,
+        cursor.owner_epoch,
+        int(cursor.offset),
+        ahead,
+        int(cursor.start),
+        int(cursor.end),
+        max(int(cursor.end) - done_to - ahead, 0),
+        cursor.metadata,
+        cursor.log_time_ms,
+    )
