@@ -18,6 +18,7 @@ from corgi.history.model import (
     NEVER,
     OK,
     OPEN,
+    Bound,
     History,
     Partition,
     Replica,
@@ -221,17 +222,31 @@ def nonmonotonic_poll(history: History) -> Iterator[Violation]:
 
 def stale_end(history: History) -> Iterator[Violation]:
     """A confirmed end lies beyond everything acknowledged, or confirmed, before the question was asked."""
-    facts: dict[Partition, list[tuple[float, int, str]]] = {}
+    facts: dict[Partition, list[tuple[float, int, Send | Bound]]] = {}
     for send in history.sends:
         if send.status == OK and send.offset >= 0:
-            end = send.offset + len(send.values)
-            facts.setdefault(send.partition, []).append((send.ended, end, str(send)))
+            facts.setdefault(send.partition, []).append((send.ended, send.offset + len(send.values), send))
     for bound in history.bounds:
-        facts.setdefault(bound.partition, []).append((bound.ended, bound.end, f"{bound.reader} was told {bound.end}"))
+        facts.setdefault(bound.partition, []).append((bound.ended, bound.end, bound))
+    furthest = {partition: _furthest(known) for partition, known in facts.items()}
     for bound in history.bounds:
-        for time, end, text in facts.get(bound.partition, ()):
-            if time < bound.invoked and bound.end < end:
-                yield Violation("stale-end", f"{bound.reader} was told {bound.end} after {text}", bound.ended)
+        times, known = furthest[bound.partition]
+        at = bisect_left(times, bound.invoked)  # what was known before the question
+        if at and bound.end < known[at - 1][0]:
+            fact = known[at - 1][1]
+            text = str(fact) if isinstance(fact, Send) else f"{fact.reader} was told {fact.end}"
+            yield Violation("stale-end", f"{bound.reader} was told {bound.end} after {text}", bound.ended)
+
+
+def _furthest(facts: list[tuple[float, int, Send | Bound]]) -> tuple[list[float], list[tuple[int, Send | Bound]]]:
+    """The times, ascending, and for each the furthest end known by then, with who knew it."""
+    facts.sort(key=lambda fact: fact[0])
+    times: list[float] = []
+    known: list[tuple[int, Send | Bound]] = []
+    for time, end, fact in facts:
+        times.append(time)
+        known.append((end, fact) if not known or end > known[-1][0] else known[-1])
+    return times, known
 
 
 def linearizability(history: History) -> Iterator[Violation]:
