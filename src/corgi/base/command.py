@@ -51,8 +51,8 @@ class CommandKind(IntEnum):
     PARTITION_OPEN = 4
     PARTITION_CLOSE = 5
     OWNER = 6  # who consumes a partition for a consumer group
-    TRANSACTION_OPEN = 7  # reserved
-    MARKER = 8  # reserved: transaction outcome
+    TRANSACTION_OPEN = 7  # a producer may append to these partitions in its transaction
+    MARKER = 8  # a transaction's outcome
     RECONFIGURE = 9  # reserved: the replica set from here on
     FEATURE_LEVEL = 10  # reserved: switches on new apply behaviour
     LOG_START = 11  # retention

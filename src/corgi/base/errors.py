@@ -87,6 +87,13 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(48, "group-not-empty", False, "The consumer group has members.", "stop its consumers first"),
     ErrorKind(49, "checkpoint-moved", False, "The checkpoint is not where the caller took it to be.",
               "read it anew; to move it back, reset it: corgi group reset NAME"),
+    ErrorKind(50, "transaction-fenced", False, "A newer producer of the same transactional name has taken over.",
+              "stop this producer, or give each one a name of its own"),
+    ErrorKind(51, "transaction-ended", False, "The transaction has ended; nothing can be added to it.", "begin a new one"),
+    ErrorKind(52, "transaction-aborted", False, "The transaction was aborted; nothing of it is visible.",
+              "do it again from its beginning; if it took too long, raise its timeout"),
+    ErrorKind(53, "transaction-in-progress", True, "A transaction that has not ended is in the way.", "retry in a moment; see: corgi tx list"),
+    ErrorKind(54, "unknown-transaction", False, "There is no such transaction or prepared message.", "see: corgi tx list"),
     ErrorKind(55, "handler-timeout", True, "A handler took longer than it may.", "raise handler_timeout, or find what it waits for"),
     ErrorKind(56, "not-delivered", False, "The message was not delivered to this consumer, or was taken from it since.",
               "acknowledge the messages that this subscription gave you, while it holds their partition"),
@@ -117,6 +124,10 @@ UNSETTLED = BY_CODE["unsettled"].number
 RECORD_DAMAGED = BY_CODE["record-damaged"].number
 RECORD_LOST = BY_CODE["record-lost"].number
 CONSUMER_FENCED = BY_CODE["consumer-fenced"].number
+TRANSACTION_FENCED = BY_CODE["transaction-fenced"].number
+TRANSACTION_ENDED = BY_CODE["transaction-ended"].number
+TRANSACTION_ABORTED = BY_CODE["transaction-aborted"].number
+TRANSACTION_IN_PROGRESS = BY_CODE["transaction-in-progress"].number
 INVALID_RECORD = BY_CODE["invalid-record"].number
 
 

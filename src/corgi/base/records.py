@@ -149,7 +149,7 @@ def restamped(batch: Buffer, producer_id: int, producer_epoch: int, base_sequenc
     """A copy of an encoded batch that names another producer identity; its records are untouched."""
     out = bytearray(batch)
     PRODUCER.pack_into(out, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
-    _sign(out)
+    sign(out)
     return out
 
 
@@ -220,7 +220,7 @@ class OpenBatch:
         size = HEADER_BYTES + sum(map(len, parts))
         header = self.header._replace(length=size - LENGTH_OVERHEAD, record_count=len(parts))
         out = bytearray(b"".join((HEADER.pack(*header), *parts)))
-        _sign(out)
+        sign(out)
         return bytes(_compressed(out, self._codec) if self._codec else out)
 
 
@@ -234,11 +234,12 @@ def _compressed(batch: bytearray, codec: int) -> Buffer:
     fields[5] |= codec
     out = bytearray(HEADER.pack(*fields))
     out += data
-    _sign(out)
+    sign(out)
     return out
 
 
-def _sign(batch: bytearray) -> None:
+def sign(batch: bytearray) -> None:
+    """Write the checksum of a whole batch into its header."""
     crc = crc32c.crc32c(memoryview(batch)[CRC_FROM:])
     batch[_CRC_AT:CRC_FROM] = crc.to_bytes(4, "big")
 
@@ -289,4 +290,5 @@ __all__ = [
     "encode_batch",
     "iter_batch",
     "restamped",
+    "sign",
 ]

@@ -30,6 +30,8 @@ class GuardKind(IntEnum):
     TOPIC_AT = 2  # group 0: the topic of this name has this id and version
     GROUP_AT = 3  # the record of this consumer group has this version
     CURSOR_AT = 4  # this owner holds the cursor, and its checkpoint has this version
+    RECORD_AT = 5  # the record of this key in `__transactions` has this version
+    PRODUCER_AT = 6  # no newer producer of the same transactional name is known here
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,6 +118,20 @@ class Owner(msgspec.Struct, frozen=True, array_like=True, gc=False):
     member: Annotated[str, Meta(max_length=249)]
 
 
+class RecordGuard(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """RECORD_AT; ``version`` -1: there is no such record."""
+
+    key: bytes
+    version: Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+
+
+class ProducerGuard(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """PRODUCER_AT."""
+
+    producer_id: Natural
+    epoch: Natural
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _epoch = msgspec.msgpack.Decoder(Epoch).decode
 _open = msgspec.msgpack.Decoder(PartitionOpen).decode
@@ -125,6 +141,8 @@ _log_start = msgspec.msgpack.Decoder(LogStart).decode
 _owner = msgspec.msgpack.Decoder(Owner).decode
 _group_guard = msgspec.msgpack.Decoder(GroupGuard).decode
 _cursor_guard = msgspec.msgpack.Decoder(CursorGuard).decode
+_record_guard = msgspec.msgpack.Decoder(RecordGuard).decode
+_producer_guard = msgspec.msgpack.Decoder(ProducerGuard).decode
 _topic_guard = msgspec.msgpack.Decoder(TopicGuard).decode
 
 
@@ -166,6 +184,16 @@ def guard_group_at(name: str, version: int) -> tuple[int, bytes]:
 def guard_cursor_at(guard: CursorGuard) -> tuple[int, bytes]:
     """A guard for ``encode_data``; refused as "consumer-fenced" or "checkpoint-moved"."""
     return GuardKind.CURSOR_AT, _encode(guard)
+
+
+def guard_record_at(key: bytes, version: int) -> tuple[int, bytes]:
+    """A guard for ``encode_data``; refused as "unsettled" when the record has changed."""
+    return GuardKind.RECORD_AT, _encode(RecordGuard(key, version))
+
+
+def guard_producer_at(producer_id: int, epoch: int) -> tuple[int, bytes]:
+    """A guard for ``encode_data``; refused as "transaction-fenced"."""
+    return GuardKind.PRODUCER_AT, _encode(ProducerGuard(producer_id, epoch))
 
 
 def encode_owner(owner: Owner) -> bytes:
@@ -232,5 +260,19 @@ def decode_group_guard(body: Buffer) -> GroupGuard | None:
 def decode_cursor_guard(body: Buffer) -> CursorGuard | None:
     try:
         return _cursor_guard(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def decode_record_guard(body: Buffer) -> RecordGuard | None:
+    try:
+        return _record_guard(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def decode_producer_guard(body: Buffer) -> ProducerGuard | None:
+    try:
+        return _producer_guard(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -29,6 +29,7 @@ METADATA_MAX = 4096  # characters a checkpoint may carry for its owner
 RANGES_MAX = 1000  # done ranges above a checkpoint
 CURSORS_MAX = 10_000  # of one partition, over all consumer groups and slices
 NO_CHECKPOINT = Offset(-1)
+NO_HOLDER = -1
 _KEY_KIND = 1
 
 Range = tuple[int, int]  # from, to before
@@ -100,9 +101,10 @@ def encode_checkpoint(key: CursorKey, record: CheckpointRecord | None, timestamp
 class Cursors:
     """All cursors of one Paxos group, by partition."""
 
-    __slots__ = ("by_partition",)
+    __slots__ = ("_held", "by_partition")
 
     def __init__(self) -> None:
+        self._held: dict[CursorKey, int] = {}  # by the producer whose open transaction moves them
         self.by_partition: dict[tuple[TopicId, int], dict[tuple[str, int], Cursor]] = {}
 
     def get(self, key: CursorKey) -> Cursor:
@@ -126,6 +128,8 @@ class Cursors:
     def close(self, topic: TopicId, partition: int) -> None:
         """The partition is gone, and with it what anybody did there."""
         self.by_partition.pop((topic, partition), None)
+        for key in [key for key in self._held if (key.topic, key.partition) == (topic, partition)]:
+            del self._held[key]
 
     def items(self) -> Iterator[tuple[CursorKey, Cursor]]:
         for (topic, partition), cursors in self.by_partition.items():
@@ -150,6 +154,7 @@ class Cursors:
             return
         if owner_epoch <= cursor.owner_epoch:
             raise CorgiError("consumer-fenced", f"owner epoch {owner_epoch} is not above {cursor.owner_epoch}")
+        self._check_free(key)
         self._check_room(key)
         self.put(key, cursor._replace(owner_epoch=owner_epoch, member=member))
 
@@ -159,34 +164,56 @@ class Cursors:
         ``partitions``: those that are open in this Paxos group.
         """
         key, record = decode_checkpoint(batch)
-        cursor = self.get(key)
         if record is None:
-            if cursor.member:
+            self._check_free(key)
+            if self.get(key).member:
                 raise CorgiError("consumer-fenced", "a cursor that a member holds is not deleted")
             return key, None
-        if (record.owner_epoch, record.member) != (cursor.owner_epoch, cursor.member):
-            raise CorgiError(
-                "consumer-fenced",
-                f"owner epoch {record.owner_epoch} of {record.member!r} does not hold the cursor any more",
-            )
         log = partitions.get((key.topic, key.partition))
-        if log is None:
+        end = None if log is None else log.end
+        owner, place = (record.owner_epoch, record.member), (record.offset, record.ranges, record.metadata)
+        return key, self.move(key, owner, place, end, log_time_ms, reset=record.reset)
+
+    def move(
+        self,
+        key: CursorKey,
+        owner: tuple[int, str],
+        place: tuple[int, tuple[Range, ...], str],
+        end: Offset | None,
+        log_time_ms: int,
+        *,
+        reset: bool = False,
+        holder: int = NO_HOLDER,
+    ) -> Cursor:
+        """The cursor with its checkpoint at ``place``: offset, ranges, metadata. Raises CorgiError if it may not go
+        there. ``end``: of the partition, None if that is not open; ``holder``: the producer who may hold it fast."""
+        cursor = self.get(key)
+        offset, ranges, metadata = place
+        if owner != (cursor.owner_epoch, cursor.member):
+            raise CorgiError(
+                "consumer-fenced", f"owner epoch {owner[0]} of {owner[1]!r} does not hold the cursor any more"
+            )
+        if end is None:
             raise CorgiError("partition-not-open")
-        last = record.ranges[-1][1] if record.ranges else record.offset
-        if last > log.end:
-            raise CorgiError("offset-out-of-range", f"a checkpoint at {last}, the partition ends at {log.end}")
-        if record.offset < cursor.offset and not record.reset:
-            raise CorgiError("checkpoint-moved", f"the checkpoint is at {cursor.offset}, behind {record.offset}")
+        self._check_free(key, holder)
+        last = ranges[-1][1] if ranges else offset
+        if last > end:
+            raise CorgiError("offset-out-of-range", f"a checkpoint at {last}, the partition ends at {end}")
+        if offset < cursor.offset and not reset:
+            raise CorgiError("checkpoint-moved", f"the checkpoint is at {cursor.offset}, behind {offset}")
         self._check_room(key)
-        return key, Cursor(
-            cursor.owner_epoch,
-            cursor.member,
-            cursor.version + 1,
-            Offset(record.offset),
-            record.ranges,
-            record.metadata,
-            log_time_ms,
-        )
+        return Cursor(*owner, cursor.version + 1, Offset(offset), ranges, metadata, log_time_ms)
+
+    def hold(self, key: CursorKey, producer_id: int) -> None:
+        """An open transaction moves this cursor: nobody else does meanwhile, and its owner stays."""
+        self._held[key] = producer_id
+
+    def release(self, key: CursorKey) -> None:
+        self._held.pop(key, None)
+
+    def _check_free(self, key: CursorKey, holder: int = NO_HOLDER) -> None:
+        if self._held and self._held.get(key, holder) != holder:
+            raise CorgiError("transaction-in-progress", "a transaction that has not ended moves this checkpoint")
 
     def judge(self, guard: CursorGuard) -> bool:
         """Whether what the guard protects may be done; False if it was done already. Raises "consumer-fenced",
@@ -195,6 +222,7 @@ class Cursors:
         if (guard.owner_epoch, guard.member) != (cursor.owner_epoch, cursor.member):
             raise CorgiError("consumer-fenced", f"owner epoch {guard.owner_epoch} of {guard.member!r} is over")
         if guard.version == cursor.version:
+            self._check_free(CursorKey(guard.group, TopicId(guard.topic), guard.partition, guard.slice))
             return True
         if guard.version + 1 == cursor.version and (guard.offset, guard.ranges) == (cursor.offset, cursor.ranges):
             return False

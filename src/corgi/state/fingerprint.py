@@ -36,7 +36,10 @@ def fingerprint(state: GroupState) -> str:
     )
     cursors = sorted(state.cursors.items())
     groups = sorted(state.consumer_groups.by_name.items())
-    return blake2b(_encode((scalars, partitions, windows, topics, cursors, groups)), digest_size=16).hexdigest()
+    fences = sorted((*fence[:5], sorted(fence.parts), sorted(fence.staged)) for fence in state.transactions.stored())
+    records = sorted(state.transaction_records.by_key.items())
+    parts = (scalars, partitions, windows, topics, cursors, groups, fences, records)
+    return blake2b(_encode(parts), digest_size=16).hexdigest()
 
 
 def _partition(log: PartitionLog) -> tuple[object, ...]:
@@ -46,4 +49,6 @@ def _partition(log: PartitionLog) -> tuple[object, ...]:
     ]
     entries = [log.entry(i) for i in range(log.count)]
     facts = (log.topic, log.partition, log.start, log.end, log.epoch, log.version, log.batch_bytes_max)
-    return (*facts, log.config, producers, entries, log.cleaned)
+    found = log.transactions
+    transactions = None if found is None else (list(found.open.items()), found.aborted())
+    return (*facts, log.config, producers, entries, log.cleaned, transactions)

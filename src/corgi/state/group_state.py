@@ -18,6 +18,7 @@ from corgi.base.ids import (
     GROUPS,
     META,
     SYSTEM_TOPIC_NAMES,
+    TRANSACTIONS,
     GroupId,
     LeaderEpoch,
     Offset,
@@ -29,8 +30,11 @@ from corgi.state.consumer_groups import ConsumerGroups
 from corgi.state.cursors import Cursors
 from corgi.state.index import Dropped, FrozenLog, Mark, PartitionLog
 from corgi.state.outcomes import AppendResult, Window
+from corgi.state.partition_transactions import Aborted, PartitionTransactions
 from corgi.state.producers import Producer, judge
 from corgi.state.topics import Topics
+from corgi.state.transaction_records import TransactionRecords
+from corgi.state.transactions import Transactions
 
 # Of a batch's header: length, magic, attributes, last offset delta, newest time, producer id, epoch, sequence, count
 _FIELDS = struct.Struct(">8xi4xb4xhi8xqqhii")
@@ -72,6 +76,8 @@ class GroupState:
         self.topics = Topics(groups) if group == 0 else None
         self.cursors = Cursors()
         self.consumer_groups = ConsumerGroups()
+        self.transactions = Transactions()
+        self.transaction_records = TransactionRecords()
         self.windows: dict[int, Window] = {}  # by node
         self._moved: list[PartitionLog] = []
         self._opened: dict[TopicId, None] = {}
@@ -100,8 +106,12 @@ class GroupState:
             or delta < 0
             or count != delta + 1
             or not 0 <= attributes <= _CODEC_MAX
+            or log.transactions is not None
         ):
-            return _unfit(told + LENGTH_OVERHEAD == length and magic == MAGIC, length > log.batch_bytes_max, attributes)
+            is_batch = told + LENGTH_OVERHEAD == length and magic == MAGIC and delta >= 0 and count == delta + 1
+            refused = self._examine(log, is_batch, length, attributes, producer_id, epoch)
+            if refused is not None:
+                return refused
         producer: Producer | None = None
         if producer_id >= 0:
             producer = log.producers.get(producer_id)
@@ -111,8 +121,8 @@ class GroupState:
                 answer, producer = judge(producer, epoch, first, delta, expired=expired)
                 if answer is not None:
                     return answer
-        if topic < FIRST_USER_TOPIC or self._undo is not None:
-            refused = self._prepare(log, value[at : at + length], producer_id)
+        if topic < FIRST_USER_TOPIC or self._undo is not None or attributes > _CODEC_MAX:
+            refused = self._prepare(log, value[at : at + length], producer_id, attributes)
             if refused is not None:
                 return refused
         if not log.moved:
@@ -123,6 +133,22 @@ class GroupState:
             log.producers[producer_id] = producer
         self.stored += 1
         return _new(AppendResult, (errors.OK, base_offset))
+
+    def _examine(
+        self, log: PartitionLog, is_batch: bool, length: int, attributes: int, producer_id: int, epoch: int
+    ) -> AppendResult | None:
+        """Why a batch is refused that is not a plain one in a partition without transactions, or None."""
+        if is_batch and length > log.batch_bytes_max:
+            return _TOO_LARGE
+        if not is_batch or not 0 <= attributes & ~ATTRIBUTE_TRANSACTIONAL <= _CODEC_MAX:
+            return _CORRUPT
+        if attributes <= _CODEC_MAX:
+            outside = log.transactions is not None and producer_id in log.transactions.open
+            return _NO_TRANSACTION if outside else None  # its producer has a transaction open here
+        if producer_id < 0 or self._undo is not None or log.topic < FIRST_USER_TOPIC:
+            return _NO_TRANSACTION  # what one command does needs no transaction
+        code = self.transactions.admits(producer_id, epoch, log)
+        return AppendResult(errors.BY_CODE[code].number, _NOWHERE) if code else None
 
     def moved(self, log: PartitionLog) -> None:
         """Tell readers of this partition that they should look, before it changes."""
@@ -141,7 +167,12 @@ class GroupState:
         """Whether no partition has changed since readers were told: a snapshot may begin."""
         return not self._moved
 
-    def adopt(self, other: GroupState, partitions: dict[tuple[TopicId, int], FrozenLog]) -> None:
+    def adopt(
+        self,
+        other: GroupState,
+        partitions: dict[tuple[TopicId, int], FrozenLog],
+        aborted: dict[tuple[TopicId, int], list[Aborted]],
+    ) -> None:
         """Become ``other``, with these partitions. Whoever holds one of this state's partitions goes on with it."""
         self.applied, self.log_time_ms, self.epoch = other.applied, other.log_time_ms, other.epoch
         self.leader_node, self.leader_ballot = other.leader_node, other.leader_ballot
@@ -150,6 +181,10 @@ class GroupState:
         self.windows = other.windows
         self.cursors = other.cursors
         self.consumer_groups = other.consumer_groups
+        self.transactions = other.transactions
+        changed = dict.fromkeys((*self.transaction_records.by_key, *other.transaction_records.by_key))
+        self.transaction_records = other.transaction_records
+        self.transaction_records.changed.update(changed)
         for key in [key for key in self.partitions if key not in partitions]:
             log = self.partitions.pop(key)
             log.close()
@@ -162,6 +197,9 @@ class GroupState:
             if key[0] not in SYSTEM_TOPIC_NAMES:
                 self.held.setdefault(key[0], []).append(key[1])
                 self.opened(key[0])
+        for key, ranges in aborted.items():
+            self.partitions[key].transactions = PartitionTransactions(ranges)
+        self.transactions.attach(self.partitions, self.cursors)
         if self.topics is not None and other.topics is not None:
             gone = [name for name in self.topics.by_name if name not in other.topics.by_name]
             self.topics.commit({**dict.fromkeys(gone), **other.topics.by_name}, other.topics.end)
@@ -183,8 +221,12 @@ class GroupState:
         for step in reversed(undo):
             step()
 
-    def _prepare(self, log: PartitionLog, batch: Buffer, producer_id: int) -> AppendResult | None:
-        """Before an append: change the view of a system topic, and note how all of it is undone."""
+    def _prepare(self, log: PartitionLog, batch: Buffer, producer_id: int, attributes: int) -> AppendResult | None:
+        """Before an append: change the view of a system topic, and note how all of it is undone. Or note that a
+        transaction has begun in a partition, which is never undone."""
+        if attributes > _CODEC_MAX:
+            self.transactions.appended(producer_id, log, log.end)
+            return None
         if log.topic in _VIEWS:
             try:
                 undo = _VIEWS[log.topic](self, batch, log.end)
@@ -223,6 +265,11 @@ class GroupState:
         cursors.put(key, cursor)
         return lambda: cursors.put(key, before)
 
+    def _change_transactions(self, batch: Buffer, base_offset: Offset) -> Undo:
+        records = self.transaction_records
+        before = records.commit(records.stage(batch, base_offset, self.log_time_ms))
+        return lambda: records.commit(before)
+
     def _change_group(self, batch: Buffer, base_offset: Offset) -> Undo:
         groups = self.consumer_groups
         before = groups.commit(groups.stage(batch, base_offset))
@@ -233,15 +280,5 @@ _VIEWS: dict[TopicId, Callable[[GroupState, Buffer, Offset], Undo]] = {
     META: GroupState._change_topics,
     CHECKPOINTS: GroupState._move_cursor,
     GROUPS: GroupState._change_group,
+    TRANSACTIONS: GroupState._change_transactions,
 }
-
-
-def _unfit(is_batch: bool, too_large: bool, attributes: int) -> AppendResult:
-    """Why a batch's header does not pass."""
-    if not is_batch:
-        return _CORRUPT
-    if too_large:
-        return _TOO_LARGE
-    if 0 <= attributes & ~ATTRIBUTE_TRANSACTIONAL <= _CODEC_MAX and attributes & ATTRIBUTE_TRANSACTIONAL:
-        return _NO_TRANSACTION  # transactions have no rule yet, and none is open
-    return _CORRUPT

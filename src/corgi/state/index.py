@@ -17,6 +17,7 @@ from typing import NamedTuple
 from corgi.base.ids import LeaderEpoch, Offset, Slot, TopicId
 from corgi.base.limits import BATCH_BYTES_DEFAULT
 from corgi.state.blocks import BLOCK_BATCHES, Assembly, Block, Dropped
+from corgi.state.partition_transactions import PartitionTransactions
 from corgi.state.producers import Producer
 
 __all__ = ["Block", "Change", "Dropped", "Entry", "FrozenLog", "Mark", "PartitionLog"]
@@ -124,6 +125,7 @@ class PartitionLog:
         "producers",
         "start",
         "topic",
+        "transactions",
         "version",
     )
 
@@ -141,6 +143,7 @@ class PartitionLog:
         self.moved = False
         self.cleaned = Cleaned()
         self.producers: dict[int, Producer] = {}
+        self.transactions: PartitionTransactions | None = None  # None: there never was one
         self._blocks: list[Block] = []
         self._tail: Block | None = None
         self._starts: list[int] = []  # the number of each block's first entry; below 0: so many of it were dropped
@@ -307,6 +310,8 @@ class PartitionLog:
                 self._sealed_bytes -= sum(block.lengths[first:last])
             if i - start >= len(block.times) and block is not self._tail:
                 gone += 1
+        if self.transactions is not None:
+            self.transactions.trim(self.start)
         del self._blocks[:gone]
         self._starts = [start - i for start in self._starts[gone:]]
         self._find_tail()
@@ -364,6 +369,7 @@ class PartitionLog:
         self.take_back(Mark(0, self.end, self.epoch, 0))
         self._sealed_bytes = 0
         self.producers = {}
+        self.transactions = None
         return dropped
 
     def held(self) -> list[Dropped]:
@@ -409,6 +415,7 @@ class PartitionLog:
         self.count, self.cleaned = frozen.batches, frozen.cleaned
         self._epochs, self._epoch_starts = frozen.epochs, frozen.epoch_starts
         self.producers = dict(frozen.producers)
+        self.transactions = None
         self._blocks = frozen.blocks
         self._number(-frozen.skip)
         self._sealed_bytes = sum(sum(block.lengths) for block in self._blocks[:-1])

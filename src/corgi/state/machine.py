@@ -33,6 +33,7 @@ from corgi.state.compaction import apply_compacted
 from corgi.state.group_state import GroupState
 from corgi.state.index import Dropped, PartitionLog
 from corgi.state.outcomes import AppendResult, Outcome, admit
+from corgi.state.transaction_rules import apply_marker
 
 __all__ = ["AppendResult", "Machine", "Outcome"]
 
@@ -146,6 +147,9 @@ class Machine(GroupState):
             outcome = self._data(value, at, end, flags, origin, counter)
         elif kind == CommandKind.COMPACTED:
             error, detail = apply_compacted(self, value, at, end)
+            outcome = Outcome(origin, counter, error, (), self.log_time_ms, detail)
+        elif kind == CommandKind.MARKER:
+            error, detail = apply_marker(self, value, at, end)
             outcome = Outcome(origin, counter, error, (), self.log_time_ms, detail)
         else:
             error, detail = rules.apply_rule(self, kind, value[at:end])

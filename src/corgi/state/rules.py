@@ -22,7 +22,9 @@ from corgi.state.commands import (
     decode_owner,
     decode_partition_close,
     decode_partition_open,
+    decode_producer_guard,
     decode_producers_expired,
+    decode_record_guard,
     decode_topic_guard,
 )
 from corgi.state.cursors import CursorKey
@@ -30,6 +32,7 @@ from corgi.state.group_state import GroupState
 from corgi.state.index import PartitionLog
 from corgi.state.outcomes import AppendResult
 from corgi.state.settings import batch_bytes_max
+from corgi.state.transaction_rules import apply_open
 
 UNSUPPORTED = errors.BY_CODE["unsupported-version"].number
 MALFORMED = errors.INVALID_ARGUMENT
@@ -91,6 +94,10 @@ def _check_guard(state: GroupState, guard: Item) -> Verdict | None:
             return _check_group(state, guard)
         if guard.kind == GuardKind.CURSOR_AT:
             return _check_cursor(state, guard)
+        if guard.kind == GuardKind.RECORD_AT:
+            return _check_record(state, guard)
+        if guard.kind == GuardKind.PRODUCER_AT:
+            return _check_producer(state, guard)
     return UNSUPPORTED, f"guards of kind {guard.kind} version {guard.version} have no rule yet"
 
 
@@ -111,6 +118,25 @@ def _check_cursor(state: GroupState, guard: Item) -> Verdict | None:
         return _DONE if state.cursors.judge(wanted) else None
     except CorgiError as error:
         return error.kind.number, error.message
+
+
+def _check_record(state: GroupState, guard: Item) -> Verdict:
+    wanted = decode_record_guard(guard.body)
+    if wanted is None:
+        return MALFORMED, "a guard on a transaction is malformed"
+    if state.transaction_records.version(wanted.key) != wanted.version:
+        return errors.UNSETTLED, "the transaction has changed meanwhile"
+    return _DONE
+
+
+def _check_producer(state: GroupState, guard: Item) -> Verdict:
+    wanted = decode_producer_guard(guard.body)
+    if wanted is None:
+        return MALFORMED, "a guard on a producer is malformed"
+    fence = state.transactions.fences.get(wanted.producer_id)
+    if fence is not None and wanted.epoch < fence.epoch:
+        return errors.TRANSACTION_FENCED, "a newer producer of this name has taken over"
+    return _DONE
 
 
 def _check_topic(state: GroupState, guard: Item) -> Verdict:
@@ -185,6 +211,7 @@ def _close(state: GroupState, body: Buffer) -> Verdict:
         state.moved(log)
         del state.partitions[topic, log.partition]
         state.cursors.close(topic, log.partition)
+        state.transactions.close((topic, log.partition))
         state.dropped.extend(log.close())
     gone = {log.partition for log in present}
     left = [partition for partition in state.held.pop(topic, ()) if partition not in gone]
@@ -215,6 +242,7 @@ def _producers_expired(state: GroupState, body: Buffer) -> Verdict:
             state.touch(log)
         for producer_id in silent:
             del log.producers[producer_id]
+    state.transactions.expire(below, expired.idle_since_ms)
     return _DONE
 
 
@@ -253,6 +281,7 @@ _RULES: dict[int, Callable[[GroupState, Buffer], Verdict]] = {
     CommandKind.PARTITION_CLOSE: _close,
     CommandKind.PRODUCERS_EXPIRED: _producers_expired,
     CommandKind.OWNER: _owner,
+    CommandKind.TRANSACTION_OPEN: apply_open,
     CommandKind.LOG_START: _log_start,
     CommandKind.BARRIER: _nothing,
 }

@@ -28,8 +28,11 @@ from corgi.state.group_state import GroupState
 from corgi.state.index import Cleaned, FrozenLog, PartitionLog
 from corgi.state.machine import Machine
 from corgi.state.outcomes import AppendResult, Outcome, Window
+from corgi.state.partition_transactions import Aborted
 from corgi.state.producers import Producer
 from corgi.state.topics import Topic
+from corgi.state.transaction_records import StoredRecord
+from corgi.state.transactions import StoredFence
 
 PIECE = 512  # topics, outcomes or producers in one section: bounds the time that making it holds the loop
 
@@ -47,6 +50,7 @@ class SectionKind(IntEnum):
     PRODUCERS = 5  # msgpack: producers of the partition before
     CURSORS = 8  # msgpack: cursors of consumer groups
     CONSUMER_GROUPS = 9  # msgpack: records of consumer groups
+    TRANSACTIONS = 10  # msgpack: fences of producers, records of transactions, aborted ranges
     BLOCK = 6  # columns of the index of the partition before, little-endian
 
 
@@ -99,6 +103,14 @@ class _Producer(msgspec.Struct, frozen=True, array_like=True):
     window: list[int]
 
 
+class _Transactions(msgspec.Struct, frozen=True, array_like=True):
+    """``aborted``: of every partition that ever had a transaction, perhaps in several pieces."""
+
+    fences: Sequence[StoredFence] = ()
+    records: Sequence[tuple[bytes, StoredRecord]] = ()
+    aborted: Sequence[tuple[TopicId, int, Sequence[Aborted]]] = ()
+
+
 class Scalars(NamedTuple):
     """Facts of a state that change with every slot."""
 
@@ -107,6 +119,9 @@ class Scalars(NamedTuple):
     topics: list[Topic]
     cursors: list[tuple[CursorKey, Cursor]]
     consumer_groups: list[tuple[str, StoredGroup]]
+    fences: list[StoredFence]
+    records: list[tuple[bytes, StoredRecord]]
+    aborted: list[tuple[TopicId, int, list[Aborted]]]
 
 
 class Capture:
@@ -128,6 +143,13 @@ class Capture:
             list(topics.by_name.values()) if topics else [],
             list(machine.cursors.items()),
             list(machine.consumer_groups.by_name.items()),
+            list(machine.transactions.stored()),
+            list(machine.transaction_records.by_key.items()),
+            [
+                (log.topic, log.partition, log.transactions.aborted())
+                for log in machine.partitions.values()
+                if log.transactions is not None
+            ],
         )  # fmt: skip
         self._left: dict[PartitionLog, None] = dict.fromkeys(machine.partitions.values())
         self._seen: list[FrozenLog] = []
@@ -152,6 +174,7 @@ class Capture:
             yield SectionKind.CURSORS, [_encode(cursors[first : first + PIECE])]
         for named in self._scalars.consumer_groups:
             yield SectionKind.CONSUMER_GROUPS, [_encode([named])]
+        yield from _transaction_sections(self._scalars)
         while self._seen or self._left:
             if not self._seen:
                 self._touched(next(iter(self._left)))
@@ -161,6 +184,17 @@ class Capture:
         if log in self._left:
             del self._left[log]
             self._seen.append(log.freeze())
+
+
+def _transaction_sections(scalars: Scalars) -> Iterator[Section]:
+    for first in range(0, len(scalars.fences), PIECE):
+        yield SectionKind.TRANSACTIONS, [_encode(_Transactions(scalars.fences[first : first + PIECE]))]
+    for record in scalars.records:
+        yield SectionKind.TRANSACTIONS, [_encode(_Transactions((), [record]))]
+    for topic, partition, aborted in scalars.aborted:
+        for first in range(0, len(aborted) or 1, PIECE):
+            some = [(topic, partition, aborted[first : first + PIECE])]
+            yield SectionKind.TRANSACTIONS, [_encode(_Transactions((), (), some))]
 
 
 def _window_sections(origin: int, settled: int, outcomes: list[Outcome]) -> Iterator[Section]:
@@ -236,6 +270,7 @@ class Restorer:
         self._wanted: list[tuple[FrozenLog, int, int]] = []  # the last partition: its producers and blocks told
         self._topics_end = Offset(0)
         self._topics: dict[str, Topic | None] = {}
+        self._aborted: dict[tuple[TopicId, int], list[Aborted]] = {}
 
     def take(self, kind: int, body: Buffer) -> None:
         """One section. Raises CorgiError "snapshot-damaged", also for a kind that this release does not know."""
@@ -251,11 +286,14 @@ class Restorer:
         self._check_last()
         if len({topic.topic for topic in self._topics.values() if topic is not None}) != len(self._topics):
             raise CorgiError("snapshot-damaged", "two topics have one id")
+        parts = {key for fence in self.state.transactions.fences.values() for key in fence.parts}
+        if not self.partitions.keys() >= parts | self._aborted.keys():
+            raise CorgiError("snapshot-damaged", "a transaction lies in a partition that is not there")
         if self.state.topics is not None:
             self.state.topics.commit(self._topics, self._topics_end)
 
     def adopt_into(self, machine: Machine) -> None:
-        machine.adopt(self.state, self.partitions)
+        machine.adopt(self.state, self.partitions, self._aborted)
         machine.digest = self.state.digest
 
     def _take(self, kind: SectionKind, body: Buffer) -> None:
@@ -273,6 +311,8 @@ class Restorer:
                 self.state.cursors.put(key, cursor)
         elif kind is SectionKind.CONSUMER_GROUPS:
             self.state.consumer_groups.by_name.update(msgspec.msgpack.decode(body, type=list[tuple[str, StoredGroup]]))
+        elif kind is SectionKind.TRANSACTIONS:
+            self._take_transactions(msgspec.msgpack.decode(body, type=_Transactions))
         elif kind is SectionKind.PARTITION:
             self._take_partition(msgspec.msgpack.decode(body, type=_Partition))
         elif kind is SectionKind.PRODUCERS:
@@ -303,6 +343,13 @@ class Restorer:
         for counter, error, appends, timestamp_ms, detail in told.outcomes:
             results = tuple(AppendResult(code, Offset(offset)) for code, offset in appends)
             window.outcomes[counter] = Outcome(origin, counter, error, results, timestamp_ms, detail)
+
+    def _take_transactions(self, told: _Transactions) -> None:
+        for fence in told.fences:
+            self.state.transactions.restore(fence)
+        self.state.transaction_records.commit(dict(told.records))
+        for topic, partition, aborted in told.aborted:
+            self._aborted.setdefault((topic, partition), []).extend(aborted)
 
     def _take_partition(self, told: _Partition) -> None:
         self._check_last()
