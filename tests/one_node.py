@@ -147,6 +147,7 @@ class OneNode:
         self.submitted: list[tuple[GroupId, int, bytes, Callable[[Outcome], None], Callable[[], None] | None]] = []
         self.answer_instead: Callable[[GroupId, int], int] = lambda group, kind: 0
         self.counter = 0
+        self.calls: list[Callable[[], None]] = []
         self.groups: list[Any] = [
             SimpleNamespace(
                 id=GroupId(number),
@@ -194,6 +195,9 @@ class OneNode:
         assert 0 < timeout_s <= 600
         self.submitted.append((group, int(kind), bytes(body), done, leader_ack))
 
+    def later(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
     def group_of(self, topic: TopicId, partition: int) -> GroupId:
         topics = self.groups[0].machine.topics
         return topics.group_of(topic, partition)
@@ -237,6 +241,9 @@ class OneNode:
             for outcome, (_, done) in zip(outcomes, waiting, strict=True):
                 done(outcome)
             self.requests.applied(group)
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
         self.requests.advance(self.time)
         self.requests.flush()
 
@@ -245,7 +252,7 @@ class OneNode:
         for _ in range(most):
             self.turn()
             deadline = self.requests.next_deadline()
-            if not self.submitted and (deadline is None or deadline > self.time):
+            if not self.submitted and not self.calls and (deadline is None or deadline > self.time):
                 return
         raise AssertionError("the node does not come to rest")
 

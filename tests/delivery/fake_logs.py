@@ -27,6 +27,7 @@ class FakeLog:
         self.topic = TopicId(topic)
         self.partition = partition
         self.open = True
+        self.transactions = None
         self.start = Offset(0)
         self.end = Offset(0)
         self.entries: list[Entry] = []

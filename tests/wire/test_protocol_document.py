@@ -20,6 +20,7 @@ from corgi.runtime import net
 from corgi.state.settings import check_settings
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
+from corgi.wire import transaction_messages as t
 from corgi.wire.catalog import REPLIES, REQUESTS
 from corgi.wire.codec import Codec
 from corgi.wire.frame import FRAME, encode_frame
@@ -30,6 +31,7 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(
 _PARTS = (
     m.NodeInfo, m.GroupInfo, m.TopicInfo, m.GroupStatus,
     g.Assigned, g.CommitEntry, g.CursorInfo, g.GroupSummary, g.MemberInfo, g.SessionInfo,
+    t.Checkpoint, t.TransactionInfo,
 )  # fmt: skip
 NESTED: dict[str, type[m.WireMessage]] = {part.__name__: part for part in _PARTS}
 MESSAGES: dict[str, type[m.WireMessage]] = {

@@ -16,6 +16,7 @@ import crc32c
 
 from corgi.base.batch import (
     ATTRIBUTE_CODEC,
+    ATTRIBUTE_TRANSACTIONAL,
     CRC_FROM,
     HEADER,
     HEADER_BYTES,
@@ -145,9 +146,14 @@ def encode_batch(
     return bytes(builder.build(producer_id, producer_epoch, base_sequence))
 
 
-def restamped(batch: Buffer, producer_id: int, producer_epoch: int, base_sequence: int) -> bytearray:
-    """A copy of an encoded batch that names another producer identity; its records are untouched."""
+def restamped(
+    batch: Buffer, producer_id: int, producer_epoch: int, base_sequence: int, *, transactional: bool = False
+) -> bytearray:
+    """A copy of an encoded batch that names another producer identity, and perhaps belongs to a transaction of it; its
+    records are untouched."""
     out = bytearray(batch)
+    if transactional:
+        out[CRC_FROM + 1] |= ATTRIBUTE_TRANSACTIONAL
     PRODUCER.pack_into(out, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
     sign(out)
     return out

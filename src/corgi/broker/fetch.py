@@ -49,7 +49,7 @@ class Fetches:
             check_range("offset", offset, 0, INT64_MAX)
             check_range("bytes wanted", wanted, 1, BYTES_MAX)
         self._polls.admit(client)
-        parts = [self._part(entry) for entry in message.partitions]
+        parts = [self._part(entry, committed=message.committed) for entry in message.partitions]
         ahead = [part for part in parts if part.log is not None and part.offset > part.log.end]
         deadline = self._node.clock.now() + min(message.wait_ms / 1000, WAIT_S_MAX)
 
@@ -62,19 +62,21 @@ class Fetches:
         patience_s = min(max(message.wait_ms / 1000, CONFIRM_S_MIN), CONFIRM_S_MAX)
         self._barriers.confirm(client, dict.fromkeys(part.group for part in ahead), patience_s, confirmed)
 
-    def _part(self, entry: tuple[TopicId, int, Offset, int]) -> Part:
+    def _part(self, entry: tuple[TopicId, int, Offset, int], *, committed: bool) -> Part:
         topic, partition, offset, wanted = entry
         try:
             group, log = self._places.to_read(topic, partition)
         except CorgiError as error:
             return Part(offset, wanted, None, GroupId(0), error.kind.number)
-        return Part(offset, wanted, log, group)
+        return Part(offset, wanted, log, group, committed=committed)
 
     def _start(
         self, client: ClientSession, correlation: int, message: Fetch, parts: list[Part], deadline: float
     ) -> None:
         def answer(answers: list[PartAnswer], buffers: list[Buffer]) -> None:
-            client.reply(correlation, FetchReply(tuple(answers)), buffers)
+            told = tuple((part.error, part.end, part.start, part.lengths) for part in answers)
+            onward, stable = tuple(part.onward for part in answers), tuple(part.stable for part in answers)
+            client.reply(correlation, FetchReply(told, onward, stable), buffers)
 
         bytes_max = min(message.bytes_max, POLL_BYTES_MAX)
         bytes_min = min(message.bytes_min, bytes_max)

@@ -26,6 +26,7 @@ from corgi.broker.producer_ids import ProducerIds
 from corgi.broker.status import status_reply
 from corgi.broker.subscriptions import Subscriptions
 from corgi.broker.topic_requests import TopicRequests
+from corgi.broker.transaction_requests import TransactionRequests
 from corgi.delivery.polls import Polls
 from corgi.delivery.pushes import Pushes
 from corgi.delivery.turns import Schedule
@@ -68,6 +69,7 @@ class Requests:
         self.administration.when_opened = self.coordinator.topics_changed
         self.groups = GroupRequests(node, self.places, self.barriers, self.pushes, self.coordinator)
         self.producer_ids = ProducerIds(node.options.node)
+        self.transactions = TransactionRequests(node, self.places, self.barriers, self.producer_ids)
         self._id_waiters: list[tuple[ClientSession, int]] = []
         self._counts: dict[type, int] = {}
         self._handlers = self._table()
@@ -97,6 +99,7 @@ class Requests:
         self.metadata.client_closed(session)
         self.produces.client_closed(session)
         self.coordinator.client_closed(session)
+        self.transactions.client_closed(session)
         self._id_waiters = [waiter for waiter in self._id_waiters if waiter[0] is not session]
 
     def session_drained(self, session: ClientSession) -> None:
@@ -117,6 +120,7 @@ class Requests:
                 self.metadata.topics_changed(names)
                 self.coordinator.topics_changed()
         self.administration.applied(group)
+        self.transactions.applied(group)
 
     def leader_changed(self, group: Group) -> None:
         self.metadata.leader_changed(group.id)
@@ -142,6 +146,7 @@ class Requests:
         self.polls.advance(now)
         self.schedule.advance(now)
         self.administration.advance(now)
+        self.transactions.advance(now)
         self.coordinator.advance(now)
         if now >= self._counted_next:
             self._counted_next = now + COUNT_INTERVAL_S
@@ -160,6 +165,7 @@ class Requests:
                 self.schedule.next_deadline(now),
                 self.polls.next_deadline(),
                 self.administration.next_deadline(),
+                self.transactions.next_deadline(),
                 self.coordinator.next_deadline(),
                 now + NEXT_MILLISECOND_S if self._id_waiters else None,
             )
@@ -244,6 +250,7 @@ class Requests:
             g.DeleteGroup: plain(self.groups.delete),
             g.ResetGroup: plain(self.groups.reset),
             g.Sessions: plain(self.groups.sessions),
+            **self.transactions.handlers(),
             m.Ping: lambda client, correlation, _message, _: client.reply(correlation, m.Pong()),
         }
 

@@ -131,7 +131,9 @@ class Subscriptions:
         credit: int,
     ) -> None:
         try:
-            session = self._pushes.subscribe(client, message.subscription, log, group, message.offset, credit)
+            session = self._pushes.subscribe(
+                client, message.subscription, log, group, message.offset, credit, committed=message.committed
+            )
         except CorgiError as error:
             client.reply(correlation, SubscribeReply(error.kind.number, log.end, log.start, error.message))
             return

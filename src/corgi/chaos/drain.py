@@ -57,6 +57,8 @@ async def drain(host: str, port: int, topic: str, ends: dict[int, int]) -> Async
                 if records:
                     position = records[-1][0] + 1
                     yield Drained(partition, records)
+                elif answer.onward and answer.onward[0] > position:
+                    position = answer.onward[0]  # nothing there was for a reader
                 elif position >= max(applied, end):
                     if position == 0:
                         yield Drained(partition, ())

@@ -15,9 +15,10 @@ from corgi.base.command import Buffer
 from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession
+from corgi.delivery.committed import gather_decided, readable_end
 from corgi.delivery.limits import FRAME_BATCHES, POLL_BATCHES_MAX, POLLS_MAX
 from corgi.delivery.ports import AppliedLog
-from corgi.delivery.reads import gather
+from corgi.delivery.reads import Gathered, gather
 from corgi.delivery.turns import Schedule, Turn
 from corgi.delivery.values import Values
 
@@ -25,21 +26,34 @@ _HEAP_SLACK = 64
 
 
 class PartAnswer(NamedTuple):
-    """One partition's part of an answer; offsets are -1 when the partition is not here."""
+    """One partition's part of an answer; offsets are -1 when the partition is not here. ``onward``: where to ask next;
+    ``stable``: the last stable offset."""
 
     error: int
     end: Offset
     start: Offset
     lengths: tuple[int, ...]
+    onward: Offset
+    stable: Offset
 
 
 class Part:
     """One partition of a poll: at most ``wanted`` bytes from ``offset``. ``log`` is None only with an error."""
 
-    __slots__ = ("available", "counted", "error", "group", "log", "offset", "wanted")
+    __slots__ = ("available", "committed", "counted", "error", "group", "log", "offset", "onward", "wanted")
 
-    def __init__(self, offset: Offset, wanted: int, log: AppliedLog | None, group: GroupId, error: int = 0) -> None:
-        self.offset = offset
+    def __init__(
+        self,
+        offset: Offset,
+        wanted: int,
+        log: AppliedLog | None,
+        group: GroupId,
+        error: int = 0,
+        *,
+        committed: bool = True,
+    ) -> None:
+        self.offset = self.onward = offset
+        self.committed = committed
         self.wanted = wanted
         self.log = log
         self.group = group
@@ -50,11 +64,16 @@ class Part:
     def count(self, enough: int) -> int:
         """Bytes there from ``offset`` on, not counted further than ``enough``."""
         log = self.log
-        if log is None or self.counted >= log.end or self.available >= enough:
+        if log is None or self.available >= enough:
+            return self.available
+        end = readable_end(log, committed=self.committed)
+        if self.counted >= end:
             return self.available
         i, last = log.find(self.counted), log.count
         while i < last and self.available < enough:
             entry = log.entry(i)
+            if entry.base_offset >= end:
+                break
             self.available += entry.length
             self.counted = Offset(entry.base_offset + entry.records)
             i += 1
@@ -71,8 +90,39 @@ class Part:
 
     def answer(self, lengths: Sequence[int]) -> PartAnswer:
         if self.log is None:
-            return PartAnswer(self.error, Offset(-1), Offset(-1), ())
-        return PartAnswer(self.error, self.log.end, self.log.start, tuple(lengths))
+            return PartAnswer(self.error, Offset(-1), Offset(-1), (), self.onward, Offset(-1))
+        stable = readable_end(self.log, committed=True)
+        return PartAnswer(self.error, self.log.end, self.log.start, tuple(lengths), self.onward, stable)
+
+    def gather(self, bytes_max: int, batches_max: int, values: Values, waiter: Poll) -> Gathered:
+        """Batches from ``offset`` on."""
+        log = self.log
+        assert log is not None
+        bytes_max = min(self.wanted, bytes_max)
+        transactions = log.transactions
+        if transactions is None:
+            return gather(
+                log,
+                self.group,
+                self.offset,
+                bytes_max=bytes_max,
+                batches_max=batches_max,
+                values=values,
+                waiter=waiter,
+                urgent=waiter.waited,
+            )
+        return gather_decided(
+            log,
+            transactions,
+            self.group,
+            self.offset,
+            bytes_max=bytes_max,
+            batches_max=batches_max,
+            values=values,
+            waiter=waiter,
+            urgent=waiter.waited,
+            committed=self.committed,
+        )
 
 
 Answer = Callable[[list[PartAnswer], list[Buffer]], None]
@@ -145,17 +195,9 @@ class Poll:
         for part in self.parts:
             lengths: list[int] = []
             if not part.check() and part.log is not None and bytes_left > 0 and batches_left > 0 and not pending:
-                got = gather(
-                    part.log,
-                    part.group,
-                    part.offset,
-                    bytes_max=min(part.wanted, bytes_left),
-                    batches_max=batches_left,
-                    values=self._polls.values,
-                    waiter=self,
-                    urgent=self.waited,
-                )
+                got = part.gather(bytes_left, batches_left, self._polls.values, self)
                 lengths = got.lengths
+                part.onward = got.next_offset
                 buffers += got.buffers
                 bytes_left -= got.size
                 batches_left -= len(lengths)

@@ -30,6 +30,14 @@ class BatchEntry(Protocol):
     def records(self) -> int: ...
 
 
+class TransactionsView(Protocol):
+    """What a reader has to know of transactions in a partition."""
+
+    def stable_end(self, end: Offset) -> Offset: ...
+
+    def hides(self, producer_id: int, offset: Offset) -> bool: ...
+
+
 class AppliedLog(Protocol):
     """The applied batches of one partition; indices move when the log start does, offsets never."""
 
@@ -45,6 +53,10 @@ class AppliedLog(Protocol):
     def end(self) -> Offset: ...
     @property
     def count(self) -> int: ...
+    @property
+    def transactions(self) -> TransactionsView | None:
+        """None as long as there never was a transaction in the partition."""
+        ...
 
     def find(self, offset: Offset) -> int: ...
 

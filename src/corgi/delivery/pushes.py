@@ -8,6 +8,7 @@ from typing import NamedTuple
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession, Message
+from corgi.delivery.committed import readable_end
 from corgi.delivery.limits import CREDIT_MAX, SUBSCRIPTIONS_MAX
 from corgi.delivery.ports import AppliedLog
 from corgi.delivery.session import DeliveryCounters, DeliverySession, Surroundings
@@ -54,6 +55,8 @@ class Pushes:
         group: GroupId,
         offset: Offset,
         credit: int,
+        *,
+        committed: bool = True,
     ) -> DeliverySession:
         """Start pushing from ``offset``, at the end of this turn. Raises "invalid-argument" for a number in use."""
         sessions = self._by_client.setdefault(client, {})
@@ -61,7 +64,7 @@ class Pushes:
             raise CorgiError("invalid-argument", f"subscription {subscription} is in use on this connection")
         if len(sessions) >= SUBSCRIPTIONS_MAX:
             raise CorgiError("overloaded", f"a connection has at most {SUBSCRIPTIONS_MAX} subscriptions")
-        session = DeliverySession(client, subscription, log, group, offset, credit, self._around)
+        session = DeliverySession(client, subscription, log, group, offset, credit, self._around, committed=committed)
         sessions[subscription] = session
         self._by_partition.setdefault((log.topic, log.partition), {})[session] = None
         self._schedule.wake(session)
@@ -75,7 +78,7 @@ class Pushes:
         if credit <= 0 or not session.grant(credit):
             error = CorgiError("invalid-argument", f"credit is 1 to {CREDIT_MAX} in sum, {credit} were granted")
             self.end(session, error.kind.number, error.message)
-        elif session.offset < session.log.end:
+        elif session.offset < readable_end(session.log, committed=session.committed):
             self._schedule.wake(session)
 
     def unsubscribe(self, client: ClientSession, subscription: int) -> bool:

@@ -22,7 +22,8 @@ class Gathered(NamedTuple):
     """``lengths`` of whole batches, whose bytes joined are ``buffers``; ``next_offset`` comes after them.
 
     ``next_index``: where that batch is or will be, a hint for the next time. ``pending``: more is there and waits for a
-    value from the disk. ``error``: why the batch at ``next_offset`` cannot be read.
+    value from the disk. ``error``: why the batch at ``next_offset`` cannot be read. ``reached``: where the last of
+    these batches ends, if others were left out behind it; else -1.
     """
 
     lengths: list[int]
@@ -32,6 +33,7 @@ class Gathered(NamedTuple):
     next_index: int
     pending: bool = False
     error: CorgiError | None = None
+    reached: Offset = Offset(-1)
 
 
 def gather(
@@ -65,10 +67,10 @@ def gather(
         value = values.get(group, slot, waiter, urgent=urgent)
         if value is None:
             if not urgent:
-                values.ahead(group, _slots_after(log, i, slot))
+                values.ahead(group, slots_after(log, i, slot))
             return Gathered(lengths, buffers, size, offset, i, pending=True)
         if isinstance(value, CorgiError):
-            return Gathered(lengths, buffers, size, offset, i, error=_exactly(value, log, i, slot))
+            return Gathered(lengths, buffers, size, offset, i, error=exactly(value, log, i, slot))
         view = memoryview(value)
         run_buffers, run_batches, run_bytes = len(buffers), len(lengths), size
         while True:
@@ -90,7 +92,7 @@ def gather(
     return Gathered(lengths, buffers, size, offset, i)
 
 
-def _exactly(error: CorgiError, log: AppliedLog, i: int, slot: Slot) -> CorgiError:
+def exactly(error: CorgiError, log: AppliedLog, i: int, slot: Slot) -> CorgiError:
     """Of records that are lost, which: those of this partition in the value of ``slot``, from the batch ``i`` on."""
     if error.code != "record-lost":
         return error
@@ -104,7 +106,7 @@ def _exactly(error: CorgiError, log: AppliedLog, i: int, slot: Slot) -> CorgiErr
     return CorgiError("record-lost", what)
 
 
-def _slots_after(log: AppliedLog, i: int, slot: Slot) -> Iterator[Slot]:
+def slots_after(log: AppliedLog, i: int, slot: Slot) -> Iterator[Slot]:
     """The next slots that hold batches of this partition, after the batch ``i`` in ``slot``."""
     for k in range(i + 1, min(log.count, i + 1 + AHEAD_VALUES)):
         following = log.entry(k).slot

@@ -23,9 +23,10 @@ from typing import NamedTuple
 from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC
 from corgi.base.ids import GroupId, Offset
 from corgi.base.ports import ClientSession, Message
+from corgi.delivery.committed import gather_decided, readable_end
 from corgi.delivery.limits import CREDIT_MAX, FRAME_BATCHES, QUANTUM_BATCHES, QUANTUM_BYTES
 from corgi.delivery.ports import AppliedLog
-from corgi.delivery.reads import gather
+from corgi.delivery.reads import Gathered, gather
 from corgi.delivery.turns import Turn
 from corgi.delivery.values import Values
 
@@ -80,6 +81,7 @@ class DeliverySession:
         "batches",
         "bytes",
         "client",
+        "committed",
         "consumer_group",
         "credit",
         "ended",
@@ -91,6 +93,7 @@ class DeliverySession:
         "subscription",
         "switches",
         "tail",
+        "told",
         "waiting",
     )
 
@@ -103,6 +106,8 @@ class DeliverySession:
         offset: Offset,
         credit: int,
         around: Surroundings,
+        *,
+        committed: bool = True,
     ) -> None:
         self.client = client
         self.subscription = subscription
@@ -112,7 +117,9 @@ class DeliverySession:
         self.group = group
         self.offset = offset
         self.credit = credit
-        self.tail = offset >= log.end
+        self.committed = committed
+        self.told = offset  # up to here the subscriber was told; what lies between is not for it
+        self.tail = offset >= readable_end(log, committed=committed)
         self.queued = False
         self.waiting = False  # for a value from the disk
         self.ended = False
@@ -172,23 +179,16 @@ class DeliverySession:
         if self.credit <= 0:
             self._note_position(held_up=True)
             return False
-        got = gather(
-            log,
-            self.group,
-            self.offset,
-            bytes_max=min(self.credit, QUANTUM_BYTES, turn.bytes),
-            batches_max=min(QUANTUM_BATCHES, turn.batches),
-            values=self._around.values,
-            waiter=self,
-            urgent=self.tail,
-            hint=self._index,
-        )
+        got = self._gather(turn)
         self._index = got.next_index
         if got.lengths:
-            start = self.offset
+            start, self.told = self.told, max(got.reached, self.told) if got.reached >= 0 else got.next_offset
             self._push(got.lengths, got.size, got.next_offset, turn)
             message = self._around.make_deliver(self.subscription, log.end, tuple(got.lengths), start)
             self.client.push(message, got.buffers)
+        elif got.next_offset > self.offset:
+            self.offset = got.next_offset
+            turn.spend(FRAME_BATCHES, 0)
         if got.error is not None:
             self._around.end(self, got.error.kind.number, got.error.message)
             return False
@@ -197,7 +197,36 @@ class DeliverySession:
         self.waiting = self._asked = got.pending
         held_up = got.pending or self.credit <= 0
         self._note_position(held_up)
-        return not held_up and self.offset < log.end
+        return not held_up and self.offset < readable_end(log, committed=self.committed)
+
+    def _gather(self, turn: Turn) -> Gathered:
+        transactions = self.log.transactions
+        bytes_max, batches_max = min(self.credit, QUANTUM_BYTES, turn.bytes), min(QUANTUM_BATCHES, turn.batches)
+        values = self._around.values
+        if transactions is not None:
+            return gather_decided(
+                self.log,
+                transactions,
+                self.group,
+                self.offset,
+                bytes_max=bytes_max,
+                batches_max=batches_max,
+                values=values,
+                waiter=self,
+                urgent=self.tail,
+                committed=self.committed,
+            )
+        return gather(
+            self.log,
+            self.group,
+            self.offset,
+            bytes_max=bytes_max,
+            batches_max=batches_max,
+            values=values,
+            waiter=self,
+            urgent=self.tail,
+            hint=self._index,
+        )
 
     def _push(self, lengths: list[int], size: int, next_offset: Offset, turn: Turn) -> None:
         batches = len(lengths)
@@ -215,7 +244,7 @@ class DeliverySession:
 
     def _note_position(self, held_up: bool) -> None:
         """At the end is at the tail; whoever is held up (no credit, slow client, cold value) before it falls behind."""
-        at_end = self.offset >= self.log.end
+        at_end = self.offset >= readable_end(self.log, committed=self.committed)
         if self.tail:
             if held_up and not at_end:
                 self.tail = False

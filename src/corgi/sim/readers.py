@@ -93,8 +93,11 @@ class Poller(Reader):
         if isinstance(reply, FetchReply):
             self.scene.history.other_operations += 1
             at = 0
-            for partition, (error, _, start, lengths) in zip(places, reply.partitions, strict=True):
-                self.take(partition, *values_of(payload, lengths, at, self.positions[partition]))
+            for partition, (error, _, start, lengths), onward in zip(
+                places, reply.partitions, reply.onward, strict=True
+            ):
+                found, position = values_of(payload, lengths, at, self.positions[partition])
+                self.take(partition, found, max(position, onward))
                 at += sum(lengths)
                 if error == errors.OFFSET_OUT_OF_RANGE and start > self.positions[partition]:
                     self.sent_on(partition, start)
@@ -266,6 +269,7 @@ class Drainer(Client):
             return
         _, end, _, lengths = reply.partitions[0]
         found, self._position = values_of(payload, lengths, 0, position)
+        self._position = max(self._position, reply.onward[0])
         self._found.extend(found)
         if self._position >= end:
             self.scene.history.final.setdefault(partition, {})[self.node] = self._found

@@ -16,6 +16,8 @@ from corgi.wire import messages as m
 from corgi.wire.group_bounds import GROUP_CHECKS, check_results
 from corgi.wire.group_messages import Commit
 from corgi.wire.ranges import I64, TIMEOUT_MS_MAX, U32, check_place, check_range, check_text
+from corgi.wire.transaction_bounds import TRANSACTION_CHECKS, check_batches
+from corgi.wire.transaction_messages import Atomic, Prepare
 
 CREDIT_MAX = 2**40  # bytes; nobody is that far ahead
 CONFIG_KEYS_MAX = 64
@@ -29,6 +31,10 @@ def check_request(message: m.WireMessage, payload: memoryview) -> None:
         return
     if type(message) is Commit:
         check_results(message, payload)
+    elif type(message) is Atomic:
+        check_batches([length for _, _, length in message.batches], payload)
+    elif type(message) is Prepare:
+        check_batches([message.length], payload)
     elif payload:
         raise CorgiError("malformed-frame", f"a {type(message).__name__} carries no payload, {len(payload)} bytes came")
     check = _CHECKS.get(type(message))
@@ -131,4 +137,5 @@ _CHECKS: dict[type[m.WireMessage], Callable[[Any], None]] = {
     m.DeleteTopic: _delete_topic,
     m.ListOffsets: _list_offsets,
     **GROUP_CHECKS,
+    **TRANSACTION_CHECKS,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
+from corgi.wire import transaction_messages as t
 
 REQUESTS: dict[int, type[m.WireMessage]] = {
     kind.TYPE: kind
@@ -11,6 +12,8 @@ REQUESTS: dict[int, type[m.WireMessage]] = {
         m.Hello, m.Produce, m.Fetch, m.Subscribe, m.Credit, m.Unsubscribe, m.Metadata, m.CreateTopic, m.AlterTopic,
         m.DeleteTopic, m.ListOffsets, m.InitProducer, m.Status, m.Ping,
         g.GroupHeartbeat, g.Commit, g.Cursors, g.ListGroups, g.DescribeGroup, g.DeleteGroup, g.ResetGroup, g.Sessions,
+        t.InitTransactions, t.OpenTransaction, t.EndTransaction, t.Prepare, t.Settle, t.Watch, t.ListTransactions,
+        t.Atomic,
     )
 }  # fmt: skip
 REPLIES: dict[int, type[m.WireMessage]] = {
@@ -21,5 +24,7 @@ REPLIES: dict[int, type[m.WireMessage]] = {
         m.LeaderChanged, m.TopicsChanged, m.ErrorReply,
         g.GroupHeartbeatReply, g.CommitReply, g.CursorsReply, g.ListGroupsReply, g.DescribeGroupReply,
         g.DeleteGroupReply, g.ResetGroupReply, g.SessionsReply, g.GroupChanged,
+        t.InitTransactionsReply, t.OpenTransactionReply, t.EndTransactionReply, t.PrepareReply, t.SettleReply,
+        t.WatchReply, t.ListTransactionsReply, t.AtomicReply, t.CheckBack,
     )
 }  # fmt: skip

@@ -61,20 +61,26 @@ class ProduceReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 class Fetch(WireMessage, frozen=True, array_like=True, gc=False):
     """Long poll. Entries: topic id, partition, offset, bytes wanted. Answers when ``bytes_min`` are there or time is
-    up."""
+    up. ``committed``: only what is decided and was not aborted."""
 
     TYPE: ClassVar[int] = 3
     wait_ms: int
     bytes_min: int
     bytes_max: int
     partitions: tuple[tuple[TopicId, int, Offset, int], ...]
+    committed: bool = True
 
 
 class FetchReply(WireMessage, frozen=True, array_like=True, gc=False):
-    """Per partition, in order: error number, end offset (applied here), log start, lengths of the batches."""
+    """Per partition, in order: error number, end offset (applied here), log start, lengths of the batches.
+
+    ``onward`` and ``stable``, per partition: where to ask next, also behind what was left out; the last stable offset.
+    """
 
     TYPE: ClassVar[int] = 131
     partitions: tuple[tuple[int, Offset, Offset, tuple[int, ...]], ...]
+    onward: tuple[Offset, ...] = ()
+    stable: tuple[Offset, ...] = ()
 
 
 class Subscribe(WireMessage, frozen=True, array_like=True, gc=False):
@@ -88,6 +94,7 @@ class Subscribe(WireMessage, frozen=True, array_like=True, gc=False):
     credit: int
     group: str = ""  # the consumer group and its member, for those who look at the sessions
     member: str = ""
+    committed: bool = True  # only what is decided and was not aborted
 
 
 class SubscribeReply(WireMessage, frozen=True, array_like=True, gc=False):
@@ -267,7 +274,7 @@ class Pong(WireMessage, frozen=True, array_like=True, gc=False):
 class Deliver(WireMessage, frozen=True, array_like=True, gc=False):
     """Pushed batches of one subscription. ``end`` is the partition's applied end; lengths cut the payload.
 
-    ``start``: these are all the batches that are stored from this offset on; -1: not told.
+    ``start``: these are all the batches from this offset on that the subscriber may see; -1: not told.
     """
 
     TYPE: ClassVar[int] = 240
