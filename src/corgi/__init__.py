@@ -11,6 +11,8 @@ import importlib
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Atomic": "corgi.client.atomic",
+    "AtomicReceipt": "corgi.client.atomic",
     "Codec": "corgi.client.codecs",
     "Corgi": "corgi.client.corgi",
     "CorgiError": "corgi.base.errors",
@@ -30,6 +32,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "Atomic",
+    "AtomicReceipt",
     "Codec",
     "Corgi",
     "CorgiError",

@@ -2,6 +2,8 @@
 
 from corgi.base.errors import CorgiError as CorgiError
 from corgi.client import sync as sync
+from corgi.client.atomic import Atomic as Atomic
+from corgi.client.atomic import AtomicReceipt as AtomicReceipt
 from corgi.client.codecs import Codec as Codec
 from corgi.client.corgi import Corgi as Corgi
 from corgi.client.corgi import connect as connect
@@ -23,6 +25,8 @@ from corgi.testing.embedded import embedded as embedded
 
 __version__: str
 __all__ = [
+    "Atomic",
+    "AtomicReceipt",
     "Codec",
     "Corgi",
     "CorgiError",

@@ -117,3 +117,15 @@ def test_after_a_fork_the_child_is_told_to_connect_anew(mq: corgi.sync.Corgi, mo
     assert caught.value.code == "closed"
     assert "fork" in caught.value.hint
     monkeypatch.undo()
+
+
+def test_an_act_of_several_messages(mq: corgi.sync.Corgi, name: str) -> None:
+    mq.topics.create(name, partitions=2)
+    with mq.atomic() as tx:
+        tx.publish(name, b"a", partition=0)
+        tx.publish(name, b"b", partition=1)
+    assert tx.receipt.two_phase
+    assert [(r.partition, r.offset) for r in tx.receipt.messages] == [(0, 0), (1, 0)]
+    with pytest.raises(CorgiError) as ended:
+        tx.publish(name, b"c")
+    assert ended.value.code == "transaction-ended"

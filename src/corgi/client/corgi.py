@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
 from corgi.base.errors import CorgiError
+from corgi.client.atomic import Acts, Atomic
 from corgi.client.codecs import Codec, Format, codec_for
 from corgi.client.core.links import Address
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
@@ -40,6 +41,7 @@ class Corgi(Publisher):
         self._seeds = seeds
         self.topics = Topics(shell)
         self.groups = Groups(shell, self.topics)
+        self._acts = Acts(shell, self)
 
     # Consuming
 
@@ -81,6 +83,16 @@ class Corgi(Publisher):
         if type_ is None:
             return Topic(self, name, codec_for(bytes, format))
         return Topic(self, name, codec_for(type_, format))
+
+    def atomic(self, name: str = "", *, timeout: Duration = "60s") -> Atomic:
+        """``async with mq.atomic() as tx``: what ``tx`` publishes and checkpoints happens together at the block's end,
+        or not at all; readers see all of it or nothing.
+
+        What lies in one Paxos group is one command; otherwise it takes two phases: ``tx.receipt.two_phase`` says so.
+        ``name``: of all clients that use it only the newest goes on, the others are "transaction-fenced"; its blocks
+        run one after another. ``timeout``: afterwards the cluster aborts what was not decided, at most 15 minutes.
+        """
+        return self._acts.block(name, timeout)
 
     # The cluster
 

@@ -116,7 +116,7 @@ class Publisher:
         check_items(items)
         outcomes = Outcomes()
         if not self._producer.knows(topic_name(topic)):
-            await self._topic(topic)
+            await self.topic_known(topic)
         if isinstance(items, AsyncIterable):
             async for item in items:
                 if self._producer.full:
@@ -245,7 +245,8 @@ class Publisher:
         except TimeoutError:
             raise CorgiError("overloaded", "the client's buffer stayed full") from None
 
-    async def _topic(self, topic: str) -> None:
+    async def topic_known(self, topic: str) -> None:
+        """Wait until the client knows the topic. Raises "unknown-topic"."""
         told: list[CorgiError | None] = []
         future: asyncio.Future[None] = self._shell.loop.create_future()
 

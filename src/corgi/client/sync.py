@@ -20,6 +20,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from corgi.base.errors import CorgiError
 from corgi.client import corgi as asynchronous
+from corgi.client.atomic import Atomic as AsyncAtomic
+from corgi.client.atomic import AtomicReceipt
 from corgi.client.codecs import Codec, Format
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES
 from corgi.client.groups import GroupDescription, GroupSummary, ResetTo
@@ -218,6 +220,29 @@ class Groups:
         self._thread.call(lambda: self._groups.delete(name, timeout=timeout))
 
 
+class Atomic:
+    """``with mq.atomic() as tx``: the asynchronous one of the same name tells what it does."""
+
+    def __init__(self, thread: LoopThread, act: AsyncAtomic) -> None:
+        self._thread = thread
+        self._act = act
+        self.publish = act.publish
+        self.checkpoint = act.checkpoint
+
+    @property
+    def receipt(self) -> AtomicReceipt:
+        return self._act.receipt
+
+    def __enter__(self) -> Self:
+        self._thread.call(self._act.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.call(lambda: self._act.__aexit__(kind, error, trace))
+
+
 class Topic(Generic[V]):
     """A topic whose values have a type."""
 
@@ -327,6 +352,10 @@ class Corgi:
     def publish_many(self, topic: str, items: Iterable[Item], *, acks: Acks = "quorum") -> Outcomes:
         """``items`` are taken from in the loop's thread."""
         return self._thread.call(lambda: self._mq.publish_many(topic, items, acks=acks))
+
+    def atomic(self, name: str = "", *, timeout: Duration = "60s") -> Atomic:
+        """As the asynchronous one, with ``with``."""
+        return Atomic(self._thread, self._mq.atomic(name, timeout=timeout))
 
     def flush(self) -> None:
         self._thread.call(self._mq.flush)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.client.core.asks import Ask, Judge
 from corgi.client.core.links import Answer
@@ -42,6 +43,7 @@ async def ask(
     group: int = 0,
     judge: Judge = lambda _: None,
     timeout_s: float = 0.0,
+    payload: Sequence[Buffer] = (),
 ) -> tuple[WireMessage, Ask]:
     """Ask the cluster and wait; raises what no retry helped against, and "invalid-argument" for what cannot be sent."""
     try:
@@ -54,7 +56,7 @@ async def ask(
         if not future.done():
             future.set_result((answer, asked))
 
-    shell.core.ask(message, done, group=group, judge=judge, timeout_s=timeout_s)
+    shell.core.ask(message, done, group=group, judge=judge, timeout_s=timeout_s, payload=payload)
     answer, asked = await future
     if isinstance(answer, CorgiError):
         raise answer

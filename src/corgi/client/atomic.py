@@ -1,0 +1,416 @@
+"""``mq.atomic()``: messages and checkpoints that happen together or not at all.
+
+What is published in the block is kept until its end. Then, if everything lies in one Paxos group, it goes out as one
+command; otherwise as a transaction in two phases. Messages without key and partition go where the rest is, so that one
+command suffices as often as possible.
+
+Producers are kept for reuse, and used by one block at a time: so sequence numbers tell a repetition from news. One that
+does not know what became of a batch is given up (or, under a transactional name, begins with a new epoch).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from time import time
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from corgi.base.errors import CorgiError, error_from_number
+from corgi.base.ids import Offset, TopicId
+from corgi.base.limits import MIB
+from corgi.base.records import RecordFields, encode_batch, restamped
+from corgi.client.core.routing import TopicRoute
+from corgi.client.messages import Receipt
+from corgi.client.publishing import Key, Publisher, Value, as_bytes
+from corgi.client.shell import Shell
+from corgi.client.topics import ask
+from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
+from corgi.state.producers import SEQUENCE_MASK
+from corgi.wire import messages as m
+from corgi.wire import transaction_messages as t
+
+ATOMIC_BYTES_MAX = 16 * MIB  # kept by one block
+LIFE_S_MAX = 900.0
+NAME_MAX = 249
+_CODEC = "none"
+
+R = TypeVar("R", bound=m.WireMessage)
+Place = tuple[TopicId, int]
+
+
+class AtomicReceipt(msgspec.Struct, frozen=True):
+    """What a block did: the receipt of each message in the order of publishing. ``two_phase``: it lay in several Paxos
+    groups, so it took a transaction."""
+
+    two_phase: bool
+    messages: tuple[Receipt, ...]
+
+
+class Identity:
+    """A producer and where its sequences stand. ``id`` -1: it has to begin (anew)."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name  # transactional; "": for one-command acts only
+        self.lock = asyncio.Lock()
+        self.fenced = False  # another client took the name: to begin again would only fence that one
+        self.id = -1
+        self.epoch = -1
+        self.number = 0
+        self.sequences: dict[Place, int] = {}
+
+    def begin(self, producer_id: int, epoch: int, number: int = 0) -> None:
+        self.id, self.epoch, self.number = producer_id, epoch, number
+        self.sequences = {}
+
+
+class _Batch:
+    """What a block has for one partition."""
+
+    def __init__(self, route: TopicRoute, partition: int) -> None:
+        self.route = route
+        self.partition = partition
+        self.records: list[RecordFields] = []
+        self.places: list[int] = []  # of the records, in the order of publishing
+
+    @property
+    def place(self) -> Place:
+        return self.route.topic, self.partition
+
+    @property
+    def group(self) -> int:
+        return int(self.route.groups[self.partition])
+
+    def encoded(self, identity: Identity, *, transactional: bool) -> bytes:
+        batch = encode_batch(self.records, codec=_CODEC)
+        if len(batch) > self.route.batch_bytes_max:
+            most = self.route.batch_bytes_max
+            text = f"{len(batch)} bytes for one partition of {self.route.name!r}, which takes {most}"
+            raise CorgiError("record-too-large", text)
+        first = identity.sequences.get(self.place, 0)
+        return bytes(restamped(batch, identity.id, identity.epoch, first, transactional=transactional))
+
+    def sent(self, identity: Identity) -> None:
+        first = identity.sequences.get(self.place, 0)
+        identity.sequences[self.place] = (first + len(self.records)) & SEQUENCE_MASK
+
+
+class _Item(msgspec.Struct, frozen=True):
+    topic: str
+    partition: int | None
+    record: RecordFields
+
+
+class Atomic:
+    """One block. ``receipt`` is there when it has ended well."""
+
+    def __init__(self, acts: Acts, name: str, timeout_s: float) -> None:
+        self._acts = acts
+        self._name = name
+        self._timeout_s = timeout_s
+        self._items: list[_Item] = []
+        self._checkpoints: list[tuple[str, t.Checkpoint]] = []
+        self._bytes = 0
+        self._ended = False
+        self._receipt: AtomicReceipt | None = None
+
+    def publish(
+        self,
+        topic: str,
+        value: Value,
+        *,
+        key: Key = None,
+        headers: Headers | None = None,
+        timestamp: Time | None = None,
+        partition: int | None = None,
+    ) -> None:
+        """Publish with the block. Raises "transaction-ended" after its end, "record-too-large" for too much."""
+        self._check_open()
+        raw_key, raw_value = as_bytes(key, "key"), as_bytes(value, "value")
+        time_ms = int(time() * 1000) if timestamp is None else milliseconds(timestamp)
+        self._bytes += len(raw_key or b"") + len(raw_value or b"") + 64
+        if self._bytes > ATOMIC_BYTES_MAX:
+            raise CorgiError("record-too-large", f"one act has at most {ATOMIC_BYTES_MAX} bytes")
+        if partition is not None and (type(partition) is not int or partition < 0):
+            raise CorgiError("invalid-argument", f"a partition is a number from 0 on, not {partition!r}")
+        fields = [] if headers is None else header_list(headers)
+        record: RecordFields = (raw_key, raw_value, fields, time_ms)
+        self._items.append(_Item(topic_name(topic), partition, record))
+
+    def checkpoint(
+        self,
+        group: str,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        version: int = -1,
+        slice: int = 0,
+        owner_epoch: int = 0,
+        member: str = "",
+        ranges: Sequence[tuple[int, int]] = (),
+        metadata: str = "",
+    ) -> None:
+        """Move a consumer group's checkpoint with the block: ``offset`` is the next message to be done.
+
+        Without membership owner epoch and member stay as they are. ``version``: that of the cursor which is replaced,
+        so that nobody else moved it meanwhile; -1: whichever it has when the block ends.
+        """
+        self._check_open()
+        if type(offset) is not int or offset < 0:
+            raise CorgiError("invalid-argument", f"an offset is a number from 0 on, not {offset!r}")
+        wanted = t.Checkpoint(
+            group, TopicId(0), partition, slice, owner_epoch, member, version, Offset(offset), tuple(ranges), metadata
+        )
+        self._checkpoints.append((topic_name(topic), wanted))
+
+    @property
+    def receipt(self) -> AtomicReceipt:
+        """Raises "invalid-argument" before the block has ended well."""
+        if self._receipt is None:
+            raise CorgiError("invalid-argument", "the receipt is there when the block has ended well")
+        return self._receipt
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do it all, unless the block failed: then nothing of it ever left the client."""
+        self._ended = True
+        if error is None:
+            self._receipt = await self._acts.carry_out(self._name, self._timeout_s, self._items, self._checkpoints)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise CorgiError("transaction-ended", "the block of this act has ended")
+
+
+class Acts:
+    """Carries out blocks. Producers without a name are taken from a pool; a named one serves one block at a time."""
+
+    def __init__(self, shell: Shell, publisher: Publisher) -> None:
+        self._shell = shell
+        self._publisher = publisher
+        self._single: list[Identity] = []  # for one-command acts, not in use
+        self._double: list[Identity] = []  # for two phases under names of our own, not in use
+        self._named: dict[str, Identity] = {}
+
+    def block(self, name: str, timeout: Duration) -> Atomic:
+        if len(name) > NAME_MAX:
+            raise CorgiError("invalid-argument", f"a transactional name has at most {NAME_MAX} characters")
+        timeout_s = seconds(timeout, "timeout")
+        if timeout_s > LIFE_S_MAX:
+            raise CorgiError("invalid-argument", f"an act takes at most {LIFE_S_MAX:.0f} s")
+        return Atomic(self, name, timeout_s)
+
+    async def carry_out(
+        self, name: str, timeout_s: float, items: Sequence[_Item], checkpoints: Sequence[tuple[str, t.Checkpoint]]
+    ) -> AtomicReceipt:
+        """Raises CorgiError; "outcome-unknown" if it may have happened or not."""
+        if not items and not checkpoints:
+            return AtomicReceipt(False, ())
+        moved, groups = [], set()
+        for topic, one in checkpoints:
+            route = await self._route(topic)
+            _check_partition(route, one.partition)
+            moved.append(msgspec.structs.replace(one, topic=route.topic))
+            groups.add(int(route.groups[one.partition]))
+        batches = await self._batches(items, groups)
+        groups |= {batch.group for batch in batches}
+        double = len(groups) > 1 or any(one.version < 0 for one in moved)
+        pool = self._double if double else self._single
+        identity = self._identity(name, pool, double=double)
+        async with identity.lock:
+            try:
+                await self._begin(identity)
+                if double:
+                    receipts = await self._in_two_phases(identity, batches, moved, timeout_s, len(items))
+                else:
+                    receipts = await self._at_once(identity, batches, moved, timeout_s, groups.pop(), len(items))
+            except BaseException as error:
+                identity.id = -1  # what became of its batches is not known: begin anew
+                identity.fenced = isinstance(error, CorgiError) and error.code == "transaction-fenced"
+                raise
+            finally:
+                if not name and identity.id >= 0:
+                    pool.append(identity)
+        return AtomicReceipt(double, receipts)
+
+    # -- what goes where ----------------------------------------------------------------------------------------------
+
+    async def _batches(self, items: Sequence[_Item], groups: set[int]) -> list[_Batch]:
+        """Batches by partition. What has no place of its own follows the rest."""
+        batches: dict[Place, _Batch] = {}
+        free: list[tuple[int, _Item, TopicRoute]] = []
+
+        def put(number: int, item: _Item, route: TopicRoute, partition: int) -> None:
+            _check_partition(route, partition)
+            if route.compacted and item.record[0] is None:
+                raise route.keyless()
+            batch = batches.setdefault((route.topic, partition), _Batch(route, partition))
+            batch.records.append(item.record)
+            batch.places.append(number)
+
+        for number, item in enumerate(items):
+            route = await self._route(item.topic)
+            key = item.record[0]
+            if item.partition is not None:
+                put(number, item, route, item.partition)
+            elif key is not None:
+                put(number, item, route, route.keyed[key])
+            else:
+                free.append((number, item, route))
+        near = groups | {batch.group for batch in batches.values()}
+        for number, item, route in free:
+            fitting = [p for p, group in enumerate(route.groups) if not near or int(group) in near]
+            partition = secrets.choice(fitting or range(route.partitions))
+            near.add(int(route.groups[partition]))
+            put(number, item, route, partition)
+        return list(batches.values())
+
+    async def _route(self, topic: str) -> TopicRoute:
+        routes = self._shell.core.routing.topics
+        if topic not in routes:
+            await self._publisher.topic_known(topic)
+        return routes[topic]
+
+    # -- producers ----------------------------------------------------------------------------------------------------
+
+    def _identity(self, name: str, pool: list[Identity], *, double: bool) -> Identity:
+        if name:
+            return self._named.setdefault(name, Identity(name))
+        if pool:
+            return pool.pop()
+        return Identity(f"sdk-{secrets.token_hex(8)}" if double else "")
+
+    async def _begin(self, identity: Identity) -> None:
+        if identity.fenced:
+            raise CorgiError("transaction-fenced")
+        if identity.id >= 0:
+            return
+        if identity.name:
+            became = await self._ask(t.InitTransactions(identity.name), t.InitTransactionsReply)
+            identity.begin(became.producer_id, became.producer_epoch, became.number)
+        else:
+            given = await self._ask(m.InitProducer(), m.InitProducerReply)
+            identity.begin(given.producer_id, given.producer_epoch)
+
+    # -- carrying out -------------------------------------------------------------------------------------------------
+
+    async def _at_once(
+        self,
+        identity: Identity,
+        batches: Sequence[_Batch],
+        moved: Sequence[t.Checkpoint],
+        timeout_s: float,
+        group: int,
+        count: int,
+    ) -> tuple[Receipt, ...]:
+        encoded = [batch.encoded(identity, transactional=False) for batch in batches]
+        message = t.Atomic(
+            int(timeout_s * 1000),
+            tuple((*batch.place, len(body)) for batch, body in zip(batches, encoded, strict=True)),
+            tuple(moved),
+            *((identity.id, identity.epoch) if identity.name else (-1, -1)),
+        )
+        reply = await self._ask(message, t.AtomicReply, group=group, payload=encoded, timeout_s=timeout_s)
+        for batch in batches:
+            batch.sent(identity)
+        return _receipts(batches, [(offset, reply.timestamp_ms) for offset in reply.offsets], count)
+
+    async def _in_two_phases(
+        self,
+        identity: Identity,
+        batches: Sequence[_Batch],
+        moved: Sequence[t.Checkpoint],
+        timeout_s: float,
+        count: int,
+    ) -> tuple[Receipt, ...]:
+        who = (identity.name, identity.id, identity.epoch, identity.number + 1)
+        life_ms, patience_ms = int(timeout_s * 1000), int(timeout_s * 1000)
+        places = tuple(batch.place for batch in batches)
+        try:
+            opening = t.OpenTransaction(*who, places, tuple(moved), life_ms, patience_ms)
+            await self._ask(opening, t.OpenTransactionReply, timeout_s=timeout_s)
+            stored = await self._append(identity, batches, timeout_s)
+        except BaseException:
+            await asyncio.shield(self._abort(who))
+            raise
+        await self._ask(t.EndTransaction(*who, True, patience_ms), t.EndTransactionReply, timeout_s=timeout_s)
+        identity.number += 1
+        return _receipts(batches, stored, count)
+
+    async def _append(self, identity: Identity, batches: Sequence[_Batch], timeout_s: float) -> list[tuple[int, int]]:
+        """Store the batches, each in its group at the same time; (offset, time) of each."""
+
+        async def store(batch: _Batch) -> tuple[int, int]:
+            body = batch.encoded(identity, transactional=True)
+            message = m.Produce(2, int(timeout_s * 1000), ((*batch.place, len(body)),))
+            reply = await self._ask(message, m.ProduceReply, group=batch.group, payload=[body], timeout_s=timeout_s)
+            batch.sent(identity)
+            return reply.results[0][1], reply.results[0][2]
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(store(batch)) for batch in batches]
+        except* CorgiError as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _abort(self, who: tuple[str, int, int, int]) -> None:
+        """As far as it can be told; the cluster aborts by itself what is left open."""
+        try:
+            await self._ask(t.EndTransaction(*who, False), t.EndTransactionReply)
+        except CorgiError:
+            return
+
+    async def _ask(
+        self,
+        message: m.WireMessage,
+        kind: type[R],
+        *,
+        group: int = 0,
+        payload: Sequence[bytes] = (),
+        timeout_s: float = 0.0,
+    ) -> R:
+        def judge(answer: m.WireMessage) -> CorgiError | None:
+            error = _error_of(answer)
+            return error if error is not None and error.retryable else None
+
+        answer, _ = await ask(self._shell, message, group=group, judge=judge, timeout_s=timeout_s, payload=payload)
+        if not isinstance(answer, kind):
+            raise CorgiError("malformed-frame", f"the answer was a {type(answer).__name__}")
+        error = _error_of(answer)
+        if error is not None:
+            raise error
+        return answer
+
+
+def _error_of(answer: m.WireMessage) -> CorgiError | None:
+    number, text = getattr(answer, "error", 0), getattr(answer, "message", "")
+    if isinstance(answer, m.ProduceReply):
+        number = answer.results[0][0]
+    return error_from_number(number, text) if number else None
+
+
+def _check_partition(route: TopicRoute, partition: int) -> None:
+    if not 0 <= partition < route.partitions:
+        raise CorgiError(
+            "unknown-partition", f"{route.name} has partitions 0 to {route.partitions - 1}, not {partition}"
+        )
+
+
+def _receipts(batches: Sequence[_Batch], stored: Sequence[tuple[int, int]], count: int) -> tuple[Receipt, ...]:
+    """The receipts in the order of publishing; offset -1: stored by an earlier sending."""
+    found: dict[int, Receipt] = {}
+    for batch, (offset, time_ms) in zip(batches, stored, strict=True):
+        for index, place in enumerate(batch.places):
+            at = offset + index if offset >= 0 else -1
+            found[place] = Receipt(batch.route.name, batch.partition, at, time_ms)
+    return tuple(found[place] for place in range(count))
