@@ -1,11 +1,17 @@
 """The onlooker reckons for itself what is chosen; where it could err, it would accuse the innocent or miss a fault."""
 
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
 import pytest
 
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.ports import LogRecord, RecordKind
+from corgi.broker.identity import NO_GROUP, NodeRecord
 from corgi.paxos.messages import Accepted
 from corgi.sim.ledger import DiskMemory, Focus, Ledger
+from corgi.sim.process import Process
 from corgi.sim.world import World
 
 A, B = NodeId(1), NodeId(2)
@@ -25,6 +31,12 @@ def vote(ballot: Ballot = BALLOT, value: bytes = b"value") -> LogRecord:
 
 def learned() -> LogRecord:
     return LogRecord(RecordKind.LEARNED, G, BALLOT, SLOT, Slot(0), b"value")
+
+
+def recovery(*, begins: bool) -> LogRecord:
+    """The node tells that it begins to recover, or that it has recovered."""
+    body = msgspec.msgpack.encode(NodeRecord(0, recovering=begins))
+    return LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body)
 
 
 def test_a_vote_that_an_old_disk_has_lost_counts_once_a_peer_hears_of_it(ledger: Ledger) -> None:
@@ -53,3 +65,16 @@ def test_a_vote_against_what_is_chosen_is_seen_whichever_comes_first(ledger: Led
     assert not ledger.violations
     ledger.synced(B, DiskMemory(), [vote()])
     assert [violation.name for violation in ledger.violations] == ["agreement"]
+
+
+def test_a_vote_synced_together_with_the_recovery_that_makes_up_for_it_may_be_answered(ledger: Ledger) -> None:
+    """A restart need not find it any more, but it is durable."""
+    memory = DiskMemory()
+    ledger.synced(A, memory, [vote(), recovery(begins=True), recovery(begins=False)])
+    process = cast("Process", SimpleNamespace(id=A, memory=memory, doubted=0))
+    ledger.sent(process, B, Accepted(G, BALLOT, SLOT), b"")
+    assert not ledger.violations
+    ledger.recovered(A, memory, [], holes=1)
+    assert not ledger.violations, "it is made up for"
+    ledger.sent(process, B, Accepted(G, BALLOT, SLOT), b"")
+    assert [violation.name for violation in ledger.violations] == ["answer-not-durable"], "and was not found"

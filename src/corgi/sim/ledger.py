@@ -53,7 +53,7 @@ NOWHERE = Focus()
 class DiskMemory:
     """What the onlooker knows to be durable on one disk."""
 
-    __slots__ = ("marks", "promised", "settled", "settling", "votes", "written")
+    __slots__ = ("excused", "marks", "promised", "settled", "settling", "votes", "written")
 
     def __init__(self) -> None:
         self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
@@ -62,6 +62,7 @@ class DiskMemory:
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
         self.settled = 0  # recoveries that are complete
         self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them
+        self.excused: set[tuple[GroupId, Slot, Ballot]] = set()  # synced in this life; a restart need not find them
 
     def lacks(self, other: DiskMemory) -> bool:
         """A vote or a promise of the other is not here."""
@@ -174,6 +175,7 @@ class Ledger:
         memory.written = {**memory.written, **found.written}
         memory.votes = found.votes
         memory.settling = found.settling
+        memory.excused = set()
         return lost
 
     def _made_up_for(self, node: NodeId, vote: tuple[GroupId, Slot, Ballot], found: DiskMemory) -> bool:
@@ -222,6 +224,7 @@ class Ledger:
             elif not told.peer and told.recovering and not told.repeated:
                 memory.settling = set(memory.votes)
             elif not told.peer and not told.recovering:
+                memory.excused |= memory.votes & memory.settling
                 memory.votes -= memory.settling
                 memory.settled += 1
         if record.kind not in _PROMISING:
@@ -282,7 +285,8 @@ class Ledger:
     def sent(self, process: Process, peer: NodeId, message: PeerMessage, payload: Buffer) -> None:
         """A node sends: what it says must be on its disk."""
         if isinstance(message, Accepted):
-            if (message.group, message.slot, message.ballot) not in process.memory.votes:
+            vote = (message.group, message.slot, message.ballot)
+            if vote not in process.memory.votes and vote not in process.memory.excused:
                 text = f"node {process.id} sends {message} without a synced vote"
                 self.violate("answer-not-durable", text, Focus(process.id, message.group, message.slot))
             self._amnesia(process, message.group, message.ballot)
