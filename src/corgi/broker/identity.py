@@ -32,6 +32,7 @@ NO_GROUP = GroupId(0xFFFF)
 REJOIN_RETRY_S = 0.5
 RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
 ACCEPTED_MAX = 100  # accepted losses that are carried along in the log
+REAFFIRM_RETRY_S = 1.0
 MARK_S = 1.0  # how often at most the length of a peer's log is written down
 
 
@@ -83,6 +84,7 @@ class Identity:
         self._doubted = "the disk was replaced" if options.recovering else ""
         self.given_up: list[str] = []  # losses that the operator accepted, in this life and in earlier ones
         self._hole_behind = False  # of the log, behind the beginning of the last recovery
+        self._reaffirm_at = float("inf")
 
     @property
     def voting(self) -> bool:
@@ -233,9 +235,23 @@ class Identity:
 
     def reaffirm(self) -> None:
         """Records in the log were lost while this node runs, which knows all that they told. It writes its promises and
-        open votes once more, as a recovery behind the loss, so that no later restart is in doubt because of it."""
+        open votes once more, as a recovery behind the loss, so that no later restart is in doubt because of it.
+
+        Not while the value of an open vote cannot be read: that one could not be written again, and a restart that
+        cannot find it must be in doubt.
+        """
+        self._reaffirm_at = float("inf")
         if self.state != "voting":
             return  # the recovery under way, or the peers, settle it
+        acceptors = [group.replica.acceptor for group in self._node.groups]
+        if any(vote.value is None for acceptor in acceptors for vote in acceptor.votes.values()):
+            self._reaffirm_at = self._node.clock.now() + REAFFIRM_RETRY_S
+            self._node.wake_at(self._reaffirm_at)
+            return
+        self._write_again()
+
+    def _write_again(self) -> None:
+        """Promises and open votes, as a recovery."""
         self._node.count("reaffirmed")
         incarnation = self._node.options.incarnation
         self._persist(NodeRecord(0, incarnation, recovering=True))
@@ -256,7 +272,7 @@ class Identity:
         self._remember_accepted(loss)
         self._persist(NodeRecord(0, self._node.options.incarnation, accepted=loss))
         self._trust()
-        self.reaffirm()
+        self._write_again()
 
     def _remember_accepted(self, loss: str) -> None:
         if loss not in self.given_up and len(self.given_up) < ACCEPTED_MAX:
@@ -276,6 +292,8 @@ class Identity:
             if self.state == "recovering" and now >= self._ask_at:
                 self._ask_at = now + REJOIN_RETRY_S
                 self._ask_rejoins()
+        if now >= self._reaffirm_at:
+            self.reaffirm()
 
     def _nonce(self) -> int:
         return self._node.random.getrandbits(48) or 1
