@@ -220,7 +220,8 @@ class ConsumerGroup:
         shown: dict[str, dict[Unit, int]] = {name: {} for name in self.members}
         for unit in self.units:
             cursor = self._cursor_of(unit)
-            if cursor.member in shown and unit not in self.letting_go and unit not in self.barred:
+            moving = unit in self.letting_go or unit in self.claiming or unit in self.barred
+            if cursor.member in shown and not moving:
                 shown[cursor.member][unit] = cursor.owner_epoch
         changed: list[Member] = []
         for name, member in self.members.items():

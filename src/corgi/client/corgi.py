@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -10,10 +11,13 @@ from urllib.parse import urlsplit
 from corgi.base.errors import CorgiError
 from corgi.client.atomic import Acts, Atomic
 from corgi.client.codecs import Codec, Format, codec_for
+from corgi.client.consuming import Mode, Order, Retry, Semantics, Sharing, run_handler
 from corgi.client.core.links import Address
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
 from corgi.client.core.subscriber import Start
+from corgi.client.group_subscription import GroupSubscription, group_subscription
 from corgi.client.groups import Groups
+from corgi.client.handlers import Handler, RunStatistics
 from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
@@ -45,6 +49,7 @@ class Corgi(Publisher):
 
     # Consuming
 
+    @overload
     def subscribe(
         self,
         topic: str,
@@ -52,14 +57,122 @@ class Corgi(Publisher):
         start: StartAt = "latest",
         partitions: Iterable[int] | None = None,
         prefetch_bytes: int = 0,
-    ) -> Subscription[bytes]:
+    ) -> Subscription[bytes]: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str | Sequence[str],
+        *,
+        group: str,
+        start: StartAt = "latest",
+        prefetch_bytes: int = 0,
+        semantics: Semantics = "at_least_once",
+        sharing: Sharing = "partition",
+        slices: int = 0,
+        instance: str = "",
+        mode: Mode = "cluster",
+        attempts: int = 5,
+        backoff: Duration = "100ms",
+        backoff_max: Duration = "30s",
+        session_timeout: Duration = "10s",
+        rebalance_timeout: Duration = "30s",
+        commit_interval: Duration = "100ms",
+    ) -> GroupSubscription[bytes]: ...
+    def subscribe(
+        self,
+        topic: str | Sequence[str],
+        *,
+        group: str | None = None,
+        start: StartAt = "latest",
+        partitions: Iterable[int] | None = None,
+        prefetch_bytes: int = 0,
+        **options: Any,
+    ) -> Subscription[bytes] | GroupSubscription[bytes]:
         """Consume a topic: iterate over the result, or over its ``batches()``.
 
         ``start``: "earliest", "latest", an offset, an aware datetime, or {partition: offset}. ``partitions``: all by
         default, also those added later. Messages of a partition come in order and once; the subscription moves to
         another node by itself. Errors are raised while iterating.
+
+        With ``group`` the topics' partitions are shared with the other consumers of that group, and messages are
+        settled: ``async with m:``, or ``m.ack()``, ``m.retry()``, ``m.reject()``; ``start`` is for partitions where
+        the group has no checkpoint yet. The other options are those of ``run``.
         """
-        return self.open_subscription(topic, start_at(start), partitions, prefetch_bytes, None)
+        if group is not None:
+            if partitions is not None:
+                raise CorgiError("invalid-argument", "a consumer group shares out the partitions by itself")
+            return group_subscription(
+                self._shell, topic, group, None, start=start, prefetch_bytes=prefetch_bytes, **options
+            )
+        if options:
+            raise CorgiError("invalid-argument", f"{', '.join(options)}: only for a consumer group", hint='group="..."')
+        name: Any = topic  # more than one are refused as no name
+        return self.open_subscription(name, start_at(start), partitions, prefetch_bytes, None)
+
+    async def run(
+        self,
+        handler: Handler,
+        topic: str | Sequence[str],
+        *,
+        group: str,
+        concurrency: int = 64,
+        order: Order = "key",
+        semantics: Semantics = "at_least_once",
+        sharing: Sharing = "partition",
+        slices: int = 0,
+        start: StartAt = "latest",
+        instance: str = "",
+        mode: Mode = "cluster",
+        attempts: int = 5,
+        backoff: Duration = "100ms",
+        backoff_max: Duration = "30s",
+        retry: Retry | None = None,
+        handler_timeout: Duration | None = None,
+        session_timeout: Duration = "10s",
+        rebalance_timeout: Duration = "30s",
+        commit_interval: Duration = "100ms",
+        prefetch_bytes: int = 0,
+        stop: asyncio.Event | None = None,
+    ) -> RunStatistics:
+        """Call ``handler(message)`` for each message of the topics, as a member of a consumer group, until cancelled.
+
+        ``concurrency``: so many at a time. ``order``: "key" (one at a time of each key, in order), "partition", "none".
+        ``semantics``: "at_least_once"; "at_most_once", where the checkpoint is stored before the handler is called;
+        "exactly_once", where the handler returns results (corgi.Message, or (topic, value[, key])), or takes ``tx`` as
+        its second argument, and results and checkpoint are stored as one act. ``sharing``: "key" lets several consumers
+        work on one partition, by ranges of keys, ``slices`` of them. ``mode``: "broadcast" gives everything to each
+        instance. ``instance``: a name that outlives the process, whose partitions a new process takes over at once.
+
+        A handler that raises is tried again, ``attempts`` times in all, after ``backoff``, which doubles up to
+        ``backoff_max``; then the message goes to the topic "TOPIC.dead.GROUP". ``retry``: "place" keeps what follows of
+        the same key back meanwhile; "topic", the default of order="none", goes through "TOPIC.retry.GROUP".
+        ``handler_timeout`` bounds each try, ``message.extend()`` renews it. ``stop``: an event that ends the run in
+        order; then the sums of the run are returned. Raises CorgiError when it cannot go on.
+        """
+        return await run_handler(
+            self._shell,
+            handler,
+            topic,
+            group=group,
+            concurrency=concurrency,
+            order=order,
+            semantics=semantics,
+            sharing=sharing,
+            slices=slices,
+            start=start,
+            instance=instance,
+            mode=mode,
+            attempts=attempts,
+            backoff=backoff,
+            backoff_max=backoff_max,
+            retry=retry,
+            handler_timeout=handler_timeout,
+            session_timeout=session_timeout,
+            rebalance_timeout=rebalance_timeout,
+            commit_interval=commit_interval,
+            prefetch_bytes=prefetch_bytes,
+            stop=stop,
+        )
 
     @overload
     def topic(self, name: str) -> Topic[bytes]: ...

@@ -36,6 +36,7 @@ class Shell:
     def __init__(self, options: ClientOptions, seeds: Sequence[Address]) -> None:
         self.loop = asyncio.get_running_loop()
         self.options = options
+        self.chance = random.random
         self.dirty: dict[Connection, None] = {}  # links with something to write
         self._connections: dict[Connection, None] = {}
         self._dials: set[asyncio.Task[None]] = set()

@@ -60,7 +60,7 @@ class Client:
         self.routing = Routing()
         self._refusal: CorgiError | None = None  # of a client that is closed or broken
         self._broken = False
-        self._clock = clock
+        self.clock = clock
         self._wake = wake
         self._peers = Peers(options, self.routing, clock, chance, dialer)
         self._peers.know(seeds)
@@ -82,6 +82,11 @@ class Client:
     def ready(self) -> bool:
         """Is a node connected and the cluster known?"""
         return bool(self.routing.links) and bool(self.routing.leaders)
+
+    @property
+    def refusal(self) -> CorgiError | None:
+        """Why a closed or broken client takes no more calls."""
+        return None if self._refusal is None else self._refusal.copy()
 
     @property
     def closed(self) -> bool:
@@ -202,7 +207,7 @@ class Client:
         """Do what is due; ``flush`` follows."""
         if self.closed:
             return
-        now = self._clock.now()
+        now = self.clock.now()
         self._peers.advance(now)
         self.asks.advance(now)
         self.memberships.advance(now)
@@ -212,7 +217,7 @@ class Client:
         """The turn is over: send what there is to send."""
         if self.closed:
             return
-        now = self._clock.now()
+        now = self.clock.now()
         if self._topics_wanted:
             self._ask_topics()
         self.producer.sender.flush(now)
@@ -221,7 +226,7 @@ class Client:
 
     def next_deadline(self) -> float | None:
         """When ``advance`` is wanted, in the clock's seconds."""
-        now = self._clock.now()
+        now = self.clock.now()
         times = [
             time
             for time in (
@@ -280,7 +285,7 @@ class Client:
         self._leaders_moved(before)
         for name in changed:
             self._topic_changed(name, 0)
-        self._peers.advance(self._clock.now())
+        self._peers.advance(self.clock.now())
         self._tell_ready()
 
     def _ask_topics(self) -> None:

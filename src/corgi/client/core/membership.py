@@ -203,9 +203,10 @@ class Membership:
             self.missing = answer.missing
             if self._next_at is None:
                 self._next_at = self._clock.now() + answer.interval_ms / 1000
-            if answer.assignment is not None:
+            if answer.assignment is not None and answer.epoch != self._epoch:
                 self._epoch = answer.epoch
                 self._assign({(one.topic, one.partition, one.slice): one for one in answer.assignment})
+                self._soon()  # the coordinator waits to hear that this one is known
             self._wake()
             return
         error = answer if isinstance(answer, CorgiError) else CorgiError("malformed-frame", "no answer to a heartbeat")

@@ -1,0 +1,218 @@
+"""The consuming half of ``Corgi`` for consumer groups: what users say, checked, as options of a consumption."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
+
+from corgi.base.errors import CorgiError
+from corgi.client.consumption import ConsumeOptions
+from corgi.client.core.membership import Wish
+from corgi.client.core.options import PREFETCH_BYTES_MAX
+from corgi.client.core.slices import SLICES_MAX, SLICES_SHARED
+from corgi.client.failing import Failures, check_names, retry_topic
+from corgi.client.handlers import Handler, Run, RunOptions, RunStatistics
+from corgi.client.messages import Message
+from corgi.client.shell import Shell
+from corgi.client.words import Duration, StartAt, seconds, start_at, topic_name
+
+V = TypeVar("V")
+Order = Literal["key", "partition", "none"]
+Semantics = Literal["at_least_once", "at_most_once", "exactly_once"]
+Sharing = Literal["partition", "key"]
+Mode = Literal["cluster", "broadcast"]
+Retry = Literal["place", "topic"]
+
+CONCURRENCY_MAX = 10_000
+NAME_MAX = 249
+SESSION_S = (0.5, 3_600.0)
+
+
+def one_of(value: str, name: str, choices: tuple[str, ...]) -> str:
+    said: object = value
+    if said not in choices:
+        raise CorgiError("invalid-argument", f"{name} is one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def between(value: int, name: str, least: int, most: int) -> int:
+    kind: object = type(value)
+    if kind is not int or not least <= value <= most:
+        raise CorgiError("invalid-argument", f"{name} is a number from {least} to {most}, not {value!r}")
+    return value
+
+
+def group_name(group: str, name: str = "group") -> str:
+    said: object = group
+    if not isinstance(said, str) or not 1 <= len(group) <= NAME_MAX:
+        raise CorgiError("invalid-argument", f"{name} is a name of 1 to {NAME_MAX} characters, not {group!r}")
+    return group
+
+
+def consume_options(
+    shell: Shell,
+    topics: str | Iterable[str],
+    group: str,
+    *,
+    start: StartAt,
+    semantics: str,
+    sharing: str,
+    slices: int,
+    instance: str,
+    mode: str,
+    session_timeout: Duration,
+    rebalance_timeout: Duration,
+    commit_interval: Duration,
+    prefetch_bytes: int,
+    retry: str = "place",
+) -> ConsumeOptions:
+    """Raises "invalid-argument", "invalid-topic-name"."""
+    chosen = (topics,) if isinstance(topics, str) else topics
+    names = tuple(dict.fromkeys([topic_name(one) for one in chosen]))
+    if names == ():
+        raise CorgiError("invalid-argument", "no topic is named")
+    name = group_name(group)
+    one_of(mode, "mode", ("cluster", "broadcast"))
+    one_of(semantics, "semantics", ("at_least_once", "at_most_once", "exactly_once"))
+    said: object = instance
+    if not isinstance(said, str) or len(said) > NAME_MAX:
+        raise CorgiError("invalid-argument", f"instance is a name of at most {NAME_MAX} characters, not {instance!r}")
+    if mode == "broadcast":
+        if not instance:
+            raise CorgiError(
+                "invalid-argument",
+                "broadcast needs an instance, the name under which this consumer's checkpoints are kept",
+                hint='instance="..." that outlives the process; to read without checkpoints: mq.subscribe(topic)',
+            )
+        name, instance = group_name(f"{group}.{instance}", "group and instance together"), ""
+    shared = one_of(sharing, "sharing", ("partition", "key")) == "key"
+    number = between(slices, "slices", 0, SLICES_MAX)
+    if not number:
+        number = SLICES_SHARED if shared else 1
+    if not shared and number != 1:
+        raise CorgiError("invalid-argument", 'slices need sharing="key"')
+    check_names(names, name)
+    session_s = seconds(session_timeout, "session_timeout")
+    if not SESSION_S[0] <= session_s <= SESSION_S[1]:
+        raise CorgiError("invalid-argument", f"session_timeout is 500 ms to an hour, not {session_timeout!r}")
+    kind: object = type(prefetch_bytes)
+    if kind is not int or not 0 <= prefetch_bytes <= PREFETCH_BYTES_MAX:
+        raise CorgiError(
+            "invalid-argument", f"prefetch_bytes is between 1 and {PREFETCH_BYTES_MAX}, 0 for the client's"
+        )
+    again = tuple([retry_topic(topic, name) for topic in names]) if retry == "topic" else ()
+    wish = Wish(
+        name,
+        names + again,
+        instance,
+        f"{socket.gethostname()}-{os.getpid()}"[:NAME_MAX],
+        number,
+        int(session_s * 1000),
+        int(seconds(rebalance_timeout, "rebalance_timeout") * 1000),
+    )
+    return ConsumeOptions(
+        wish,
+        start_at(start),
+        semantics,
+        seconds(commit_interval, "commit_interval"),
+        prefetch_bytes or shell.options.prefetch_bytes,
+        frozenset(again),
+    )
+
+
+def failures_of(shell: Shell, group: str, attempts: int, backoff: Duration, backoff_max: Duration) -> Failures:
+    min_s = seconds(backoff, "backoff")
+    return Failures(
+        shell,
+        group,
+        between(attempts, "attempts", 1, 1_000_000),
+        min_s,
+        max(min_s, seconds(backoff_max, "backoff_max")),
+    )
+
+
+async def run_handler(
+    shell: Shell,
+    handler: Handler,
+    topics: str | Iterable[str],
+    *,
+    group: str,
+    decode: Callable[[Message[bytes]], Message[V]] | None = None,
+    concurrency: int = 64,
+    order: Order = "key",
+    semantics: Semantics = "at_least_once",
+    sharing: Sharing = "partition",
+    slices: int = 0,
+    start: StartAt = "latest",
+    instance: str = "",
+    mode: Mode = "cluster",
+    attempts: int = 5,
+    backoff: Duration = "100ms",
+    backoff_max: Duration = "30s",
+    retry: Retry | None = None,
+    handler_timeout: Duration | None = None,
+    session_timeout: Duration = "10s",
+    rebalance_timeout: Duration = "30s",
+    commit_interval: Duration = "100ms",
+    prefetch_bytes: int = 0,
+    stop: asyncio.Event | None = None,
+) -> RunStatistics:
+    """See ``Corgi.run``."""
+    if not callable(handler):
+        raise CorgiError("invalid-argument", f"the handler is a function of a message, not {handler!r}")
+    one_of(order, "order", ("key", "partition", "none"))
+    one_of(semantics, "semantics", ("at_least_once", "at_most_once", "exactly_once"))
+    chosen = retry
+    if chosen is None:
+        chosen = "topic" if order == "none" and semantics == "at_least_once" else "place"
+    one_of(chosen, "retry", ("place", "topic"))
+    if chosen == "topic" and order != "none":
+        raise CorgiError("invalid-argument", f'a retry topic would break order="{order}"', hint='order="none"')
+    if chosen == "topic" and semantics != "at_least_once":
+        raise CorgiError("invalid-argument", f"a retry topic does not go with {semantics}", hint='retry="place"')
+    if order == "partition" and sharing == "key":
+        raise CorgiError("invalid-argument", 'order="partition" does not go with sharing="key"')
+    options = consume_options(
+        shell,
+        topics,
+        group,
+        start=start,
+        semantics=semantics,
+        sharing=sharing,
+        slices=slices,
+        instance=instance,
+        mode=mode,
+        session_timeout=session_timeout,
+        rebalance_timeout=rebalance_timeout,
+        commit_interval=commit_interval,
+        prefetch_bytes=prefetch_bytes,
+        retry=chosen,
+    )
+    timeout_s = 0.0 if handler_timeout is None else seconds(handler_timeout, "handler_timeout")
+    run_options = RunOptions(between(concurrency, "concurrency", 1, CONCURRENCY_MAX), order, chosen, timeout_s)
+    failures = failures_of(shell, options.wish.group, attempts, backoff, backoff_max)
+    await known(shell, options)
+    how: Callable[[Message[bytes]], Any] | None = decode
+    return await Run(shell, handler, options, run_options, failures, how).run(stop)
+
+
+async def known(shell: Shell, options: ConsumeOptions) -> None:
+    """Wait until the topics are known. Raises "unknown-topic"."""
+    for topic in options.wish.topics:
+        if topic in options.optional:
+            continue
+        told: list[CorgiError | None] = []
+
+        def register(done: Callable[[], None], topic: str = topic, told: list[CorgiError | None] = told) -> None:
+            def answered(error: CorgiError | None) -> None:
+                told.append(error)
+                done()
+
+            shell.core.when_topic(topic, answered)
+
+        await shell.until(register)
+        if told[0] is not None:
+            raise told[0]
