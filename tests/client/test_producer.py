@@ -256,6 +256,26 @@ def test_a_node_that_leads_no_longer_is_not_waited_for() -> None:
     assert outcome_of(handle) == 0
 
 
+def test_nothing_is_left_at_a_node_that_was_not_waited_for() -> None:
+    """One look moves all that it should answer no more: patience doubles with each."""
+    cluster = ModelCluster(partitions=4)
+    handles = []
+    for partition in (0, 3, 0, 3):
+        handles.append(cluster.publish(b"a", partition))
+        cluster.settle()
+        cluster.clock.time += 0.05
+    cluster.produces.clear()
+    cluster.lead(0, 2)
+    cluster.lead(3, 2)
+    cluster.clock.time += 0.1
+    cluster.links[1].heard = cluster.clock.time
+    cluster.client.advance()
+    cluster.settle()
+    assert {request.link.node for request in cluster.produces} == {2}
+    cluster.serve()
+    assert [outcome_of(handle) for handle in handles] == [0, 0, 1, 1]
+
+
 def test_an_unknown_outcome_is_told_in_time_and_later_records_keep_their_place() -> None:
     cluster = ModelCluster(options=ClientOptions(publish_timeout_s=1.0))
     lost = cluster.publish(b"lost")

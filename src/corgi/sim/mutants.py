@@ -351,7 +351,11 @@ MUTANTS: dict[str, Mutant] = {
         options=KILLS,
     ),
     "forget-promise": Mutant(
-        "a promise survives a restart", (forget_the_promise,), ("promise-went-back",), rate=0.33, options=RESTARTS
+        "a promise survives a restart",
+        (forget_the_promise,),
+        ("promise-went-back", "synced-record-lost"),  # the next segment begins with the lower promise
+        rate=0.33,
+        options=RESTARTS,
     ),
     "quorum-minus-one": Mutant("a quorum is a majority", (quorum_minus_one,), SAFETY),
     "skip-noops": Mutant("gaps are filled", (skip_noops,), ("stuck",), rate=0.1, options=GAPS),

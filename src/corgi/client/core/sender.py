@@ -324,12 +324,13 @@ class Sender:
         """Ask another node too where one says nothing at all for unusually long, or is no longer the one to ask.
 
         One that was asked in the place of who refused is no better then, and the next is asked: it may be one that
-        nobody hears, which answers our pings and nothing else.
+        nobody hears, which answers our pings and nothing else. Whatever else that node should answer no more goes with
+        the first: patience doubles with each look, and what was left behind would wait that long.
         """
         self._looked_at = now
         patience_s = self._times.patience_s
-        late: dict[Sending, None] = {}
         silent: set[NodeId] = set()
+        left: set[NodeId] = set()
         for sending in self._out:
             if now - sending.sent_at < patience_s:
                 break
@@ -338,15 +339,24 @@ class Sender:
             link = self._routing.links.get(sending.node)
             if link is not None and now - max(sending.sent_at, link.heard_at()) >= patience_s:
                 silent.add(sending.node)
-            elif self._routing.preferred(sending.group.group) != sending.node:
-                late[sending] = None
-                if sending.group.refused_by:
-                    sending.group.refused_by.add(sending.node)
-        late |= {sending: None for sending in self._out if sending.node in silent and sending.group.acks == QUORUM}
+            elif self._misplaced(sending):
+                left.add(sending.node)
+        late = [
+            sending
+            for sending in self._out
+            if sending.group.acks == QUORUM
+            and (sending.node in silent or (sending.node in left and self._misplaced(sending)))
+        ]
         if late:
+            for sending in late:
+                if sending.node in left and sending.group.refused_by:
+                    sending.group.refused_by.add(sending.node)
             self._times.lost_patience()
             self._routing.suspected |= dict.fromkeys(silent, now)
-            self._hedge(list(late), now)
+            self._hedge(late, now)
+
+    def _misplaced(self, sending: Sending) -> bool:
+        return self._routing.preferred(sending.group.group) != sending.node
 
     def _hedge(self, late: list[Sending], now: float) -> None:
         """What these requests carry goes to another node too; whichever answers first is right."""
