@@ -16,6 +16,9 @@ from corgi.client.messages import (
     Receipt,
     TopicDescription,
 )
+from corgi.client.prepared import Check as Check
+from corgi.client.prepared import OpenTransaction as OpenTransaction
+from corgi.client.prepared import Prepared as Prepared
 from corgi.client.receipts import Outcomes as Outcomes
 from corgi.client.receipts import PendingReceipt as PendingReceipt
 from corgi.client.subscription import Subscription as Subscription
@@ -27,6 +30,7 @@ __version__: str
 __all__ = [
     "Atomic",
     "AtomicReceipt",
+    "Check",
     "Codec",
     "Corgi",
     "CorgiError",
@@ -34,9 +38,11 @@ __all__ = [
     "GroupSummary",
     "Message",
     "NodeDescription",
+    "OpenTransaction",
     "Outcomes",
     "PartitionDescription",
     "PendingReceipt",
+    "Prepared",
     "Receipt",
     "Subscription",
     "Topic",

@@ -25,6 +25,7 @@ def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -
         *([name] for name in COMMANDS),
         *(["topic", name] for name in ("create", "list", "describe", "alter", "delete")),
         *(["group", name] for name in ("list", "describe", "reset", "delete")),
+        *(["tx", name] for name in ("list", "settle")),
         *(["bench", name] for name in ("throughput", "publish", "echo", "failover", "gaps", "memory")),
     ):
         assert main([*words, "--help"]) == 0

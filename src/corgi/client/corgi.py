@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
 from corgi.base.errors import CorgiError
+from corgi.base.ids import TopicId
 from corgi.client.atomic import Acts, Atomic
 from corgi.client.codecs import Codec, Format, codec_for
 from corgi.client.consuming import Mode, Order, Retry, Semantics, Sharing, run_handler
@@ -19,12 +21,13 @@ from corgi.client.group_subscription import GroupSubscription, group_subscriptio
 from corgi.client.groups import Groups
 from corgi.client.handlers import Handler, RunStatistics
 from corgi.client.messages import Message
-from corgi.client.publishing import Publisher
+from corgi.client.prepared import Check, Decide, OpenTransaction, Prepared, PreparedMessages
+from corgi.client.publishing import Key, Publisher, Value
 from corgi.client.shell import Shell
 from corgi.client.subscription import Subscription
 from corgi.client.topics import Topics, status_of_nodes
 from corgi.client.typed import Topic
-from corgi.client.words import Compression, Duration, StartAt, partition_numbers, seconds, start_at
+from corgi.client.words import Compression, Duration, Headers, StartAt, Time, partition_numbers, seconds, start_at
 from corgi.wire.messages import StatusReply
 
 V = TypeVar("V")
@@ -46,6 +49,7 @@ class Corgi(Publisher):
         self.topics = Topics(shell)
         self.groups = Groups(shell, self.topics)
         self._acts = Acts(shell, self)
+        self._prepared = PreparedMessages(shell, self)
 
     # Consuming
 
@@ -206,6 +210,50 @@ class Corgi(Publisher):
         run one after another. ``timeout``: afterwards the cluster aborts what was not decided, at most 15 minutes.
         """
         return self._acts.block(name, timeout)
+
+    async def prepare(
+        self,
+        topic: str,
+        value: Value,
+        *,
+        producer: str,
+        key: Key = None,
+        headers: Headers | None = None,
+        timestamp: Time | None = None,
+        partition: int | None = None,
+        id: str = "",
+        check_after: Duration = "60s",
+        checks: int = 15,
+    ) -> Prepared:
+        """Store a message that nobody sees until ``commit()``; ``rollback()`` drops it. For a local transaction and a
+        message that belong together: prepare, do the local act, then settle by what became of it.
+
+        ``producer``: who is asked, after ``check_after`` and as often, at most ``checks`` times, if nobody settles it;
+        see ``answer``. ``id``: chosen for you if empty; the same message under the same id is stored once.
+        """
+        return await self._prepared.prepare(
+            topic, value, producer=producer, key=key, headers=headers, timestamp=timestamp, partition=partition,
+            id=id, check_after=check_after, checks=checks,
+        )  # fmt: skip
+
+    def answer(self, producer: str, decide: Decide) -> AbstractAsyncContextManager[None]:
+        """``async with mq.answer("shop", decide)``: while the block runs, ``await decide(check)`` is asked what became
+        of prepared messages of this producer: True commits, False rolls back, None (or raising): not known yet."""
+        return self._prepared.answer(producer, decide)
+
+    async def transactions(self) -> list[OpenTransaction]:
+        """Transactions and prepared messages that have not ended, of everybody."""
+        return await self._prepared.transactions()
+
+    async def settle(self, prepared: OpenTransaction | Check, *, commit: bool) -> None:
+        """Commit or roll back a prepared message in its producer's place."""
+        if isinstance(prepared, Check):
+            topic, partition = prepared.topic, prepared.partition
+        elif prepared.id:
+            topic, partition = prepared.partitions[0]
+        else:
+            raise CorgiError("invalid-argument", "only prepared messages are settled; a transaction is its producer's")
+        await self._prepared.settle(prepared.id, TopicId(topic), partition, commit=commit)
 
     # The cluster
 

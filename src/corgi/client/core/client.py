@@ -41,6 +41,7 @@ from corgi.wire.messages import (
     TopicsChanged,
     WireMessage,
 )
+from corgi.wire.transaction_messages import CheckBack
 
 
 class Client:
@@ -68,6 +69,7 @@ class Client:
         self.producer = Producer(options, self.routing, clock, chance, self.need_topic, self._need_identity, wake)
         self.consumer = Consumer(options, self.routing, clock, chance, self.asks, self.need_topic, wake)
         self.memberships = Memberships()
+        self.on_check: Callable[[CheckBack], None] = lambda _: None
         self._topics_wanted: dict[str, None] = {}  # names to ask for
         self._topics_asked: dict[str, None] = {}  # names whose answer is on its way
         self._topics_used: dict[str, None] = {}  # names to ask for again after being cut off
@@ -194,6 +196,8 @@ class Client:
                 self.consumer.pushed(message, payload)
             elif isinstance(message, GroupChanged):
                 self.memberships.pushed(message)
+            elif isinstance(message, CheckBack):
+                self.on_check(message)
             elif isinstance(message, LeaderChanged):
                 self._leaders_told(message)
             elif isinstance(message, TopicsChanged):
