@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corgi.base.command import CommandKind
 from corgi.base.errors import BY_NUMBER
 from corgi.base.ids import TopicId
 from corgi.broker.assignment import assign
 from corgi.broker.consumer_group import CLOSED_GRACE_S
+from corgi.state.commands import Owner, encode_owner
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
 from one_node import Client, OneNode, a_batch
@@ -392,3 +394,127 @@ def test_what_does_not_exist_is_said_to(name: str) -> None:
     assert BY_NUMBER[node.client().call(g.DescribeGroup(name)).error].retryable, "its coordinator has just begun"
     for message in (g.DescribeGroup(name), g.DeleteGroup(name), g.ResetGroup(name, ((TopicId(16), 0, 0),))):
         assert BY_NUMBER[node.client().call(message).error].code == "unknown-group"
+
+
+# -- holes ------------------------------------------------------------------------------------------------------------
+
+
+def elect(node: OneNode) -> None:
+    for group in node.groups:
+        group.replica.ballot += 1 << 16
+        node.requests.leader_changed(group)
+
+
+def test_a_new_coordinator_does_not_take_silence_for_having_let_go() -> None:
+    node, _ = world(2)
+    one, two = Consumer(node, "one", slow=True), Consumer(node, "two")
+    settle(one)
+    elect(node)
+    two.beat()
+    for _ in range(4):
+        reply: Any = one.client.call(g.GroupHeartbeat("billing", "one", one.epoch, ("t",), client="test"))
+        one.epoch = reply.epoch  # owned: as told last, but to whom?
+        two.beat()
+    assert not two.held
+    one.slow = False
+    one.epoch = 0
+    one.beat()
+    settle(one, two)
+    assert len(two.held) == 1
+
+
+def test_what_an_instance_held_waits_for_its_new_process_however_often_it_is_replaced() -> None:
+    node, _ = world()
+    one, two = Consumer(node, "one", instance="rack-1"), Consumer(node, "two")
+    settle(one, two)
+    kept = set(one.held)
+    first = Consumer(node, "first", instance="rack-1")
+    second = Consumer(node, "second", instance="rack-1")
+    for again in (first, second):  # both before anything of it is written down
+        again.client.ask(g.GroupHeartbeat("billing", again.name, 0, ("t",), "rack-1"))
+    settle(second, two)
+    assert set(second.held) == kept
+
+
+def test_a_claim_of_an_earlier_coordinator_that_comes_late_is_noticed() -> None:
+    node, topic = world(1)
+    one = Consumer(node, "one")
+    settle(one)
+    number = node.group_of(topic, 0)
+    late = encode_owner(Owner("billing", topic, 0, 0, 2, "who is dead"))
+    node.submit(number, CommandKind.OWNER, late, lambda _: None, timeout_s=1.0)
+    for _ in range(3):
+        node.wait(1.1)
+        settle(one)
+    assert [assigned.owner_epoch for assigned in one.held.values()] == [3]
+
+
+def test_a_group_that_nobody_hears_of_costs_nothing_per_heartbeat() -> None:
+    node, _ = world(40)
+    consumers = [Consumer(node, name) for name in ("one", "two", "three")]
+    settle(*consumers)
+    group = node.requests.coordinator.group("billing")
+    looked: list[g.Unit] = []
+    original = group._look_at
+    group._look_at = lambda unit, now: looked.append(unit) or original(unit, now)  # type: ignore[func-returns-value]
+    for consumer in consumers:
+        consumer.beat()
+    assert not looked
+    consumers[0].beat(leave=True)
+    node.turns()
+    assert looked
+
+
+def test_more_units_than_fit_into_a_turn_are_given_out_over_several() -> None:
+    node, _ = world(3)
+    members = [Consumer(node, name, slices=200) for name in ("one", "two")]
+    settle(*members)
+    assert sorted(len(member.held) for member in members) == [300, 300]
+    assert describe(node).state == "stable"
+    node.create("wide", 64)
+    greedy = Consumer(node, "three", "wide", slices=200)
+    greedy.beat()
+    assert greedy.error == "overloaded"
+
+
+def test_a_topic_that_nobody_wants_any_more_does_not_keep_the_group_busy() -> None:
+    node, _ = world(1)
+    node.create("u", 1)
+    one = Consumer(node, "one", "t", "u")
+    settle(one)
+    one.topics = ("t",)
+    settle(one)
+    assert len(one.held) == 1
+    assert describe(node).state == "stable"
+    one.topics = ("t", "u")
+    settle(one)
+    assert len(one.held) == 2
+
+
+def test_a_reset_while_partitions_are_given_out_is_tried_again() -> None:
+    node, topic = world(1)
+    one = Consumer(node, "one")
+    settle(one)
+    client = node.client()
+    first = client.ask(g.ResetGroup("billing", ((topic, 0, 0),)))
+    second = client.ask(g.ResetGroup("billing", ((topic, 0, 0),)))
+    node.turns()
+    assert client.answer(first).error == 0
+    assert BY_NUMBER[client.answer(second).error].code == "unsettled"
+    settle(one)
+    assert len(one.held) == 1
+
+
+def test_whoever_joins_a_group_while_it_is_deleted_is_a_member() -> None:
+    node, _ = world(1)
+    one = Consumer(node, "one")
+    settle(one)
+    one.beat(leave=True)
+    client = node.client()
+    deletion = client.ask(g.DeleteGroup("billing"))
+    two = Consumer(node, "two")
+    settle(two)
+    assert len(client.replies[deletion]) == 1
+    assert len(two.held) == 1
+    assert [group.members for group in node.client().call(g.ListGroups()).groups] == [1]
+    assert describe(node).state == "stable"

@@ -17,8 +17,8 @@ import msgspec
 
 from corgi.base import errors
 from corgi.base.command import CommandKind, encode_data
-from corgi.base.errors import BY_NUMBER, OK, CorgiError
-from corgi.base.ids import CHECKPOINTS, GROUPS, GroupId, Offset, TopicId
+from corgi.base.errors import OK, CorgiError
+from corgi.base.ids import GROUPS, GroupId, TopicId
 from corgi.base.ports import ClientSession
 from corgi.broker.assignment import Unit
 from corgi.broker.consumer_group import (
@@ -33,7 +33,7 @@ from corgi.broker.consumer_group import (
 )
 from corgi.state.commands import Owner, encode_owner, guard_group_at
 from corgi.state.consumer_groups import encode_group
-from corgi.state.cursors import CheckpointRecord, Cursor, CursorKey, encode_checkpoint
+from corgi.state.cursors import NEW, Cursor, CursorKey
 from corgi.state.outcomes import Outcome
 from corgi.state.topics import Topics
 from corgi.wire.group_messages import Assigned, GroupChanged, GroupHeartbeat, GroupHeartbeatReply
@@ -43,12 +43,11 @@ if TYPE_CHECKING:
 
 CHECK_S = 0.1  # how late a silent member is noticed
 SUBMIT_TIMEOUT_S = 5.0
-RETRY_S = 0.1
+TURN_S = 0.002  # for driving groups
 WAITING_MAX = 10_000  # heartbeats that wait for a coordinator to become one
 MEMBERS_MAX = 1_000
-UNITS_MAX = 20_000  # of one group
-
-Done = Callable[[int, str], None]
+UNITS_MAX = 5_000  # of one group: planning takes about a microsecond for each
+GROUPS_MAX = 10_000  # kept in one Paxos group
 
 
 def kept_in(group: str, groups: int) -> GroupId:
@@ -56,7 +55,7 @@ def kept_in(group: str, groups: int) -> GroupId:
     return GroupId(zlib.crc32(group.encode()) % groups)
 
 
-class _Reign:
+class Reign:
     """What this node coordinates as the leader of one Paxos group in one ballot."""
 
     def __init__(self, group: GroupId, ballot: int) -> None:
@@ -68,7 +67,6 @@ class _Reign:
         self.saving: set[str] = set()
         self.dirty: dict[str, None] = {}
         self.joining: dict[str, list[tuple[ClientSession, int, str]]] = {}  # answered when the record is saved
-        self.retry_at = 0.0
         self._serial = ballot << 24
 
     def next_serial(self) -> int:
@@ -81,7 +79,7 @@ class Coordinator:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._reigns: dict[GroupId, _Reign] = {}
+        self._reigns: dict[GroupId, Reign] = {}
         self._check_at = 0.0
 
     # -- requests -------------------------------------------------------------------------------------------------
@@ -103,79 +101,38 @@ class Coordinator:
             raise CorgiError("not-leader", "the coordinator has just been elected")
         group = self._group(reign, name)
         if group is None:
-            if not self.cursors(name):
+            if not cursors_of(self._node, name):
                 raise CorgiError("unknown-group", f"there is no consumer group {name!r}")
             group = reign.groups[name] = self._new(reign, name, None)
         return group
 
-    def delete(self, name: str, timeout_s: float, done: Done) -> None:
-        """Forget a group without members, and its cursors. Raises as ``group``, and "group-not-empty"."""
-        group = self.group(name)
-        reign = self._reign(name)
-        if group.members:
-            raise CorgiError("group-not-empty", f"the consumer group {name!r} has {len(group.members)} members")
-        if group.unsaved or name in reign.saving:
-            raise CorgiError("unsettled", f"the last member of {name!r} has just left")
-        version = self._version(reign, name)  # whoever joins from here on makes it another
-        left = self.cursors(name)
-        waiting = [2 * len(left) + 1]
-        failure: list[tuple[int, str]] = []
+    def reign_of(self, name: str) -> Reign:
+        """Where a group is coordinated by this node. Raises "not-leader"."""
+        return self._reign(name)
 
-        def ended(outcome: Outcome) -> None:
-            if outcome.error and not failure:
-                failure.append((outcome.error, outcome.detail or BY_NUMBER[outcome.error].meaning))
-            waiting[0] -= 1
-            if not waiting[0]:
-                self._forget(reign, name, version, timeout_s, done, failure)
+    def version(self, reign: Reign, name: str) -> int:
+        """Of the group's record."""
+        return self._node.groups[reign.group].machine.consumer_groups.version(name)
 
-        for number, key, cursor in left:
-            owner = Owner(name, key.topic, key.partition, key.slice, cursor.owner_epoch + 1, "")
-            self._node.submit(number, CommandKind.OWNER, encode_owner(owner), ended, timeout_s=timeout_s)
-            batch = encode_checkpoint(key, None, self._node.clock.wall_ms())
-            body = encode_data([(CHECKPOINTS, int(number), batch)])
-            self._node.submit(number, CommandKind.DATA, body, ended, timeout_s=timeout_s)
-        self._node.submit(reign.group, CommandKind.BARRIER, b"", ended, timeout_s=timeout_s)
+    def write(
+        self,
+        reign: Reign,
+        name: str,
+        body: bytes | None,
+        version: int,
+        done: Callable[[Outcome], None],
+        timeout_s: float,
+    ) -> None:
+        """Replace the group's record of ``version``; None ends it."""
+        batch = encode_group(name, body, self._node.clock.wall_ms())
+        command = encode_data([(GROUPS, int(reign.group), batch)], [guard_group_at(name, version)])
+        self._node.submit(reign.group, CommandKind.DATA, command, done, timeout_s=timeout_s)
 
-    def reset(self, name: str, offsets: tuple[tuple[TopicId, int, Offset], ...], timeout_s: float, done: Done) -> None:
-        """Set checkpoints; who holds the units loses them and gets them again. Raises as ``group``."""
-        group = self.group(name)
-        units: list[tuple[GroupId, Unit, Offset]] = []
-        for topic, partition, offset in offsets:
-            number = self._node.requests.places.to_write(topic, partition).group
-            units += [(number, (topic, partition, slice_), offset) for slice_ in range(max(group.slices, 1))]
-        if any(unit in group.claiming or unit in group.barred for _, unit, _ in units):
-            raise CorgiError("unsettled", f"partitions of {name!r} are being given out")
-        waiting = [2 * len(units)]
-        failure: list[tuple[int, str]] = []
-
-        def ended(outcome: Outcome) -> None:
-            if outcome.error and not failure:
-                failure.append((outcome.error, outcome.detail or BY_NUMBER[outcome.error].meaning))
-            waiting[0] -= 1
-            if not waiting[0]:
-                group.barred.difference_update(unit for _, unit, _ in units)
-                self._touch(name)
-                done(*(failure[0] if failure else (OK, "")))
-
-        group.barred.update(unit for _, unit, _ in units)
-        self._touch(name)
-        for number, unit, offset in units:
-            key = CursorKey(name, *unit)
-            epoch = self._node.groups[number].machine.cursors.get(key).owner_epoch + 1
-            owner = encode_owner(Owner(name, *unit, epoch, ""))
-            self._node.submit(number, CommandKind.OWNER, owner, ended, timeout_s=timeout_s)
-            record = CheckpointRecord(epoch, "", offset, (), "", True)
-            batch = encode_checkpoint(key, record, self._node.clock.wall_ms())
-            body = encode_data([(CHECKPOINTS, int(number), batch)])
-            self._node.submit(number, CommandKind.DATA, body, ended, timeout_s=timeout_s)
-
-    def cursors(self, name: str) -> list[tuple[GroupId, CursorKey, Cursor]]:
-        """The cursors of a consumer group, as far as this node has applied."""
-        return [
-            (group.id, key, cursor)
-            for group in self._node.groups
-            for key, cursor in sorted(group.machine.cursors.of_group(name))
-        ]
+    def touch(self, name: str) -> None:
+        """Something was done to the group: drive it."""
+        reign = self._reigns.get(kept_in(name, len(self._node.groups)))
+        if reign is not None and name in reign.groups:
+            reign.dirty[name] = None
 
     # -- facts ----------------------------------------------------------------------------------------------------
 
@@ -187,7 +144,11 @@ class Coordinator:
 
     def topics_changed(self) -> None:
         for reign in self._reigns.values():
-            reign.dirty.update(dict.fromkeys(reign.groups))
+            for name, group in reign.groups.items():
+                if group.members:
+                    group.stale = True
+                    group.units_of = None
+                    reign.dirty[name] = None
 
     def client_closed(self, client: ClientSession) -> None:
         now = self._node.clock.now()
@@ -206,27 +167,34 @@ class Coordinator:
                 self._end(reign)
                 continue
             for name, group in reign.groups.items():
-                if group.bury(now) or group.letting_go or group.unsaved or (reign.retry_at and now >= reign.retry_at):
+                group.bury(now)
+                group.expire(now)
+                if group.busy:
                     reign.dirty[name] = None
-            if reign.retry_at and now >= reign.retry_at:
-                reign.retry_at = 0.0
 
     def next_deadline(self) -> float | None:
-        """When ``advance`` must be called at the latest; None while nobody is a member of anything here."""
-        busy = any(group.members or group.unsaved for reign in self._reigns.values() for group in reign.groups.values())
-        return self._check_at if busy or any(not reign.begun for reign in self._reigns.values()) else None
+        """When ``advance`` and ``flush`` must be called at the latest; None while nothing is coordinated here."""
+        if any(reign.begun and reign.dirty for reign in self._reigns.values()):
+            return self._node.clock.now()
+        return self._check_at if self._reigns else None
 
     def flush(self) -> None:
-        """The end of a turn: drive the groups in which something changed."""
+        """The end of a turn: drive groups in which something happened, those that do not fit into it in the next."""
+        if not self._reigns:
+            return
+        until = self._node.clock.now() + TURN_S
         for reign in self._reigns.values():
-            if reign.begun and reign.dirty:
-                dirty, reign.dirty = reign.dirty, {}
-                for name in dirty:
-                    self._drive(reign, name)
+            if not reign.begun:
+                continue
+            for name in list(reign.dirty):
+                del reign.dirty[name]
+                self._drive(reign, name)
+                if self._node.clock.now() > until:
+                    return
 
     # -- reigns ---------------------------------------------------------------------------------------------------
 
-    def _reign(self, name: str) -> _Reign:
+    def _reign(self, name: str) -> Reign:
         """Raises "not-leader"; if nobody leads, has somebody take over."""
         number = kept_in(name, len(self._node.groups))
         group = self._node.groups[number]
@@ -241,15 +209,15 @@ class Coordinator:
             if not group.replica.route():
                 self._node.submit(number, CommandKind.BARRIER, b"", lambda _: None, timeout_s=1.0)
             raise CorgiError("not-leader", f"consumer group {name!r} is coordinated by node {group.replica.route()}")
-        reign = self._reigns[number] = _Reign(number, int(group.replica.ballot))
+        reign = self._reigns[number] = Reign(number, int(group.replica.ballot))
         self._begin(reign)
         return reign
 
-    def _reigns_still(self, reign: _Reign) -> bool:
+    def _reigns_still(self, reign: Reign) -> bool:
         replica = self._node.groups[reign.group].replica
         return replica.leading and int(replica.ballot) == reign.ballot
 
-    def _begin(self, reign: _Reign) -> None:
+    def _begin(self, reign: Reign) -> None:
         left = {group.id for group in self._node.groups}
 
         def gone_through(number: GroupId, outcome: Outcome) -> None:
@@ -264,6 +232,8 @@ class Coordinator:
                 waiting, reign.waiting = reign.waiting, []
                 self._load(reign)
                 for client, correlation, message in waiting:
+                    if client.closed:
+                        continue
                     try:
                         self._heard(reign, client, correlation, message)
                     except CorgiError as error:
@@ -279,7 +249,7 @@ class Coordinator:
                 timeout_s=SUBMIT_TIMEOUT_S,
             )
 
-    def _end(self, reign: _Reign) -> None:
+    def _end(self, reign: Reign) -> None:
         del self._reigns[reign.group]
         error = CorgiError("not-leader", "the coordinator has changed")
         for client, correlation, _ in reign.waiting:
@@ -288,12 +258,12 @@ class Coordinator:
             for client, correlation, _ in joining:
                 _refuse(client, correlation, error)
 
-    def _load(self, reign: _Reign) -> None:
+    def _load(self, reign: Reign) -> None:
         for name in self._node.groups[reign.group].machine.consumer_groups.by_name:
             self._group(reign, name)
             reign.dirty[name] = None
 
-    def _group(self, reign: _Reign, name: str) -> ConsumerGroup | None:
+    def _group(self, reign: Reign, name: str) -> ConsumerGroup | None:
         group = reign.groups.get(name)
         if group is None:
             kept = self._node.groups[reign.group].machine.consumer_groups.by_name.get(name)
@@ -301,16 +271,25 @@ class Coordinator:
                 group = reign.groups[name] = self._new(reign, name, _decoded(kept.body))
         return group
 
-    def _new(self, reign: _Reign, name: str, stored: StoredGroup | None) -> ConsumerGroup:
+    def _new(self, reign: Reign, name: str, stored: StoredGroup | None) -> ConsumerGroup:
+        numbers: dict[tuple[TopicId, int], GroupId] = {}  # they are for ever
+        groups, topics = self._node.groups, self._topics
+
         def cursor_of(unit: Unit) -> Cursor:
-            number = self._topics.group_of(unit[0], unit[1])
-            return self._node.groups[number].machine.cursors.get(CursorKey(name, *unit))
+            topic, partition, slice_ = unit
+            number = numbers.get((topic, partition))
+            if number is None:
+                if topic not in topics.by_id:
+                    return NEW
+                number = numbers[topic, partition] = topics.group_of(topic, partition)
+            cursors = groups[number].machine.cursors.by_partition.get((topic, partition))
+            return NEW if cursors is None else cursors.get((name, slice_), NEW)
 
         return ConsumerGroup(name, stored, self._node.clock.now(), cursor_of, reign.next_serial)
 
     # -- members --------------------------------------------------------------------------------------------------
 
-    def _heard(self, reign: _Reign, client: ClientSession, correlation: int, message: GroupHeartbeat) -> None:
+    def _heard(self, reign: Reign, client: ClientSession, correlation: int, message: GroupHeartbeat) -> None:
         name = message.group
         group = self._group(reign, name)
         if message.leave:
@@ -323,22 +302,39 @@ class Coordinator:
             raise CorgiError("unknown-member", f"{message.member!r} is no member of {name!r} any more")
         if group is None:
             group = reign.groups[name] = self._new(reign, name, None)
-        if group.slices not in (0, message.slices) and (group.members or self.cursors(name)):
+        if group.slices not in (0, message.slices) and (group.members or cursors_of(self._node, name)):
             raise CorgiError(
                 "invalid-argument",
                 f"the consumer group {name!r} cuts each partition into {group.slices} slices, not {message.slices}",
                 hint="all members share alike; to change it, stop them and delete the group",
             )
-        if not known and len(group.members) >= MEMBERS_MAX:
-            raise CorgiError("overloaded", f"a consumer group has at most {MEMBERS_MAX} members")
+        self._check_room(reign, group, message, known=known)
         if group.slices not in (0, message.slices):
             group.slices = message.slices
         changed = group.heard(message, client, self._node.clock.now())
-        reign.dirty[name] = None
+        if group.busy:
+            reign.dirty[name] = None
         if changed:
             reign.joining.setdefault(name, []).append((client, correlation, message.member))
         else:
             self._answer(group, client, correlation, message.member, message.epoch)
+
+    def _check_room(self, reign: Reign, group: ConsumerGroup, message: GroupHeartbeat, *, known: bool) -> None:
+        """Raises "overloaded" for what would be too much to be kept or shared out."""
+        if known and group.members[message.member].stored.topics == message.topics:
+            return
+        if not known and len(group.members) >= MEMBERS_MAX:
+            raise CorgiError("overloaded", f"a consumer group has at most {MEMBERS_MAX} members")
+        kept = self._node.groups[reign.group].machine.consumer_groups.by_name
+        if not group.members and group.name not in kept and len(kept) >= GROUPS_MAX:
+            raise CorgiError("overloaded", f"a Paxos group keeps at most {GROUPS_MAX} consumer groups")
+        if not group.room_for(message):
+            raise CorgiError("overloaded", "the names of all members and their topics together are too long")
+        wanted = {text for member in group.members.values() for text in member.stored.topics}.union(message.topics)
+        found = [topic for text in wanted if (topic := self._topics.get(text)) is not None]
+        units = sum(topic.partitions for topic in found) * message.slices
+        if units > UNITS_MAX:
+            raise CorgiError("overloaded", f"a consumer group shares at most {UNITS_MAX} units, not {units}")
 
     def _answer(self, group: ConsumerGroup, client: ClientSession, correlation: int, name: str, epoch: int) -> None:
         if client.closed:
@@ -369,20 +365,29 @@ class Coordinator:
 
     # -- driving --------------------------------------------------------------------------------------------------
 
-    def _drive(self, reign: _Reign, name: str) -> None:
+    def _drive(self, reign: Reign, name: str) -> None:
         group = reign.groups.get(name)
         if group is None:
             return
         if group.unsaved:
             self._save(reign, group)
-        wishes = self._wishes(group)
-        wanted: set[TopicId] = set().union(*wishes.values()) if wishes else set()
-        group.set_units(self._units(wanted, max(group.slices, 1)))
-        for claim in group.claims(wishes, self._node.clock.now()):
+        if group.stale:
+            wishes = self._wishes(group)
+            wanted: set[TopicId] = set().union(*wishes.values()) if wishes else set()
+            key = (frozenset(wanted), group.slices)
+            if group.units_of != key:
+                group.units_of = key
+                group.set_units(self._units(wanted, max(group.slices, 1)))
+            group.plan(wishes)
+            reign.dirty[name] = None  # planning is enough for one turn
+            return
+        for claim in group.claims(self._node.clock.now()):
             self._claim(reign, group, claim)
         for member in group.show():
             if member.session is not None and not member.session.closed:
                 member.session.push(GroupChanged(name, member.stored.member), ())
+        if group.looks_left:
+            reign.dirty[name] = None
 
     def _wishes(self, group: ConsumerGroup) -> dict[str, frozenset[TopicId]]:
         topics = self._topics
@@ -399,16 +404,13 @@ class Coordinator:
                 machine = self._node.groups[topic.group_of(partition)].machine
                 if (topic_id, partition) in machine.partitions:
                     units += [(topic_id, partition, number) for number in range(slices)]
-            if len(units) > UNITS_MAX:
-                return units[:UNITS_MAX]
         return units
 
-    def _claim(self, reign: _Reign, group: ConsumerGroup, claim: Claim) -> None:
+    def _claim(self, reign: Reign, group: ConsumerGroup, claim: Claim) -> None:
         def decided(outcome: Outcome) -> None:
-            group.claimed(claim.unit)
-            if outcome.error and outcome.error != errors.CONSUMER_FENCED:
-                reign.retry_at = reign.retry_at or self._node.clock.now() + RETRY_S
-            else:
+            known = outcome.error in (OK, errors.CONSUMER_FENCED)
+            group.claimed(claim.unit, known=known)
+            if known:
                 reign.dirty[group.name] = None
 
         number = self._topics.group_of(claim.unit[0], claim.unit[1])
@@ -416,13 +418,13 @@ class Coordinator:
         self._node.submit(number, CommandKind.OWNER, owner, decided, timeout_s=SUBMIT_TIMEOUT_S)
         self._node.count("group_claims")
 
-    def _save(self, reign: _Reign, group: ConsumerGroup) -> None:
+    def _save(self, reign: Reign, group: ConsumerGroup) -> None:
         """Write the members down; one record at a time."""
         name = group.name
         if name in reign.saving:
             return
         reign.saving.add(name)
-        members, epoch = group.present(), group.epoch + 1
+        (roster, members), epoch = group.roster(), group.epoch + 1
         body = encode_stored(StoredGroup(FORMAT, max(group.slices, 1), epoch, members))
         joining = reign.joining.pop(name, [])
 
@@ -434,56 +436,28 @@ class Coordinator:
                 return
             if outcome.error:
                 reign.joining.setdefault(name, [])[:0] = joining
-                reign.retry_at = reign.retry_at or self._node.clock.now() + RETRY_S
-                return
-            group.saved(members, epoch)
+                if outcome.error == errors.UNSETTLED:
+                    reign.dirty[name] = None  # the record is another by now
+                return  # otherwise advance tries again
+            group.saved(roster, members, epoch)
             reign.dirty[name] = None
             for client, correlation, member in joining:
                 self._answer(group, client, correlation, member, 0)
 
-        self._write(reign, name, body, self._version(reign, name), decided, SUBMIT_TIMEOUT_S)
-
-    def _version(self, reign: _Reign, name: str) -> int:
-        return self._node.groups[reign.group].machine.consumer_groups.version(name)
-
-    def _write(
-        self,
-        reign: _Reign,
-        name: str,
-        body: bytes | None,
-        version: int,
-        done: Callable[[Outcome], None],
-        timeout_s: float,
-    ) -> None:
-        batch = encode_group(name, body, self._node.clock.wall_ms())
-        command = encode_data([(GROUPS, int(reign.group), batch)], [guard_group_at(name, version)])
-        self._node.submit(reign.group, CommandKind.DATA, command, done, timeout_s=timeout_s)
-
-    def _forget(
-        self, reign: _Reign, name: str, version: int, timeout_s: float, done: Done, failure: list[tuple[int, str]]
-    ) -> None:
-        if failure:
-            done(*failure[0])
-            return
-
-        def decided(outcome: Outcome) -> None:
-            if not outcome.error:
-                reign.groups.pop(name, None)
-            done(outcome.error, outcome.detail)
-
-        self._write(reign, name, None, version, decided, timeout_s)
-
-    def _touch(self, name: str) -> None:
-        reign = self._reigns.get(kept_in(name, len(self._node.groups)))
-        if reign is not None and name in reign.groups:
-            reign.groups[name].changed()
-            reign.dirty[name] = None
+        self.write(reign, name, body, self.version(reign, name), decided, SUBMIT_TIMEOUT_S)
 
     @property
     def _topics(self) -> Topics:
         topics = self._node.groups[0].machine.topics
         assert topics is not None, "group 0 holds the topics"
         return topics
+
+
+def cursors_of(node: Node, name: str) -> list[tuple[GroupId, CursorKey, Cursor]]:
+    """The cursors of a consumer group, as far as this node has applied."""
+    return [
+        (group.id, key, cursor) for group in node.groups for key, cursor in sorted(group.machine.cursors.of_group(name))
+    ]
 
 
 def _decoded(body: bytes) -> StoredGroup | None:

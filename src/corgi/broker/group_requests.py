@@ -15,7 +15,8 @@ from corgi.base.ports import ClientSession
 from corgi.broker.barriers import Barriers
 from corgi.broker.bounds import timeout_s
 from corgi.broker.consumer_group import decode_stored
-from corgi.broker.coordinator import Coordinator
+from corgi.broker.coordinator import Coordinator, cursors_of
+from corgi.broker.group_changes import GroupChanges
 from corgi.broker.places import Places
 from corgi.delivery.pushes import Pushes
 from corgi.state.cursors import Cursor, CursorKey
@@ -36,6 +37,7 @@ class GroupRequests:
         self._barriers = barriers
         self._pushes = pushes
         self._coordinator = coordinator
+        self._changes = GroupChanges(node, coordinator)
 
     def heartbeat(self, client: ClientSession, correlation: int, message: g.GroupHeartbeat) -> None:
         try:
@@ -89,7 +91,7 @@ class GroupRequests:
             )
             for name, member in sorted(group.members.items())
         ]  # fmt: skip
-        units = set(group.units) | {key[1:] for _, key, _ in self._coordinator.cursors(message.group)}
+        units = set(group.units) | {key[1:] for _, key, _ in cursors_of(self._node, message.group)}
         reply = g.DescribeGroupReply(
             OK, "", group.state, group.epoch, max(group.slices, 1), tuple(members),
             self._infos(message.group, sorted(units)),
@@ -102,7 +104,7 @@ class GroupRequests:
                 client.reply(correlation, g.DeleteGroupReply(error, text))
 
         try:
-            self._coordinator.delete(message.group, timeout_s(message.timeout_ms), done)
+            self._changes.delete(message.group, timeout_s(message.timeout_ms), done)
         except CorgiError as error:
             done(error.kind.number, error.message)
 
@@ -114,7 +116,7 @@ class GroupRequests:
         try:
             if not message.offsets:
                 raise CorgiError("invalid-argument", "no partition is named")
-            self._coordinator.reset(message.group, message.offsets, timeout_s(message.timeout_ms), done)
+            self._changes.reset(message.group, message.offsets, timeout_s(message.timeout_ms), done)
         except CorgiError as error:
             done(error.kind.number, error.message)
 
@@ -135,7 +137,7 @@ class GroupRequests:
 
     def _infos(self, name: str, units: list[g.Unit] | tuple[g.Unit, ...] | None) -> tuple[g.CursorInfo, ...]:
         if units is None:
-            found = [(key, cursor) for _, key, cursor in self._coordinator.cursors(name)]
+            found = [(key, cursor) for _, key, cursor in cursors_of(self._node, name)]
         else:
             found = [(key, self._cursor(key)) for key in (CursorKey(name, *unit) for unit in units)]
         infos = []

@@ -1,0 +1,116 @@
+"""What people do to consumer groups, at the coordinator: forget one, or set where it goes on.
+
+Both take units from whoever holds them by OWNER to nobody under the next owner epoch, followed by the change itself
+under that epoch; whoever comes in between makes it fail, and nothing is done by halves within a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from corgi.base import errors
+from corgi.base.command import CommandKind, encode_data
+from corgi.base.errors import BY_NUMBER, OK, CorgiError
+from corgi.base.ids import CHECKPOINTS, GroupId, Offset, TopicId
+from corgi.broker.assignment import Unit
+from corgi.broker.coordinator import Coordinator, Reign, cursors_of
+from corgi.state.commands import Owner, encode_owner
+from corgi.state.cursors import CheckpointRecord, CursorKey, encode_checkpoint
+from corgi.state.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from corgi.broker.node import Node
+
+Done = Callable[[int, str], None]
+
+
+class _Count:
+    """Waits for commands; ``done`` gets the first failure, or OK."""
+
+    def __init__(self, commands: int, done: Done) -> None:
+        self._left = commands
+        self._done = done
+        self._failure: tuple[int, str] = (OK, "")
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.error and not self._failure[0]:
+            # A claim of an earlier coordinator came in between: trying again helps.
+            error = errors.UNSETTLED if outcome.error == errors.CONSUMER_FENCED else outcome.error
+            self._failure = (error, outcome.detail or BY_NUMBER[error].meaning)
+        self._left -= 1
+        if not self._left:
+            self._done(*self._failure)
+
+
+class GroupChanges:
+    """Deletes and resets groups that this node coordinates."""
+
+    def __init__(self, node: Node, coordinator: Coordinator) -> None:
+        self._node = node
+        self._coordinator = coordinator
+
+    def delete(self, name: str, timeout_s: float, done: Done) -> None:
+        """Forget a group without members, and its cursors. Raises as ``Coordinator.group``, and "group-not-empty"."""
+        coordinator = self._coordinator
+        group = coordinator.group(name)
+        reign = coordinator.reign_of(name)
+        if group.members:
+            raise CorgiError("group-not-empty", f"the consumer group {name!r} has {len(group.members)} members")
+        if group.unsaved or name in reign.saving:
+            raise CorgiError("unsettled", f"the last member of {name!r} has just left")
+        version = coordinator.version(reign, name)  # whoever joins from here on makes it another
+        left = cursors_of(self._node, name)
+
+        def emptied(error: int, text: str) -> None:
+            if error:
+                done(error, text)
+            else:
+                self._forget(reign, name, version, timeout_s, done)
+
+        count = _Count(2 * len(left) + 1, emptied)
+        for number, key, cursor in left:
+            owner = Owner(name, key.topic, key.partition, key.slice, cursor.owner_epoch + 1, "")
+            self._node.submit(number, CommandKind.OWNER, encode_owner(owner), count.ended, timeout_s=timeout_s)
+            batch = encode_checkpoint(key, None, self._node.clock.wall_ms())
+            self._append(number, batch, count, timeout_s)
+        self._node.submit(reign.group, CommandKind.BARRIER, b"", count.ended, timeout_s=timeout_s)
+
+    def reset(self, name: str, offsets: tuple[tuple[TopicId, int, Offset], ...], timeout_s: float, done: Done) -> None:
+        """Set checkpoints; who holds the units loses them and gets them again. Raises as ``Coordinator.group``, and
+        "unsettled" while one of them is on its way to somebody."""
+        group = self._coordinator.group(name)
+        units: list[tuple[GroupId, Unit, Offset]] = []
+        for topic, partition, offset in offsets:
+            number = self._node.requests.places.to_write(topic, partition).group
+            units += [(number, (topic, partition, slice_), offset) for slice_ in range(max(group.slices, 1))]
+        if not group.bar([unit for _, unit, _ in units]):
+            raise CorgiError("unsettled", f"partitions of {name!r} are being given out")
+        self._coordinator.touch(name)
+
+        def ended(error: int, text: str) -> None:
+            group.unbar([unit for _, unit, _ in units])
+            self._coordinator.touch(name)
+            done(error, text)
+
+        count = _Count(2 * len(units), ended)
+        for number, unit, offset in units:
+            key = CursorKey(name, *unit)
+            epoch = self._node.groups[number].machine.cursors.get(key).owner_epoch + 1
+            owner = encode_owner(Owner(name, *unit, epoch, ""))
+            self._node.submit(number, CommandKind.OWNER, owner, count.ended, timeout_s=timeout_s)
+            record = CheckpointRecord(epoch, "", offset, (), "", True)
+            self._append(number, encode_checkpoint(key, record, self._node.clock.wall_ms()), count, timeout_s)
+
+    def _append(self, number: GroupId, batch: bytes, count: _Count, timeout_s: float) -> None:
+        body = encode_data([(CHECKPOINTS, int(number), batch)])
+        self._node.submit(number, CommandKind.DATA, body, count.ended, timeout_s=timeout_s)
+
+    def _forget(self, reign: Reign, name: str, version: int, timeout_s: float, done: Done) -> None:
+        def decided(outcome: Outcome) -> None:
+            group = reign.groups.get(name)
+            if not outcome.error and group is not None and not group.members:
+                del reign.groups[name]  # otherwise somebody joined meanwhile: its record is written anew
+            done(outcome.error, outcome.detail)
+
+        self._coordinator.write(reign, name, None, version, decided, timeout_s)
