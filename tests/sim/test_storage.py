@@ -183,6 +183,41 @@ def test_what_was_fetched_is_found_again() -> None:
     assert scene.stored(3) == scene.stored(1)
 
 
+def test_what_replaces_a_lost_segment_is_found_again() -> None:
+    """The snapshot still tells the old places; only the log tells where the fetched values lie. They were asked for
+    again after each restart, and were gone when the peers had lost theirs meanwhile."""
+    scene = Scene()
+    scene.write(1, 200, trim=False)
+    node = scene.cluster.process_of(NodeId(3)).node
+    first = node.snapshots.first_segment(BUSY)
+    covered = node.values.covered[BUSY]
+    positions = [node.groups[BUSY].slots.position(Slot(slot)) for slot in range(1, covered + 1)]
+    old = [position // node.values.space.segment_bytes for position in positions if position >= 0]
+    lost = min(segment for segment in old if segment < first)
+    scene.cluster.kill(NodeId(3))
+    del scene.cluster.computers[NodeId(3)].disk.segments[lost]
+    scene.cluster.start(NodeId(3))
+    repaired = 0
+    for life in range(3):
+        node = scene.cluster.process_of(NodeId(3)).node
+        if life == 0:
+            scene.until(lambda: node.counters.get("repaired_values", 0) > 5)
+        else:
+            scene.run(1.0)
+        scene.until(lambda: scene.equal() and not scene.missing(3) and not node.repairs.wanted)
+        scene.run(0.05)
+        if life == 0:
+            repaired = int(node.counters["repaired_values"])
+            assert repaired > 5
+        else:
+            assert "repaired_values" not in node.counters, "nothing had to be fetched again"
+        scene.cluster.kill(NodeId(3))
+        scene.run(0.2)
+        scene.cluster.start(NodeId(3))
+    scene.until(lambda: scene.equal() and not scene.missing(3))
+    assert scene.stored(3) == scene.stored(1)
+
+
 def test_a_node_that_dies_before_its_values_have_come_goes_on_fetching() -> None:
     scene = Scene()
     scene.cluster.kill(NodeId(3))

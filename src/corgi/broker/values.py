@@ -99,9 +99,9 @@ class Values:
             self._placed[key] = record
         elif key in self._unplaced and self._unplaced[key] == record.payload:
             del self._unplaced[key]
-        elif record.kind is RecordKind.LEARNED and self.tables[group].position(slot) < 0:
-            pass  # fetched for a snapshot's state, in an earlier life
-        elif slot not in self.faulty[group] or (record.kind is RecordKind.ACCEPT and slot > record.commit):
+        elif record.kind is RecordKind.LEARNED:
+            pass  # known to be chosen: fetched, perhaps in an earlier life, because it was not where the snapshot told
+        elif slot not in self.faulty[group] or slot > record.commit:
             self._voted(group, slot, Faulty(record.position, len(record.payload), record.ballot, proven=False))
             return False
         self.faulty[group].pop(slot, None)
