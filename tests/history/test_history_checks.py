@@ -24,6 +24,7 @@ from corgi.history.model import (
     Read,
     Result,
     Send,
+    Transaction,
 )
 
 P = Partition("t", 0)
@@ -60,6 +61,36 @@ def good() -> History:
         healed=1.0,
         limits=Limits(write_gap_s=0.5, settle_s=1.0),
     )
+
+
+DEBITS, CREDITS = Partition("debits", 0), Partition("credits", 0)
+
+
+def transact(history: History, status: str = OK, decided: float = 1.0) -> None:
+    """A transaction in two partitions, stored and read."""
+    history.transactions.append(Transaction("t", ((DEBITS, b"debit"), (CREDITS, b"credit")), decided, status, 0.5, 2.0))
+    history.reads.append(Read("r", DEBITS, 0, ((0, b"debit"),), 1.5))
+    history.final[DEBITS] = {1: [(0, b"debit")], 2: [(0, b"debit")]}
+    history.final[CREDITS] = {1: [(0, b"credit")], 2: [(0, b"credit")]}
+
+
+def lose_half_of_a_transaction(history: History) -> None:
+    transact(history, UNKNOWN)
+    history.final[CREDITS] = {1: [], 2: []}
+
+
+def lose_an_acknowledged_transaction(history: History) -> None:
+    transact(history)
+    history.reads.pop()
+    history.final[CREDITS] = history.final[DEBITS] = {1: [], 2: []}
+
+
+def see_a_transaction_before_its_commit(history: History) -> None:
+    transact(history, decided=1.6)
+
+
+def see_an_aborted_transaction(history: History) -> None:
+    transact(history, FAILED)
 
 
 def everywhere(history: History, records: list[tuple[int, bytes]]) -> None:
@@ -255,6 +286,10 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("inconsistent-offsets", one_replica_differs_at_an_offset),
     ("aborted-read", store_what_nobody_sent),
     ("aborted-read", store_what_was_refused),
+    ("aborted-read", see_an_aborted_transaction),
+    ("torn-transaction", lose_half_of_a_transaction),
+    ("torn-transaction", lose_an_acknowledged_transaction),
+    ("precommitted-read", see_a_transaction_before_its_commit),
     ("nonmonotonic-send", swap_a_producers_batches),
     ("send-gap", leave_a_gap_in_a_producers_batches),
     ("poll-skip", skip_an_offset),
@@ -294,6 +329,22 @@ def test_a_bad_history_is_rejected_by_name(name: str, spoil: Callable[[History],
     history = good()
     spoil(history)
     assert name in {violation.name for violation in check_history(history)}
+
+
+@pytest.mark.parametrize("status", [OK, UNKNOWN, OPEN])
+def test_a_transaction_that_is_whole_passes(status: str) -> None:
+    history = good()
+    transact(history, status)
+    assert check_history(history) == []
+
+
+@pytest.mark.parametrize("status", [FAILED, UNKNOWN, OPEN])
+def test_a_transaction_of_which_nothing_is_there_passes(status: str) -> None:
+    history = good()
+    transact(history, status)
+    history.reads.pop()
+    history.final[DEBITS] = history.final[CREDITS] = {1: [], 2: []}
+    assert check_history(history) == []
 
 
 def test_what_lies_before_the_start_may_be_gone() -> None:

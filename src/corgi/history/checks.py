@@ -27,6 +27,7 @@ from corgi.history.model import (
     Violation,
 )
 from corgi.history.registers import judge_registers
+from corgi.history.transactions import aborted_transaction_read, precommitted_read, torn_transaction
 
 Check = Callable[[History], Iterator[Violation]]
 
@@ -133,8 +134,10 @@ def aborted_read(history: History) -> Iterator[Violation]:
     """Nothing is stored, or read, that was never sent there, or whose sender was told that it failed for good.
 
     What consumers made of messages is judged by ``exactly_once``."""
+    yield from aborted_transaction_read(history)
     sent = {value: send for send in history.sends for value in send.values}
-    made = {value for result in history.results for value in result.values}
+    made: set[Value] = {value for result in history.results for value in result.values}
+    made.update(value for transaction in history.transactions for _, value in transaction.messages)
     for partition, stored in _stored(history).items():
         for value, offset in stored.items():
             if value in made:
@@ -298,6 +301,8 @@ CHECKS: dict[str, Check] = {
     "duplicate": duplicate,
     "inconsistent-offsets": inconsistent_offsets,
     "aborted-read": aborted_read,
+    "torn-transaction": torn_transaction,
+    "precommitted-read": precommitted_read,
     "nonmonotonic-send": nonmonotonic_send,
     "send-gap": send_gap,
     "poll-skip": poll_skip,

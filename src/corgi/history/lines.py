@@ -101,6 +101,15 @@ class CheckpointLine(Line, tag="checkpoint", frozen=True, gc=False):
     start: Position = 0
 
 
+class TransactionLine(Line, tag="transaction", frozen=True, gc=False):
+    process: Name
+    messages: Annotated[tuple[tuple[Name, Number, str], ...], Meta(min_length=1)]
+    invoked: Time
+    status: Literal["open", "ok", "failed", "unknown"]
+    ended: Time = NEVER
+    decided: Time = NEVER
+
+
 class CallLine(Line, tag="call", frozen=True, gc=False):
     process: Name
     register: Name
@@ -150,6 +159,7 @@ AnyLine: TypeAlias = (
     | HandleLine
     | ResultLine
     | CheckpointLine
+    | TransactionLine
     | CallLine
     | DrainLine
     | FaultLine

@@ -30,6 +30,7 @@ from corgi.history.lines import (
     ReadLine,
     ResultLine,
     SendLine,
+    TransactionLine,
     UnfinishedLine,
 )
 from corgi.history.model import (
@@ -49,6 +50,7 @@ from corgi.history.model import (
     Read,
     Result,
     Send,
+    Transaction,
 )
 
 LINE_BYTES_MAX = 64 << 20  # a drain may be one line; more is no line of a history
@@ -140,6 +142,8 @@ class _Loader:
                 history.checkpoints.append(
                     Checkpoint(group, partition, line.offset, line.ranges, line.semantics, line.start)
                 )
+            case TransactionLine():
+                history.transactions.append(self._transaction(line))
             case EndLine():
                 partition = self._partition(line.topic, line.partition)
                 history.bounds.append(Bound(self._name(line.process), partition, line.invoked, line.ended, line.end))
@@ -171,6 +175,12 @@ class _Loader:
             () if line.key is None else (line.key,) * len(line.values),
             frozenset(line.values) if line.tombstone else frozenset(),
         )
+
+    def _transaction(self, line: TransactionLine) -> Transaction:
+        _check_times(line.status, line.invoked, line.ended)
+        messages = tuple((self._partition(topic, number), value) for topic, number, value in line.messages)
+        process = self._name(line.process)
+        return Transaction(process, messages, line.decided, line.status, line.invoked, line.ended)
 
     def _handling(self, line: HandleLine) -> Handling:
         partition, process = self._partition(line.topic, line.partition), self._name(line.process)

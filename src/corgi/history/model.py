@@ -120,6 +120,21 @@ class Result(NamedTuple):
     time: float
 
 
+class Transaction(NamedTuple):
+    """Messages that were to be seen together or not at all. ``decided``: when its commit was asked for (NEVER: it was
+    not); ``status``: OK it was acknowledged, FAILED it was aborted for good."""
+
+    process: str
+    messages: tuple[tuple[Partition, Value], ...]
+    decided: float
+    status: str
+    invoked: float
+    ended: float
+
+    def __str__(self) -> str:
+        return f"a transaction of {self.process} with {len(self.messages)} messages ({self.status})"
+
+
 class Checkpoint(NamedTuple):
     """Where a group is in a partition when everything is over: everything below ``offset`` is done, and ``ranges``
     above it. ``start``: where the group began; ``semantics``: what it promised."""
@@ -199,6 +214,7 @@ class History:
     handlings: list[Handling] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     leaderships: list[Leadership] = field(default_factory=list)
@@ -212,7 +228,7 @@ class History:
     limits: Limits = Limits()
 
     def operations(self) -> int:
-        asked = len(self.bounds) + len(self.handlings) + len(self.calls)
+        asked = len(self.transactions) + len(self.bounds) + len(self.handlings) + len(self.calls)
         return len(self.sends) + len(self.reads) + asked + self.other_operations
 
     def partitions(self) -> list[Partition]:

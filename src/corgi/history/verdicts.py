@@ -110,6 +110,8 @@ _SUBJECTS: dict[str, Callable[[History], int]] = {
     "duplicate": _drained,
     "inconsistent-offsets": _placed,
     "aborted-read": lambda history: _drained(history) + _read(history),
+    "torn-transaction": lambda history: len(history.transactions) if history.final else 0,
+    "precommitted-read": lambda history: len(history.transactions) if history.reads else 0,
     "nonmonotonic-send": _ordered,
     "send-gap": _ordered,
     "poll-skip": _read,
