@@ -7,8 +7,11 @@ from corgi.client.atomic import AtomicReceipt as AtomicReceipt
 from corgi.client.codecs import Codec as Codec
 from corgi.client.corgi import Corgi as Corgi
 from corgi.client.corgi import connect as connect
+from corgi.client.group_subscription import GroupSubscription as GroupSubscription
 from corgi.client.groups import GroupDescription as GroupDescription
 from corgi.client.groups import GroupSummary as GroupSummary
+from corgi.client.handlers import RunStatistics as RunStatistics
+from corgi.client.held import Delivered as Delivered
 from corgi.client.messages import (
     Message,
     NodeDescription,
@@ -34,7 +37,9 @@ __all__ = [
     "Codec",
     "Corgi",
     "CorgiError",
+    "Delivered",
     "GroupDescription",
+    "GroupSubscription",
     "GroupSummary",
     "Message",
     "NodeDescription",
@@ -44,6 +49,7 @@ __all__ = [
     "PendingReceipt",
     "Prepared",
     "Receipt",
+    "RunStatistics",
     "Subscription",
     "Topic",
     "TopicDescription",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import corgi
 from corgi import CorgiError, Message
+from corgi.cli.main import main
 from corgi.client.held import Delivered
 
 
@@ -499,3 +501,46 @@ async def test_what_cannot_be_is_refused(mq: corgi.Corgi, name: str, wrong: dict
     with pytest.raises(CorgiError) as refused:
         await mq.run(arguments.pop("handler"), arguments.pop("topic"), **arguments)
     assert refused.value.code == code
+
+
+# The command line
+
+
+def test_dead_letters_are_listed_and_put_back_once(servers: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def give_up() -> None:
+        async with corgi.connect(servers) as mq:
+            await fill(mq, name, 10, partitions=2)
+            until = Until(10)
+
+            async def handler(m: Delivered[bytes]) -> None:
+                until.one()
+                if m.value in (b"3", b"7"):
+                    m.reject("odd")
+
+            await mq.run(handler, name, group=name, start="earliest", stop=until.event)
+
+    def command(*words: str) -> Any:
+        assert main([*words, name, name, "--cluster", servers, "-o", "json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    asyncio.run(give_up())
+    dead = command("dlq", "list")
+    assert sorted(one["message"]["value"] for one in dead) == ["3", "7"]
+    assert {one["error"] for one in dead} == {"Rejected: odd"}
+    assert command("dlq", "replay") == {"replayed": 2}
+    assert command("dlq", "list") == []
+    assert command("dlq", "replay") == {"replayed": 0}
+    with corgi.connect_sync(servers) as mq:
+        assert sum(mq.topics.offsets(name).values()) == 12
+
+
+def test_sub_in_a_group_goes_on_where_it_stopped(
+    servers: str, name: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with corgi.connect_sync(servers) as mq:
+        mq.topics.create(name)
+        mq.publish_many(name, [("k", str(n)) for n in range(10)])
+    for expected in (range(4), range(4, 10)):
+        words = ["sub", name, "--group", name, "--start", "earliest", "--count", str(len(expected)), "-c", servers]
+        assert main(words) == 0
+        assert capfdbinary.readouterr().out.split() == [b"%d" % n for n in expected]

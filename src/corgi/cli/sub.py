@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from corgi.cli.output import OutputOption
 
 if TYPE_CHECKING:
     from corgi.client.corgi import Corgi
+    from corgi.client.held import Delivered
     from corgi.client.messages import Message
     from corgi.client.words import StartAt
 
@@ -32,6 +34,8 @@ def sub(
     until_end: Annotated[bool, Parameter(negative=())] = False,
     partition: Annotated[tuple[int, ...], Parameter(negative=())] = (),
     format: Annotated[str, Parameter(help=_FORMAT_HELP)] = "%v",
+    group: str | None = None,
+    concurrency: int = 1,
     cluster: ClusterOption = None,
     output: OutputOption = "table",
 ) -> int:
@@ -48,6 +52,9 @@ def sub(
 
     corgi sub flights --start 10m --format "%T %p/%o %k"      (what came in the
     last ten minutes)
+
+    corgi sub flights --group watchers                 (share the partitions with
+    the others of that group; --start is for where it has no checkpoint yet)
 
     corgi sub flights --start 2026-01-31T12:00:00Z --until-end -o json | jq
     .value
@@ -69,7 +76,16 @@ def sub(
         End when everything is read that was there at the start.
     partition
         Only this one; may be given several times.
+    group
+        Consume as a member of this consumer group: a message that was printed
+        is acknowledged.
+    concurrency
+        With --group, so many messages of different keys at a time.
     """
+    if group is not None and (partition or until_end):
+        raise CorgiError("invalid-argument", "--group does not go with --partition and --until-end")
+    if group is None and concurrency != 1:
+        raise CorgiError("invalid-argument", "--concurrency needs --group")
     if count is not None and count < 0:
         raise CorgiError("invalid-argument", f"--count {count}: expected 0 or more")
     show = as_json if output == "json" else compile_format(format)
@@ -77,6 +93,9 @@ def sub(
 
     async def work() -> None:
         async with connected(cluster) as mq:
+            if group is not None:
+                await reader.consume(mq, topic, start_of(start), group, concurrency)
+                return
             await reader.run(mq, topic, start_of(start), partition, until_end=until_end)
 
     if count != 0:
@@ -116,7 +135,23 @@ class _Reader:
                         if not ends:
                             return
 
-    def _write(self, batch: list[Message[bytes]]) -> None:
+    async def consume(self, mq: Corgi, topic: str, start: StartAt, group: str, concurrency: int) -> None:
+        """As a member of a consumer group, until the count is reached."""
+        stop = asyncio.Event()
+
+        async def show(message: Delivered[bytes]) -> None:
+            if self._left is not None:
+                if self._left <= 0:
+                    message.retry()
+                    return
+                self._left -= 1
+                if not self._left:
+                    stop.set()
+            self._write([message])
+
+        await mq.run(show, topic, group=group, start=start, concurrency=concurrency, stop=stop)
+
+    def _write(self, batch: Sequence[Message[bytes]]) -> None:
         lines = [self._show(message) for message in batch]
         if self._on_terminal:
             lines = [harmless(line) for line in lines]
