@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.25  # how often somebody is asked back, and what is settled is forgotten
 REMEMBERED_MS = 60_000
 FORGOTTEN_PER_LOOK = 500
-ASKED_PER_LOOK = 200
+LOOKED_PER_LOOK = 1_000  # prepared messages of one group; the others have their turn at the next look
 SUBMIT_TIMEOUT_S = 5.0
 NAME_BYTES = 250 * 4 + 8_192  # of a record beside its batch, at most
 _UNKNOWN = BY_CODE["unknown-transaction"].number
@@ -72,6 +72,7 @@ class Prepared:
         self._settled: dict[GroupId, dict[bytes, StoredRecord]] = {group.id: {} for group in node.groups}
         self._watching: dict[str, dict[ClientSession, None]] = {}
         self._asked: dict[bytes, int] = {}  # rounds done
+        self._rounds: dict[GroupId, Iterator[bytes]] = {}  # messages that are still to be looked at
         self._look_at = node.clock.now()
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -211,16 +212,27 @@ class Prepared:
         for group in self._node.groups:
             now_ms = max(group.machine.log_time_ms, wall_ms)
             if self._watching:
-                for key, kept, round_ in islice(self._due(group.id, now_ms), ASKED_PER_LOOK):
+                for key, kept, round_ in self._due(group.id, now_ms):
                     self._ask(key, kept, round_, now_ms)
             if group.replica.leading:
                 self._forget(group, now_ms)
 
     def _due(self, group: GroupId, now_ms: int) -> Iterator[tuple[bytes, Kept, int]]:
-        for key, kept in self._waiting[group].items():
+        """Those of the next LOOKED_PER_LOOK messages about which somebody is to be asked."""
+        keys = self._rounds.get(group)
+        if keys is None:
+            keys = self._rounds[group] = iter(list(self._waiting[group]))
+        looked = 0
+        for key in islice(keys, LOOKED_PER_LOOK):
+            looked += 1
+            kept = self._waiting[group].get(key)
+            if kept is None or kept.producer not in self._watching:
+                continue
             round_ = min((now_ms - kept.since_ms) // kept.check_ms, kept.check_limit)
-            if round_ > self._asked.get(key, 0) and kept.producer in self._watching:
+            if round_ > self._asked.get(key, 0):
                 yield key, kept, round_
+        if looked < LOOKED_PER_LOOK:
+            del self._rounds[group]
 
     def _ask(self, key: bytes, kept: Kept, round_: int, now_ms: int) -> None:
         self._asked[key] = round_
