@@ -17,14 +17,16 @@ from pathlib import Path
 
 import uvloop
 
-from corgi.chaos.clients import ROLES, Job
+from corgi.chaos.clients import ROLES
 from corgi.chaos.recorder import Recorder
+from corgi.chaos.work import Job
+from corgi.chaos.workers import SEMANTICS
 
 
 async def work(part: Path, roles: list[tuple[str, Job]]) -> None:
     """Until stdin ends, and what was begun has ended."""
     stop = asyncio.Event()
-    with Recorder(part) as recorder:
+    with Recorder(part, at_once=any(role in SEMANTICS for role, _ in roles)) as recorder:
         clients = [ROLES[role](job, recorder, stop) for role, job in roles]
         async with asyncio.TaskGroup() as tasks:
             for client in clients:

@@ -10,20 +10,20 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import structs
 
 from corgi.base.errors import CorgiError
 from corgi.chaos.recorder import Recorder
+from corgi.chaos.work import REQUEST_TIMEOUT_S, Job, name_of
+from corgi.chaos.workers import AtLeastOnce, AtMostOnce, ExactlyOnce
 from corgi.client.corgi import Corgi, connect
 from corgi.client.receipts import PendingReceipt
 from corgi.history.lines import CallLine, EndLine, ReadLine, SendLine, UnfinishedLine
 from corgi.history.model import FAILED, OK, OPEN, REFUSED, UNKNOWN
 
 PUBLISH_TIMEOUT_S = 20.0
-REQUEST_TIMEOUT_S = 5.0
 TICK_S = 0.001
 KEYS = 16
 NEAR = 0.8  # how often a wanderer begins among the last NEAR_RECORDS records of a partition
@@ -32,21 +32,6 @@ VISIT_RECORDS = 1_000  # after so many it leaves: else a long run's history is m
 THERE = "exists"  # the state of a topic's register
 CallStatus: TypeAlias = Literal["ok", "refused", "failed", "unknown"]
 MAYBE_STORED = "may be stored"  # how an error tells that some attempt has left the client
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a client is to do. ``rate``: publishes per second to each partition; ``patience_s``: for what was begun when
-    the run is over."""
-
-    name: str
-    servers: str
-    topic: str
-    partitions: int
-    rate: float = 25.0
-    size: int = 200
-    seed: int = 0
-    patience_s: float = 30.0
 
 
 class Producer:
@@ -138,7 +123,7 @@ class Consumer:
         async with mq.subscribe(job.topic, start="earliest") as subscription:
             async for batch in subscription.batches():
                 partition = batch[0].partition
-                records = tuple([(message.offset, _name(message.value)) for message in batch])
+                records = tuple([(message.offset, name_of(message.value)) for message in batch])
                 self._recorder.write(
                     ReadLine(job.name, job.topic, partition, self._positions[partition], records, time.monotonic())
                 )
@@ -190,7 +175,7 @@ class Wanderer:
             async with asyncio.timeout(0.2 + self._chance.random()):
                 async with mq.subscribe(topic, start={partition: position}, partitions=[partition]) as subscription:
                     async for batch in subscription.batches():
-                        records = tuple([(message.offset, _name(message.value)) for message in batch])
+                        records = tuple([(message.offset, name_of(message.value)) for message in batch])
                         self._recorder.write(ReadLine(name, topic, partition, position, records, time.monotonic()))
                         position = records[-1][0] + 1
                         taken += len(records)
@@ -273,11 +258,6 @@ def _ended(send: SendLine, status: Literal["ok", "failed", "unknown"], offset: i
     return structs.replace(send, status=status, ended=time.monotonic(), offset=offset)
 
 
-def _name(value: bytes | None) -> str:
-    """What identifies the message: the first word of its value."""
-    return (value or b"").split(b" ", 1)[0].decode("utf-8", "backslashreplace")
-
-
 class Client(Protocol):
     """What a process runs."""
 
@@ -293,4 +273,7 @@ ROLES: dict[str, type[Client]] = {
     "consumer": Consumer,
     "wanderer": Wanderer,
     "administrator": Administrator,
+    "work": AtLeastOnce,
+    "once": ExactlyOnce,
+    "most": AtMostOnce,
 }

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import shutil
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import NODES_MAX
-from corgi.chaos.clients import Job
+from corgi.chaos.client_processes import TOPIC, ClientProcesses, Load
 from corgi.chaos.cluster import ChaosCluster
 from corgi.chaos.drain import drain
 from corgi.chaos.faults import GAP_MAX_S, KINDS, Kind, Victim
@@ -26,6 +24,8 @@ from corgi.chaos.health import busiest, wait_healthy
 from corgi.chaos.logs import leaderships
 from corgi.chaos.recorder import Recorder
 from corgi.chaos.schedule import Turn, turns
+from corgi.chaos.work import name_of
+from corgi.chaos.workers import OUT
 from corgi.client.corgi import Corgi, connect
 from corgi.history.lines import DrainLine, FaultLine, HealedLine, LeaderLine, UnfinishedLine
 from corgi.history.loading import read_history, without_collector
@@ -33,7 +33,6 @@ from corgi.history.model import History, Limits
 from corgi.history.verdicts import Verdict, judge
 from corgi.server.local import LocalNode, LocalOptions
 
-TOPIC = "chaos"
 WARM_S = 1.0
 AFTER_S = 2.0  # the load goes on for so long after the last fault
 HISTORY = "history.jsonl"
@@ -83,7 +82,11 @@ class ChaosOptions:
         """What can be done to so many nodes: one node alone has no links to break and no copy of a lost disk."""
         kinds = [KINDS[name] for name in self.faults]
         if self.nodes == 1:
-            kinds = [k for k in kinds if k.name in ("kill", "kill-all", "pause", "restart", "hide", "torn-tail")]
+            kinds = [
+                k
+                for k in kinds
+                if k.name in ("kill", "kill-worker", "kill-all", "pause", "restart", "hide", "torn-tail")
+            ]
         elif self.nodes == 2:
             kinds = [k for k in kinds if k.part != "disk" or k.name == "torn-tail"]
         return kinds
@@ -134,7 +137,8 @@ class _Conductor:
             program=(options.program,),
         )
         self._cluster = ChaosCluster(local)
-        self._clients: list[tuple[asyncio.subprocess.Process, Path]] = []
+        load = Load(options.producers, options.partitions, options.rate, options.size, options.seed, options.patience_s)
+        self._clients = ClientProcesses(options.folder, load, lambda: self._cluster.native)
         self._faults: list[FaultLine] = []
         self._unfinished: list[str] = []
         self._healed = 0.0
@@ -147,12 +151,14 @@ class _Conductor:
         began = time.monotonic()
         async with connect(",".join(node.native for node in self._cluster.nodes)) as mq:
             await mq.topics.create(TOPIC, partitions=options.partitions)
-            await self._start_clients()
+            await mq.topics.create(OUT, partitions=options.partitions, colocate_with=TOPIC)
+            await self._clients.start()
             await self._sleep(WARM_S)
             await self._torment(mq, time.monotonic() + options.seconds)
             await self._heal(mq)
             await self._sleep(AFTER_S)
-            await self._finish_clients()
+            self._tell("clients finish")
+            self._unfinished += await self._clients.finish(mq)
             path = options.folder / HISTORY
             with Recorder(path) as recorder:
                 await self._write_down(mq, recorder)
@@ -162,10 +168,7 @@ class _Conductor:
         return Run(options, history, verdicts, began, time.monotonic(), self._stop.is_set())
 
     async def close(self) -> None:
-        for process, _ in self._clients:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        await self._clients.close()
         await asyncio.to_thread(self._cluster.stop, grace_s=0.0)
 
     # faults
@@ -182,7 +185,8 @@ class _Conductor:
             async with asyncio.TaskGroup() as tasks:
                 for at, kind in enumerate(turn.kinds):
                     node = await self._target(mq, turn, at)
-                    victim = Victim(self._cluster, node, turn.hold_s[at], chance, lambda: self._wait_healthy(mq))
+                    healthy = lambda: self._wait_healthy(mq)  # noqa: E731 - a name for one line
+                    victim = Victim(self._cluster, node, turn.hold_s[at], chance, healthy, self._clients.kill_worker)
                     tasks.create_task(self._inject(kind, victim, turn))
             await self._wait_healthy(mq)
             await self._sleep(turn.calm_s)
@@ -232,64 +236,15 @@ class _Conductor:
             self._unfinished.append(error.message)
             self._stop.set()
 
-    # clients
-
-    async def _start_clients(self) -> None:
-        options = self._options
-        servers = self._cluster.native
-
-        def job(name: str, topic: str = TOPIC) -> str:
-            seed = random.Random(f"{name} of {options.seed}").randrange(2**32)
-            rate = options.rate / options.producers
-            return json.dumps(
-                asdict(Job(name, servers, topic, options.partitions, rate, options.size, seed, options.patience_s))
-            )
-
-        plans = [("producer", f"producer-{number}") for number in range(1, options.producers + 1)]
-        for role, name in plans:
-            await self._spawn(name, [role, job(name)])
-        readers = ["consumer", job("consumer-1"), "wanderer", job("wanderer-1"), "wanderer", job("wanderer-2")]
-        admins = ["administrator", job("admin-1", "chaos-a"), "administrator", job("admin-2", "chaos-b")]
-        await self._spawn("readers", [*readers, *admins])
-
-    async def _spawn(self, name: str, jobs: Sequence[str]) -> None:
-        part = self._options.folder / f"{name}.part"
-        pipe = asyncio.subprocess.PIPE
-        command = [sys.executable, "-m", "corgi.chaos.client_process", str(part), *jobs]
-        with (self._options.folder / f"{name}.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True
-            )
-        self._clients.append((process, part))
-        assert process.stdout is not None
-        if not await process.stdout.readline():
-            raise CorgiError("closed", f"the client process {name} ended at once", hint=f"see {name}.log")
-
-    async def _finish_clients(self) -> None:
-        """Producers first: then readers know what the end is."""
-        self._tell("clients finish")
-        producers = [client for client in self._clients if client[1].name.startswith("producer")]
-        for clients in (producers, [client for client in self._clients if client not in producers]):
-            for process, _ in clients:
-                assert process.stdin is not None
-                process.stdin.close()
-            for process, part in clients:
-                try:
-                    async with asyncio.timeout(self._options.patience_s * 2):
-                        code = await process.wait()
-                except TimeoutError:
-                    process.kill()
-                    code = await process.wait()
-                if code:
-                    self._unfinished.append(f"the client process {part.stem} ended with {code}; see {part.stem}.log")
-
     # the record
 
     async def _write_down(self, mq: Corgi, recorder: Recorder) -> None:
         recorder.head("corgi chaos")
-        for _, part in self._clients:
+        for part in self._clients.parts:
             recorder.copy(part)
             part.unlink()
+        for line in self._clients.checkpoints:
+            recorder.write(line)
         for fault in self._faults:
             recorder.write(fault)
         recorder.write(HealedLine(self._healed))
@@ -301,32 +256,36 @@ class _Conductor:
 
     async def _drain(self, mq: Corgi, recorder: Recorder) -> None:
         self._tell("draining every node")
+        for topic in (TOPIC, OUT):
+            await self._drain_topic(mq, recorder, topic)
+
+    async def _drain_topic(self, mq: Corgi, recorder: Recorder, topic: str) -> None:
         try:
             async with asyncio.timeout(self._options.patience_s * 2):
-                ends = await mq.topics.offsets(TOPIC)
+                ends = await mq.topics.offsets(topic)
         except (TimeoutError, CorgiError) as error:
-            self._unfinished.append(f"the ends of the partitions could not be learned: {error}")
+            self._unfinished.append(f"the ends of {topic} could not be learned: {error}")
             return
         for node in self._cluster.nodes:
             whole: list[DrainLine] = []
             try:
                 async with asyncio.timeout(self._options.patience_s * 2 + self._options.seconds / 10):
-                    await self._drain_node(node, ends, whole)
+                    await self._drain_node(node, topic, ends, whole)
             except (TimeoutError, CorgiError) as error:
                 self._unfinished.append(f"node {node.node} could not be drained: {error!r}")
             for line in whole:
                 recorder.write(line)
 
-    async def _drain_node(self, node: LocalNode, ends: dict[int, int], whole: list[DrainLine]) -> None:
+    async def _drain_node(self, node: LocalNode, topic: str, ends: dict[int, int], whole: list[DrainLine]) -> None:
         """Add to ``whole`` what the node serves, a partition only if it was read to its end: what could not be read is
         not lost yet."""
         part: list[DrainLine] = []
-        async with contextlib.aclosing(_drained(node.port, ends)) as parts:
+        async with contextlib.aclosing(_drained(node.port, topic, ends)) as parts:
             async for partition, records in parts:
                 if part and part[0].partition != partition:
                     whole += part
                     part.clear()
-                part.append(DrainLine(f"node {node.node}", TOPIC, partition, records))
+                part.append(DrainLine(f"node {node.node}", topic, partition, records))
         whole += part
 
     async def _sleep(self, seconds: float) -> None:
@@ -336,13 +295,11 @@ class _Conductor:
                 await self._stop.wait()
 
 
-async def _drained(port: int, ends: dict[int, int]) -> AsyncGenerator[tuple[int, tuple[tuple[int, str], ...]], None]:
-    async for part in drain("127.0.0.1", port, TOPIC, ends):
-        yield part.partition, tuple([(offset, _identity(value)) for offset, value in part.records])
-
-
-def _identity(value: bytes) -> str:
-    return value.split(b" ", 1)[0].decode("utf-8", "backslashreplace")
+async def _drained(
+    port: int, topic: str, ends: dict[int, int]
+) -> AsyncGenerator[tuple[int, tuple[tuple[int, str], ...]], None]:
+    async for part in drain("127.0.0.1", port, topic, ends):
+        yield part.partition, tuple([(offset, name_of(value)) for offset, value in part.records])
 
 
 def _judged(path: Path, limits: Limits) -> tuple[History, list[Verdict]]:

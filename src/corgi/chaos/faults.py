@@ -36,6 +36,7 @@ class Victim:
     hold_s: float
     chance: random.Random
     healthy: Callable[[], Awaitable[None]]  # returns when all nodes vote and follow
+    kill_worker: Callable[[random.Random], Awaitable[str]]  # one of the groups' members, and start another
 
     @property
     def others(self) -> list[int]:
@@ -255,6 +256,10 @@ async def full_disk(victim: Victim) -> str:
     return "" if noticed else "the node still had room all the time"
 
 
+async def kill_worker(victim: Victim) -> str:
+    return await victim.kill_worker(victim.chance)
+
+
 async def clock_jump(victim: Victim) -> str:
     """Within what is trusted, and far beyond; back at the end, which is a jump as well."""
     offset_ms = victim.chance.choice((-20_000, -1_500, 700, 3_000, 60_000))
@@ -271,6 +276,7 @@ KINDS: dict[str, Kind] = {
         Kind("pause", "process", pause, "SIGSTOP, and SIGCONT some time later"),
         Kind("restart", "process", restart, "SIGTERM and a start"),
         Kind("clock-jump", "process", clock_jump, "a node's clock is set, and set back some time later"),
+        Kind("kill-worker", "process", kill_worker, "kill -9 of a consumer group's member; another one joins"),
         Kind("kill-all", "process", kill_all, "kill -9 of every node at once", leaves_majority=False),
         Kind("isolate", "links", isolate, "a node neither hears the others nor is heard"),
         Kind("one-way", "links", one_way, "a node is not heard, or does not hear"),

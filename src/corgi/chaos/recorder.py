@@ -15,8 +15,9 @@ BUFFER_BYTES = 1 << 20
 class Recorder:
     """A file of lines; a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=BUFFER_BYTES)
+    def __init__(self, path: Path, *, at_once: bool = False) -> None:
+        """``at_once``: a line that was written outlives the process, even if it is killed."""
+        self._file = path.open("wb", buffering=0 if at_once else BUFFER_BYTES)
         self._open: dict[tuple[str, str], SendLine] = {}
 
     def head(self, software: str) -> None:
