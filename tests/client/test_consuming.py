@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -501,6 +502,33 @@ async def test_what_cannot_be_is_refused(mq: corgi.Corgi, name: str, wrong: dict
     with pytest.raises(CorgiError) as refused:
         await mq.run(arguments.pop("handler"), arguments.pop("topic"), **arguments)
     assert refused.value.code == code
+
+
+# Without asyncio
+
+
+def test_the_synchronous_face_calls_handlers_in_threads(servers: str, name: str) -> None:
+    stop = threading.Event()
+    seen: dict[bytes | None, list[bytes | None]] = defaultdict(list)
+    lock = threading.Lock()
+
+    def handler(m: Delivered[bytes]) -> None:
+        if m.value == b"5" and m.attempt == 1:
+            raise ValueError("once more")
+        with lock:
+            seen[m.key].append(m.value)
+            if sum(map(len, seen.values())) == 50:
+                stop.set()
+
+    with corgi.connect_sync(servers) as mq:
+        mq.topics.create(name, partitions=2)
+        mq.publish_many(name, [(b"k%d" % (n % 5), b"%d" % n) for n in range(50)])
+        sums = mq.run(handler, name, group=name, start="earliest", backoff="1ms", stop=stop)
+        with pytest.raises(CorgiError) as refused:
+            mq.run(asyncio.sleep, name, group=name)  # type: ignore[arg-type]
+    assert (sums.handled, sums.failed) == (50, 1)
+    assert all(values == [b"%d" % n for n in range(at, 50, 5)] for at in range(5) for values in [seen[b"k%d" % at]])
+    assert refused.value.code == "invalid-argument"
 
 
 # The command line

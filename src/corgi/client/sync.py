@@ -25,11 +25,14 @@ from corgi.client.atomic import AtomicReceipt
 from corgi.client.codecs import Codec, Format
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES
 from corgi.client.groups import GroupDescription, GroupSummary, ResetTo
+from corgi.client.handlers import RunStatistics
+from corgi.client.held import Delivered
 from corgi.client.messages import Message, NodeDescription, Receipt, TopicDescription
 from corgi.client.publishing import Item, Key, Value
 from corgi.client.receipts import Outcomes, PendingReceipt
 from corgi.client.subscription import Subscription as AsyncSubscription
 from corgi.client.subscription import SubscriptionStatistics
+from corgi.client.sync_run import run_in_threads
 from corgi.client.typed import Topic as AsyncTopic
 from corgi.client.words import Acks, Compression, Duration, Headers, StartAt, Time
 from corgi.wire.messages import StatusReply
@@ -377,6 +380,20 @@ class Corgi:
             )
         )
         return Subscription(self._thread, subscription)
+
+    def run(
+        self,
+        handler: Callable[[Delivered[bytes]], Any],
+        topic: str | Sequence[str],
+        *,
+        group: str,
+        concurrency: int = 16,
+        stop: threading.Event | None = None,
+        **options: Any,
+    ) -> RunStatistics:
+        """Call a plain function, in threads, for each message; options as in ``corgi.Corgi.run``. Ctrl-C ends it."""
+        options["group"] = group
+        return self._thread.call(lambda: run_in_threads(self._mq, handler, topic, stop, concurrency, options))
 
     def topic(self, name: str, type_: type[V], *, format: Format = "json", codec: Codec[V] | None = None) -> Topic[V]:
         if codec is not None:
