@@ -154,10 +154,12 @@ def test_a_coordinator_that_dies_loses_no_member_and_moves_nothing(world: World)
     rounds(4, one, two)
     assert even(one, two)
     before = world.owners()
+    taken = list(one.taken), list(two.taken)
     world.cluster.kill(world.cluster.leader(world.home))
     world.cluster.run(0.5)
     rounds(4, one, two)
     assert even(one, two)
+    assert (one.taken, two.taken) == taken, "nobody was told even for a moment that it holds nothing"
     assert (one.error, two.error) == ("", "")
     assert world.owners() == before
     assert all(not member.commit(p) for member in (one, two) for p in member.held)

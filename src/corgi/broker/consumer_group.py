@@ -112,6 +112,7 @@ class ConsumerGroup:
         self.units: tuple[Unit, ...] = ()
         self.units_of: tuple[frozenset[TopicId], int] | None = None  # the topics and slices that they are of
         self.stale = True  # to be planned anew
+        self.seen_through = False  # members are shown what they hold: before, nothing may be concluded from it
         self.claiming: dict[Unit, str] = {}
         self.bytes = 0  # of the members in the record
         self._roster = self._roster_saved = 0  # changes of the members
@@ -324,6 +325,7 @@ class ConsumerGroup:
         """Members whose assignment has become another; none while there are units to look at."""
         if self._look or self.stale:
             return []
+        self.seen_through = True
         changed: list[Member] = []
         news, self._news = self._news, {}
         for name in news:

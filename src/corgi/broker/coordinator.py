@@ -66,6 +66,9 @@ class Reign:
         self.groups: dict[str, ConsumerGroup] = {}
         self.saving: set[str] = set()
         self.dirty: dict[str, None] = {}
+        self.asking: dict[
+            str, list[tuple[ClientSession, int, str, int]]
+        ] = {}  # answered when it is known who holds what
         self.joining: dict[str, list[tuple[ClientSession, int, str]]] = {}  # answered when the record is saved
         self._serial = ballot << 24
 
@@ -257,6 +260,9 @@ class Coordinator:
         for joining in reign.joining.values():
             for client, correlation, _ in joining:
                 _refuse(client, correlation, error)
+        for asking in reign.asking.values():
+            for client, correlation, _, _ in asking:
+                _refuse(client, correlation, error)
 
     def _load(self, reign: Reign) -> None:
         for name in self._node.groups[reign.group].machine.consumer_groups.by_name:
@@ -317,7 +323,7 @@ class Coordinator:
         if changed:
             reign.joining.setdefault(name, []).append((client, correlation, message.member))
         else:
-            self._answer(group, client, correlation, message.member, message.epoch)
+            self._answer(reign, group, client, correlation, message.member, message.epoch)
 
     def _check_room(self, reign: Reign, group: ConsumerGroup, message: GroupHeartbeat, *, known: bool) -> None:
         """Raises "overloaded" for what would be too much to be kept or shared out."""
@@ -336,8 +342,13 @@ class Coordinator:
         if units > UNITS_MAX:
             raise CorgiError("overloaded", f"a consumer group shares at most {UNITS_MAX} units, not {units}")
 
-    def _answer(self, group: ConsumerGroup, client: ClientSession, correlation: int, name: str, epoch: int) -> None:
+    def _answer(
+        self, reign: Reign, group: ConsumerGroup, client: ClientSession, correlation: int, name: str, epoch: int
+    ) -> None:
         if client.closed:
+            return
+        if not group.seen_through:  # a coordinator that has just begun must not tell members that they hold nothing
+            reign.asking.setdefault(group.name, []).append((client, correlation, name, epoch))
             return
         member = group.members.get(name)
         if member is None:
@@ -388,6 +399,9 @@ class Coordinator:
                 member.session.push(GroupChanged(name, member.stored.member), ())
         if group.looks_left:
             reign.dirty[name] = None
+        if group.seen_through and name in reign.asking:
+            for asked in reign.asking.pop(name):
+                self._answer(reign, group, *asked)
 
     def _wishes(self, group: ConsumerGroup) -> dict[str, frozenset[TopicId]]:
         topics = self._topics
@@ -442,7 +456,7 @@ class Coordinator:
             group.saved(roster, members, epoch)
             reign.dirty[name] = None
             for client, correlation, member in joining:
-                self._answer(group, client, correlation, member, 0)
+                self._answer(reign, group, client, correlation, member, 0)
 
         self.write(reign, name, body, self.version(reign, name), decided, SUBMIT_TIMEOUT_S)
 
