@@ -193,3 +193,13 @@ def test_volumes_are_told_and_drawn(cluster: Target, tmp_path: Path, capsys: pyt
 def test_a_rate_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "volume", "--rates", "100,fast"]) == 2
     assert "'fast' is not a rate" in capsys.readouterr().err
+
+
+def test_semantics_are_told_side_by_side(cluster: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backlog", "300", "--records", "50", "--rate", "200", "--repeat", "1", "--cluster", cluster.native]
+    assert main(["bench", "semantics", *arguments, "--output", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    told = {median["semantics"]: median for median in document["medians"]}
+    assert list(told) == ["at_most_once", "at_least_once", "exactly_once"]
+    assert all(median["latency"]["samples"] == 50 for median in told.values())
+    assert all((median["lost"], median["duplicated"]) == (0, 0) for median in told.values())

@@ -214,6 +214,57 @@ def volume(
 
 
 @app.command(help_epilogue="")
+def semantics(
+    *,
+    backlog: int = 20_000,
+    records: int = 4_000,
+    rate: float = 1_000.0,
+    size: Size = 100,
+    partitions: Partitions = 8,
+    repeat: Repeat = 3,
+    chart: Chart = None,
+    cluster: Cluster = None,
+    dir: Folder = None,
+    output: OutputOption = "table",
+) -> int:
+    """What at_most_once, at_least_once and exactly_once cost a consumer group
+    that makes one result of each message: results per second from a backlog,
+    and the time from when a message was due until its result is read. They
+    take turns. Exactly once stores result and checkpoint as one act.
+
+    Example: corgi bench semantics --chart semantics.svg
+
+    JSON: {"bench", "options", "target", "runs": [{"semantics",
+    "records_per_s", "latency": {…}, "lost", "duplicated"}], "medians": [as a
+    run, one for each]}
+
+    Parameters
+    ----------
+    backlog
+        Messages that are there when the group begins.
+    records
+        How many are timed one by one.
+    rate
+        Of these per second.
+    """
+    from corgi.bench.semantics import SEMANTICS, SemanticsOptions
+    from corgi.bench.semantics import semantics as measure
+
+    options = SemanticsOptions(backlog, records, rate, size, partitions)
+    options.check()
+    kinds = {name: name for name in SEMANTICS}
+
+    async def one(target: Target, name: str) -> dict[str, Any]:
+        return await measure(target, kinds[name], options)  # type: ignore[index]
+
+    return compare(
+        "semantics", "semantics", list(SEMANTICS), one, repeat, cluster, dir, output, chart,
+        x_title="semantics", shown={"backlog": backlog, "rate": rate, "size": size, "partitions": partitions},
+        lines=False,
+    )  # fmt: skip
+
+
+@app.command(help_epilogue="")
 def slow(
     *,
     rate: float = 1_000.0,

@@ -68,11 +68,13 @@ def compare(
     if output == "json":
         print_json({"bench": name, "options": shown, "target": described, "runs": runs, "medians": medians})
     else:
-        columns = (axis, ">p50 ms", ">p90", ">p99", ">max")
-        rows = [
-            [median[axis], *(f"{median['latency'][key]:,}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms"))]
-            for median in medians
-        ]
+        per_s = ("records_per_s",) if "records_per_s" in medians[0] else ()
+        columns = (axis, *(">per second" for _ in per_s), ">p50 ms", ">p90", ">p99", ">max")
+        shown_ms = ("p50_ms", "p90_ms", "p99_ms", "max_ms")
+        rows = []
+        for median in medians:
+            figures = [median[key] for key in per_s] + [median["latency"][key] for key in shown_ms]
+            rows.append([median[axis], *(f"{figure:,}" for figure in figures)])
         print_table(columns, rows)
     complain_of_spoiled(runs)
     return Exit.OK
