@@ -20,6 +20,7 @@ from corgi.state.fingerprint import fingerprint
 RETENTION_INTERVAL_S = 0.3
 COMPACTION_INTERVAL_S = 0.5
 NEVER_S = 1e6
+REWRITE_BYTES_PER_S = 64 * 1024  # a small segment each second
 SCRUB_PAUSE_S = 1.0
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
 
@@ -32,9 +33,10 @@ class ClusterOptions:
     groups: int = 4
     segment_bytes: int = 256 * 1024
     tail_bytes_max: int = 64 * 1024
-    value_bytes_max: int = 16 * 1024
+    value_bytes_max: int = 8 * 1024
     window_slots: int = 8
     snapshot_segments: int = 2
+    rewrite_below: float = 0.25
     scrub_bytes_s: int = 0
     compaction_bytes_min: int = 1
     compaction_bytes_per_s: int = 1024 * 1024
@@ -137,6 +139,8 @@ class Cluster:
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
             snapshot_segments=self.options.snapshot_segments,
+            rewrite_below=self.options.rewrite_below,
+            rewrite_bytes_per_s=REWRITE_BYTES_PER_S,
             retention_interval_s=RETENTION_INTERVAL_S,
             compaction_interval_s=COMPACTION_INTERVAL_S,
             compaction_bytes_min=self.options.compaction_bytes_min,

@@ -341,13 +341,16 @@ MUTANTS: dict[str, Mutant] = {
         "an accept is answered after it is durable", (vote_before_durable,), ("answer-not-durable",)
     ),
     "snapshot-without-producers": Mutant(
-        "a snapshot holds all of the state", (snapshot_without_producers,), ("diverged", "duplicate"), options=KILLS
+        "a snapshot holds all of the state",
+        (snapshot_without_producers,),
+        ("diverged", "duplicate", "unjustified-refusal"),
+        options=KILLS,
     ),
     "free-before-durable": Mutant(
         "the log is cut only behind a durable snapshot",
         (free_before_the_snapshot_is_durable,),
         ("synced-record-lost",),
-        rate=0.5,
+        rate=0.43,
         options=KILLS,
     ),
     "forget-promise": Mutant(

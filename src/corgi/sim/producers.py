@@ -8,7 +8,7 @@ from corgi.base.limits import PRODUCER_WINDOW
 from corgi.base.records import encode_batch
 from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Send
 from corgi.sim.clients import REFUSED, TRANSIENT, Client, failure
-from corgi.sim.records import Made, keyed, note_keys
+from corgi.sim.records import make, note_keys
 from corgi.sim.scene import Scene
 from corgi.sim.world import WALL_AT_ZERO_MS
 from corgi.wire.messages import InitProducer, InitProducerReply, Produce, ProduceReply, WireMessage
@@ -96,9 +96,8 @@ class IdempotentProducer(Client):
         assert self.identity is not None
         values = tuple(self._value() for _ in range(self.chance.choice((1, 1, 1, 2, 3))))
         pid, epoch = self.identity
-        compacted = self.scene.compacted(lane.partition)
         time = WALL_AT_ZERO_MS + int(self.world.now * 1000)
-        made = [keyed(value, self.chance) if compacted else Made(value) for value in values]
+        made = [make(self.scene, lane.partition, value, self.chance) for value in values]
         batch = encode_batch(
             [(*one.fields(), time) for one in made],
             producer_id=pid,
@@ -106,7 +105,7 @@ class IdempotentProducer(Client):
             base_sequence=lane.sequence,
         )
         send = Send(self.name, lane.partition, lane.sequence, values, self.world.now, ordered=True)
-        if compacted:
+        if self.scene.compacted(lane.partition):
             note_keys(send, made)
         lane.sequence += len(values)
         lane.unsettled.append((send, batch, lane.made))
@@ -225,12 +224,11 @@ class PlainProducer(Client):
         partition, topic = self.chance.choice(places)
         self._made += 1
         value = f"{self.name}.{self._made}".encode()
-        compacted = self.scene.compacted(partition)
-        made = keyed(value, self.chance) if compacted else Made(value)
+        made = make(self.scene, partition, value, self.chance)
         batch = encode_batch([(*made.fields(), WALL_AT_ZERO_MS + int(self.world.now * 1000))])
         acks = self.chance.choice((ACKS_QUORUM, ACKS_QUORUM, ACKS_LEADER, ACKS_NONE))
         send = Send(self.name, partition, self._made, (value,), self.world.now, ordered=False)
-        if compacted:
+        if self.scene.compacted(partition):
             note_keys(send, [made])
         self.scene.history.sends.append(send)
         message = Produce(acks, 1_500, ((topic, partition.number, len(batch)),))

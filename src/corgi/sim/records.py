@@ -7,29 +7,35 @@ from random import Random
 from typing import NamedTuple
 
 from corgi.base.records import Header
-from corgi.history.model import Send
+from corgi.history.model import Partition, Send
 from corgi.sim.clients import ID
+from corgi.sim.scene import Scene
 
 KEYS = 12
 TOMBSTONES = 0.2  # share of the records with a key
+PADDING = "padding"
 
 
 class Made(NamedTuple):
-    """One record. ``deletes``: it has no value, and a header tells it from all others."""
+    """One record, with ``padding`` bytes more. ``deletes``: it has no value, and a header tells it from all others."""
 
     identity: bytes
     key: str = ""
     deletes: bool = False
+    padding: int = 0
 
     def fields(self) -> tuple[bytes | None, bytes | None, list[Header]]:
         """Key, value and headers."""
         key = self.key.encode() if self.key else None
-        return (key, None, [(ID, self.identity)]) if self.deletes else (key, self.identity, [])
+        headers: list[Header] = [(PADDING, bytes(self.padding))] if self.padding else []
+        return (key, None, [(ID, self.identity), *headers]) if self.deletes else (key, self.identity, headers)
 
 
-def keyed(identity: bytes, chance: Random) -> Made:
-    """A record for a compacted topic."""
-    return Made(identity, f"k{chance.randrange(KEYS)}", chance.random() < TOMBSTONES)
+def make(scene: Scene, partition: Partition, identity: bytes, chance: Random) -> Made:
+    """A record for that partition: if it is compacted, with a key."""
+    if not scene.compacted(partition):
+        return Made(identity, padding=scene.padding)
+    return Made(identity, f"k{chance.randrange(KEYS)}", chance.random() < TOMBSTONES, scene.padding)
 
 
 def note_keys(send: Send, made: Sequence[Made]) -> None:

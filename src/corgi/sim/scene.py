@@ -35,7 +35,8 @@ class Topic:
 @dataclass(slots=True)
 class Scene:
     """What the clients of a run share. ``producing`` and ``reading`` end towards the end of a run; ``violate`` takes
-    the name of a broken promise and what was seen."""
+    the name of a broken promise and what was seen.
+    ``padding`` are the bytes that each record has besides what tells it from others."""
 
     world: World
     front: Front
@@ -45,6 +46,7 @@ class Scene:
     topics: dict[str, Topic] = field(default_factory=dict)
     producing: bool = True
     reading: bool = True
+    padding: int = 0
 
     def compacted(self, partition: Partition) -> bool:
         return partition in self.history.compacted

@@ -22,7 +22,7 @@ from corgi.client.core.subscriber import Start, Subscription
 from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Read, Send
 from corgi.sim.clients import identity_of
 from corgi.sim.cluster import CLUSTER
-from corgi.sim.records import Made, keyed, note_keys
+from corgi.sim.records import make, note_keys
 from corgi.sim.scene import Scene
 from corgi.sim.sessions import SimSession
 from corgi.sim.world import WALL_AT_ZERO_MS
@@ -33,6 +33,8 @@ DIAL_S = 0.001
 PUBLISH_TIMEOUT_S = 6.0
 REQUEST_TIMEOUT_S = 3.0
 PREFETCH_BYTES = 2048
+BATCH_BYTES = 2048
+REQUEST_BYTES = 8192  # a value that is full but for a byte and takes all of it fits the smallest segment
 MAYBE_STORED = "may be stored"  # how an error tells that some attempt has left the client; without it none is stored
 
 
@@ -120,6 +122,8 @@ class SdkClient:
             publish_timeout_s=PUBLISH_TIMEOUT_S,
             request_timeout_s=REQUEST_TIMEOUT_S,
             prefetch_bytes=PREFETCH_BYTES,
+            batch_bytes=BATCH_BYTES,
+            request_bytes=REQUEST_BYTES,
             hedge_s=self.chance.choice((0.05, 0.25)),
         )
         seeds = [Address(f"node-{node}", 7000 + node) for node in self.chance.sample(scene.nodes, 1)]
@@ -214,10 +218,9 @@ class SdkClient:
         value = f"{self.name}.{self._made}".encode()
         sequence = self._sequences.get(partition, 0)
         self._sequences[partition] = sequence + 1
-        record = Made(value)
+        record = make(self.scene, partition, value, self.chance)
         send = Send(self.name, partition, sequence, (value,), self.world.now, ordered=True)
         if self.scene.compacted(partition):
-            record = keyed(value, self.chance)
             note_keys(send, [record])
         time_ms = WALL_AT_ZERO_MS + int(self.world.now * 1000)
         try:

@@ -25,6 +25,7 @@ from corgi.wire.messages import (
 
 RETRY_S = 0.1
 TIMEOUT_MS = 1_500
+PADDINGS = (0, 0, 300, 1_000)  # bytes of a record: logs of long and of short records
 
 
 class Administrator(Client):
@@ -134,6 +135,7 @@ class Workload:
         self.scene = scene
         self.world = scene.world
         self.chance = chance = scene.world.stream("workload")
+        scene.padding = scene.world.stream("padding").choice(PADDINGS)
         self._grows = chance.random() < 0.5  # t1 does, and then no topic is put beside it
         self.administrators = [Administrator(scene, "admin"), Administrator(scene, "rival")]
         interval, burst = chance.choice(((0.15, 1), (0.3, 1), (0.4, 4)))
@@ -171,7 +173,8 @@ class Workload:
         self.world.at(self.chance.random() * until, self._make_and_delete)
         if self.chance.random() < 0.7:
             config = {"retention_bytes": self.chance.choice(("300", "2000", "8000"))}
-            topic = self.scene.topics["brief"] = Topic("brief", 1, config=config)
+            partitions = self.world.stream("retention").choice((1, 2, 4))
+            topic = self.scene.topics["brief"] = Topic("brief", partitions, config=config)
             self.administrators[0].order("create", topic)
         self._make_compacted()
 
