@@ -142,7 +142,7 @@ class _Run:
             snapshot_segments=chance.choice((1, 1, 1, 3)),
             rewrite_below=self.world.stream("rewriting").choice((0.25, 0.5, 0.7)),
             compaction_bytes_min=compaction.choice((1, 400, 2000)),
-            compaction_bytes_per_s=compaction.choice((40_000, 8_000_000)),
+            compaction_bytes_per_s=compaction.choice((200_000, 8_000_000)),
             compaction_keys_bytes_max=compaction.choice((1_000, 1_000_000)),
             scrub_bytes_s=self.world.stream("scrub").choice((0, 0, 96 * 1024)),
         )
