@@ -130,7 +130,7 @@ SOUGHT = {
 @pytest.mark.parametrize("what", SOUGHT)
 def test_rare_things_hold_too(what: str) -> None:
     options, counters = SOUGHT[what]
-    results = run_suite(301, 8, options=options)
+    results = run_suite(301, 12, options=options)
     assert not [explain(result) for result in results if not result.ok]
     assert not [name for name in counters if not sum(result.coverage[name] for result in results)]
 
