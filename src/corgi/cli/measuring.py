@@ -131,6 +131,8 @@ def complain_of_spoiled(runs: list[dict[str, Any]]) -> None:
 def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = []
     for key, value in figures.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            continue  # single runs are for programs
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{key} ")
         else:
