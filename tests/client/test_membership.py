@@ -9,7 +9,7 @@ from tests.client.model import TOPIC, ModelCluster, Request
 from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.ids import Offset
 from corgi.client.core.backoff import Backoff
-from corgi.client.core.membership import Membership, Wish
+from corgi.client.core.membership import CUT_S, Membership, Wish
 from corgi.wire.group_messages import Assigned, GroupChanged, GroupHeartbeat, GroupHeartbeatReply, Unit
 
 
@@ -220,6 +220,29 @@ def test_a_lost_connection_is_made_up_for_by_a_heartbeat_at_once() -> None:
     member.cluster.cut(next(iter(member.cluster.links)))
     member.turn()
     assert member.heartbeat().epoch == 1
+
+
+def test_a_member_whose_connection_broke_knows_before_its_coordinator_gives_its_units_away() -> None:
+    member = Member()
+    member.answer(1, [assigned(0)])
+    member.membership.link_lost()
+    member.turn()
+    assert member.heartbeats(), "on another connection, at once"
+    member.after(CUT_S - 0.1)
+    assert member.membership.held
+    member.after(0.2)
+    assert member.told[-1] == ("lost", 0)
+    assert not member.membership.held
+
+
+def test_a_member_that_is_heard_on_another_connection_goes_on() -> None:
+    member = Member()
+    member.answer(1, [assigned(0)])
+    member.membership.link_lost()
+    member.turn()
+    member.answer(1)
+    member.after(CUT_S + 0.1)
+    assert member.membership.held
 
 
 def test_who_leaves_says_so_and_is_silent_then() -> None:

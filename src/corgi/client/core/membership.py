@@ -25,6 +25,7 @@ from corgi.client.core.routing import Routing
 from corgi.wire.group_messages import Assigned, GroupChanged, GroupHeartbeat, GroupHeartbeatReply, Unit
 from corgi.wire.messages import WireMessage
 
+CUT_S = 2.5  # a coordinator gives a member whose connection closed 3 s: by then this one must know
 ASK_S_MAX = 3.0  # one heartbeat, retries included; the next one tells what is true then
 
 
@@ -96,6 +97,7 @@ class Membership:
         self._asking = False
         self._next_at: float | None = clock.now()
         self._heard_at = clock.now()  # when the last heartbeat that was answered left
+        self._cut_at: float | None = None  # since when a connection is broken that may have been the coordinator's
 
     # The consumer's side
 
@@ -130,6 +132,12 @@ class Membership:
         """The coordinator, or a broken connection, asks for a heartbeat."""
         self._soon()
 
+    def link_lost(self) -> None:
+        """A connection broke. If it was the coordinator's, there is less time than otherwise to be heard on another."""
+        if self._cut_at is None and not self.wish.instance:
+            self._cut_at = self._clock.now()
+        self._soon()
+
     def advance(self, now: float) -> None:
         """Heartbeats that are due, and the end of a membership that nobody confirms any more."""
         if self.ended:
@@ -151,7 +159,8 @@ class Membership:
 
     @property
     def _fenced_at(self) -> float:
-        return self._heard_at + self.wish.session_ms / 1000
+        silent = self._heard_at + self.wish.session_ms / 1000
+        return silent if self._cut_at is None else min(silent, self._cut_at + CUT_S)
 
     def _coordinated_by(self) -> int:
         return zlib.crc32(self.wish.group.encode()) % max(1, len(self._routing.leaders))
@@ -198,6 +207,8 @@ class Membership:
         if isinstance(answer, GroupHeartbeatReply):
             self._backoff.reset()
             self._heard_at = asked_at
+            if self._cut_at is not None and asked_at >= self._cut_at:
+                self._cut_at = None
             self._told = owned if answer.assignment is None else None  # another coordinator knows nothing of it
             self.joined = True
             self.missing = answer.missing
@@ -286,7 +297,7 @@ class Memberships:
     def link_lost(self) -> None:
         """The coordinator may have been there: it wants to hear of its members on another connection soon."""
         for one in self._members:
-            one.changed()
+            one.link_lost()
 
     def advance(self, now: float) -> None:
         for one in list(self._members):
