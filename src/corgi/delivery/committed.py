@@ -17,7 +17,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, Offset
 from corgi.delivery.limits import JOIN_BATCH_BYTES, JOIN_PINNED_RATIO
 from corgi.delivery.ports import AppliedLog, TransactionsView
-from corgi.delivery.reads import Gathered, exactly, slots_after
+from corgi.delivery.reads import Gathered, exactly, gather, slots_after
 from corgi.delivery.values import Values, Waiter
 
 _WHO = struct.Struct(">21xh20xq10x")  # attributes, producer id
@@ -30,7 +30,32 @@ def readable_end(log: AppliedLog, *, committed: bool) -> Offset:
     return log.end if found is None or not committed else found.stable_end(log.end)
 
 
-def gather_decided(
+def gather_for_reader(
+    log: AppliedLog,
+    group: GroupId,
+    offset: Offset,
+    *,
+    bytes_max: int,
+    batches_max: int,
+    values: Values,
+    waiter: Waiter,
+    urgent: bool,
+    committed: bool,
+    hint: int = -1,
+) -> Gathered:
+    """As ``reads.gather``, which does it for every partition without transactions. ``committed``: only what is."""
+    if log.transactions is None:
+        return gather(
+            log, group, offset, bytes_max=bytes_max, batches_max=batches_max, values=values, waiter=waiter,
+            urgent=urgent, hint=hint,
+        )  # fmt: skip
+    return _gather_decided(
+        log, log.transactions, group, offset, bytes_max=bytes_max, batches_max=batches_max, values=values,
+        waiter=waiter, urgent=urgent, committed=committed,
+    )  # fmt: skip
+
+
+def _gather_decided(
     log: AppliedLog,
     transactions: TransactionsView,
     group: GroupId,
@@ -43,7 +68,7 @@ def gather_decided(
     urgent: bool,
     committed: bool,
 ) -> Gathered:
-    """As ``reads.gather``. ``batches_max`` counts also what is left out."""
+    """``batches_max`` counts also what is left out."""
     end = transactions.stable_end(log.end) if committed else log.end
     lengths: list[int] = []
     buffers: list[Buffer] = []

@@ -15,10 +15,10 @@ from corgi.base.command import Buffer
 from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.base.ports import ClientSession
-from corgi.delivery.committed import gather_decided, readable_end
+from corgi.delivery.committed import gather_for_reader, readable_end
 from corgi.delivery.limits import FRAME_BATCHES, POLL_BATCHES_MAX, POLLS_MAX
 from corgi.delivery.ports import AppliedLog
-from corgi.delivery.reads import Gathered, gather
+from corgi.delivery.reads import Gathered
 from corgi.delivery.turns import Schedule, Turn
 from corgi.delivery.values import Values
 
@@ -99,21 +99,8 @@ class Part:
         log = self.log
         assert log is not None
         bytes_max = min(self.wanted, bytes_max)
-        transactions = log.transactions
-        if transactions is None:
-            return gather(
-                log,
-                self.group,
-                self.offset,
-                bytes_max=bytes_max,
-                batches_max=batches_max,
-                values=values,
-                waiter=waiter,
-                urgent=waiter.waited,
-            )
-        return gather_decided(
+        return gather_for_reader(
             log,
-            transactions,
             self.group,
             self.offset,
             bytes_max=bytes_max,

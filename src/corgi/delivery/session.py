@@ -23,10 +23,9 @@ from typing import NamedTuple
 from corgi.base.errors import OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC
 from corgi.base.ids import GroupId, Offset
 from corgi.base.ports import ClientSession, Message
-from corgi.delivery.committed import gather_decided, readable_end
+from corgi.delivery.committed import gather_for_reader, readable_end
 from corgi.delivery.limits import CREDIT_MAX, FRAME_BATCHES, QUANTUM_BATCHES, QUANTUM_BYTES
 from corgi.delivery.ports import AppliedLog
-from corgi.delivery.reads import Gathered, gather
 from corgi.delivery.turns import Turn
 from corgi.delivery.values import Values
 
@@ -179,7 +178,18 @@ class DeliverySession:
         if self.credit <= 0:
             self._note_position(held_up=True)
             return False
-        got = self._gather(turn)
+        got = gather_for_reader(
+            log,
+            self.group,
+            self.offset,
+            bytes_max=min(self.credit, QUANTUM_BYTES, turn.bytes),
+            batches_max=min(QUANTUM_BATCHES, turn.batches),
+            values=self._around.values,
+            waiter=self,
+            urgent=self.tail,
+            committed=self.committed,
+            hint=self._index,
+        )
         self._index = got.next_index
         if got.lengths:
             start, self.told = self.told, max(got.reached, self.told) if got.reached >= 0 else got.next_offset
@@ -198,35 +208,6 @@ class DeliverySession:
         held_up = got.pending or self.credit <= 0
         self._note_position(held_up)
         return not held_up and self.offset < readable_end(log, committed=self.committed)
-
-    def _gather(self, turn: Turn) -> Gathered:
-        transactions = self.log.transactions
-        bytes_max, batches_max = min(self.credit, QUANTUM_BYTES, turn.bytes), min(QUANTUM_BATCHES, turn.batches)
-        values = self._around.values
-        if transactions is not None:
-            return gather_decided(
-                self.log,
-                transactions,
-                self.group,
-                self.offset,
-                bytes_max=bytes_max,
-                batches_max=batches_max,
-                values=values,
-                waiter=self,
-                urgent=self.tail,
-                committed=self.committed,
-            )
-        return gather(
-            self.log,
-            self.group,
-            self.offset,
-            bytes_max=bytes_max,
-            batches_max=batches_max,
-            values=values,
-            waiter=self,
-            urgent=self.tail,
-            hint=self._index,
-        )
 
     def _push(self, lengths: list[int], size: int, next_offset: Offset, turn: Turn) -> None:
         batches = len(lengths)
