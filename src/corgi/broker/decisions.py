@@ -21,8 +21,8 @@ import msgspec
 from corgi.base.command import CommandKind, encode_data
 from corgi.base.errors import OK, UNSETTLED
 from corgi.base.ids import TRANSACTIONS, GroupId, TopicId
+from corgi.broker.together import Together
 from corgi.state.commands import guard_record_at
-from corgi.state.outcomes import Outcome
 from corgi.state.transaction_records import TRANSACTION, StoredRecord, encode_record
 from corgi.state.transaction_rules import EPOCH_MAX, encode_marker
 
@@ -123,21 +123,11 @@ class Decisions:
 
     def mark(self, groups: tuple[GroupId, ...], found: Decided, commit: bool, patience_s: float, then: Then) -> None:
         """Have what this producer has open in these groups ended, and what is older than it fenced."""
-        left = len(groups)
-        errors: list[tuple[int, str]] = []
-
-        def applied(outcome: Outcome) -> None:
-            nonlocal left
-            left -= 1
-            if outcome.error:
-                errors.append((outcome.error, outcome.detail))
-            if not left:
-                then(*(errors[0] if errors else (OK, "")))
-
+        marks = Together(len(groups), then)
         now_ms = self._node.clock.wall_ms()
         body = encode_marker(found.producer_id, found.epoch, found.number, now_ms, commit=commit)
         for group in groups:
-            self._node.submit(group, CommandKind.MARKER, body, applied, timeout_s=patience_s, makes_room=True)
+            self._node.submit(group, CommandKind.MARKER, body, marks.ended, timeout_s=patience_s, makes_room=True)
         if not groups:
             self._node.later(lambda: then(OK, ""))
 

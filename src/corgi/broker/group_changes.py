@@ -6,15 +6,15 @@ under that epoch; whoever comes in between makes it fail, and nothing is done by
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from corgi.base import errors
 from corgi.base.command import CommandKind, encode_data
-from corgi.base.errors import BY_NUMBER, OK, CorgiError
+from corgi.base.errors import CorgiError
 from corgi.base.ids import CHECKPOINTS, GroupId, Offset, TopicId
 from corgi.broker.assignment import Unit
 from corgi.broker.coordinator import Coordinator, Reign, cursors_of
+from corgi.broker.together import Done, Together
 from corgi.state.commands import Owner, encode_owner
 from corgi.state.cursors import CheckpointRecord, CursorKey, encode_checkpoint
 from corgi.state.outcomes import Outcome
@@ -22,25 +22,14 @@ from corgi.state.outcomes import Outcome
 if TYPE_CHECKING:
     from corgi.broker.node import Node
 
-Done = Callable[[int, str], None]
 
+def _retriable(done: Done) -> Done:
+    """A claim of an earlier coordinator may have come in between: trying again helps."""
 
-class _Count:
-    """Waits for commands; ``done`` gets the first failure, or OK."""
+    def told(error: int, text: str) -> None:
+        done(errors.UNSETTLED if error == errors.CONSUMER_FENCED else error, text)
 
-    def __init__(self, commands: int, done: Done) -> None:
-        self._left = commands
-        self._done = done
-        self._failure: tuple[int, str] = (OK, "")
-
-    def ended(self, outcome: Outcome) -> None:
-        if outcome.error and not self._failure[0]:
-            # A claim of an earlier coordinator came in between: trying again helps.
-            error = errors.UNSETTLED if outcome.error == errors.CONSUMER_FENCED else outcome.error
-            self._failure = (error, outcome.detail or BY_NUMBER[error].meaning)
-        self._left -= 1
-        if not self._left:
-            self._done(*self._failure)
+    return told
 
 
 class GroupChanges:
@@ -68,7 +57,7 @@ class GroupChanges:
             else:
                 self._forget(reign, name, version, timeout_s, done)
 
-        count = _Count(2 * len(left) + 1, emptied)
+        count = Together(2 * len(left) + 1, _retriable(emptied))
         for number, key, cursor in left:
             owner = Owner(name, key.topic, key.partition, key.slice, cursor.owner_epoch + 1, "")
             self._node.submit(number, CommandKind.OWNER, encode_owner(owner), count.ended, timeout_s=timeout_s)
@@ -93,7 +82,7 @@ class GroupChanges:
             self._coordinator.touch(name)
             done(error, text)
 
-        count = _Count(2 * len(units), ended)
+        count = Together(2 * len(units), _retriable(ended))
         for number, unit, offset in units:
             key = CursorKey(name, *unit)
             epoch = self._node.groups[number].machine.cursors.get(key).owner_epoch + 1
@@ -102,7 +91,7 @@ class GroupChanges:
             record = CheckpointRecord(epoch, "", offset, (), "", True)
             self._append(number, encode_checkpoint(key, record, self._node.clock.wall_ms()), count, timeout_s)
 
-    def _append(self, number: GroupId, batch: bytes, count: _Count, timeout_s: float) -> None:
+    def _append(self, number: GroupId, batch: bytes, count: Together, timeout_s: float) -> None:
         body = encode_data([(CHECKPOINTS, int(number), batch)])
         self._node.submit(number, CommandKind.DATA, body, count.ended, timeout_s=timeout_s)
 

@@ -22,6 +22,7 @@ from corgi.broker.bounds import timeout_s
 from corgi.broker.decisions import ABORT, COMMIT, DONE, OPEN, STATES, Decided, Decisions
 from corgi.broker.places import Places, check_writable
 from corgi.broker.producer_ids import ProducerIds
+from corgi.broker.together import Together
 from corgi.state.commands import CursorGuard, guard_cursor_at, guard_producer_at
 from corgi.state.cursors import CheckpointRecord, CursorKey, encode_checkpoint
 from corgi.state.outcomes import Outcome
@@ -213,17 +214,7 @@ class Transactions:
             group = self._places.to_write(one.topic, one.partition).group
             checkpoints.setdefault(group, []).append(StagedCheckpoint(*msgspec.structs.astuple(one)))
         groups = partitions.keys() | checkpoints.keys()
-        left = len(groups)
-        errors: list[tuple[int, str]] = []
-
-        def applied(outcome: Outcome) -> None:
-            nonlocal left
-            left -= 1
-            if outcome.error:
-                errors.append((outcome.error, outcome.detail))
-            if not left:
-                call.answer(*(errors[0] if errors else (OK, "")))
-
+        openings = Together(len(groups), call.answer)
         for group in sorted(groups):
             body = encode_transaction_open(
                 message.producer_id,
@@ -232,9 +223,7 @@ class Transactions:
                 partitions.get(group, []),
                 checkpoints.get(group, []),
             )
-            self._node.submit(group, CommandKind.TRANSACTION_OPEN, body, applied, timeout_s=call.patience_s)
-        if not groups:
-            call.answer()
+            self._node.submit(group, CommandKind.TRANSACTION_OPEN, body, openings.ended, timeout_s=call.patience_s)
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,11 @@ import secrets
 from collections.abc import Sequence
 from time import time
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import msgspec
 
-from corgi.base.errors import CorgiError, error_from_number
+from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
 from corgi.base.limits import MIB
 from corgi.base.records import RecordFields, encode_batch, restamped
@@ -27,7 +27,7 @@ from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Receipt
 from corgi.client.publishing import Key, Publisher, Value, as_bytes
 from corgi.client.shell import Shell
-from corgi.client.topics import ask
+from corgi.client.topics import ask_for
 from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
 from corgi.state.producers import SEQUENCE_MASK
 from corgi.wire import messages as m
@@ -38,7 +38,6 @@ LIFE_S_MAX = 900.0
 NAME_MAX = 249
 _CODEC = "none"
 
-R = TypeVar("R", bound=m.WireMessage)
 Place = tuple[TopicId, int]
 
 
@@ -295,10 +294,10 @@ class Acts:
         if identity.id >= 0:
             return
         if identity.name:
-            became = await self._ask(t.InitTransactions(identity.name), t.InitTransactionsReply)
+            became = await ask_for(self._shell, t.InitTransactions(identity.name), t.InitTransactionsReply)
             identity.begin(became.producer_id, became.producer_epoch, became.number)
         else:
-            given = await self._ask(m.InitProducer(), m.InitProducerReply)
+            given = await ask_for(self._shell, m.InitProducer(), m.InitProducerReply)
             identity.begin(given.producer_id, given.producer_epoch)
 
     # -- carrying out -------------------------------------------------------------------------------------------------
@@ -319,7 +318,7 @@ class Acts:
             tuple(moved),
             *((identity.id, identity.epoch) if identity.name else (-1, -1)),
         )
-        reply = await self._ask(message, t.AtomicReply, group=group, payload=encoded, timeout_s=timeout_s)
+        reply = await ask_for(self._shell, message, t.AtomicReply, group=group, payload=encoded, timeout_s=timeout_s)
         for batch in batches:
             batch.sent(identity)
         return _receipts(batches, [(offset, reply.timestamp_ms) for offset in reply.offsets], count)
@@ -337,12 +336,13 @@ class Acts:
         places = tuple(batch.place for batch in batches)
         try:
             opening = t.OpenTransaction(*who, places, tuple(moved), life_ms, patience_ms)
-            await self._ask(opening, t.OpenTransactionReply, timeout_s=timeout_s)
+            await ask_for(self._shell, opening, t.OpenTransactionReply, timeout_s=timeout_s)
             stored = await self._append(identity, batches, timeout_s)
         except BaseException:
             await asyncio.shield(self._abort(who))
             raise
-        await self._ask(t.EndTransaction(*who, True, patience_ms), t.EndTransactionReply, timeout_s=timeout_s)
+        ending = t.EndTransaction(*who, True, patience_ms)
+        await ask_for(self._shell, ending, t.EndTransactionReply, timeout_s=timeout_s)
         identity.number += 1
         return _receipts(batches, stored, count)
 
@@ -352,7 +352,9 @@ class Acts:
         async def store(batch: _Batch) -> tuple[int, int]:
             body = batch.encoded(identity, transactional=True)
             message = m.Produce(2, int(timeout_s * 1000), ((*batch.place, len(body)),))
-            reply = await self._ask(message, m.ProduceReply, group=batch.group, payload=[body], timeout_s=timeout_s)
+            reply = await ask_for(
+                self._shell, message, m.ProduceReply, group=batch.group, payload=[body], timeout_s=timeout_s
+            )
             batch.sent(identity)
             return reply.results[0][1], reply.results[0][2]
 
@@ -366,37 +368,9 @@ class Acts:
     async def _abort(self, who: tuple[str, int, int, int]) -> None:
         """As far as it can be told; the cluster aborts by itself what is left open."""
         try:
-            await self._ask(t.EndTransaction(*who, False), t.EndTransactionReply)
+            await ask_for(self._shell, t.EndTransaction(*who, False), t.EndTransactionReply)
         except CorgiError:
             return
-
-    async def _ask(
-        self,
-        message: m.WireMessage,
-        kind: type[R],
-        *,
-        group: int = 0,
-        payload: Sequence[bytes] = (),
-        timeout_s: float = 0.0,
-    ) -> R:
-        def judge(answer: m.WireMessage) -> CorgiError | None:
-            error = _error_of(answer)
-            return error if error is not None and error.retryable else None
-
-        answer, _ = await ask(self._shell, message, group=group, judge=judge, timeout_s=timeout_s, payload=payload)
-        if not isinstance(answer, kind):
-            raise CorgiError("malformed-frame", f"the answer was a {type(answer).__name__}")
-        error = _error_of(answer)
-        if error is not None:
-            raise error
-        return answer
-
-
-def _error_of(answer: m.WireMessage) -> CorgiError | None:
-    number, text = getattr(answer, "error", 0), getattr(answer, "message", "")
-    if isinstance(answer, m.ProduceReply):
-        number = answer.results[0][0]
-    return error_from_number(number, text) if number else None
 
 
 def _check_partition(route: TopicRoute, partition: int) -> None:

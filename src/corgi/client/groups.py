@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import msgspec
 
-from corgi.base.errors import CorgiError, error_from_number
+from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
 from corgi.client.core.links import Answer
 from corgi.client.shell import Shell
-from corgi.client.topics import Topics, ask
+from corgi.client.topics import Topics, ask, ask_for
 from corgi.client.words import Duration, StartAt, partition_numbers, seconds, start_at, topic_name
 from corgi.wire.group_messages import (
     CursorInfo,
@@ -126,7 +126,7 @@ class Groups:
     async def list(self, *, timeout: Duration = "10s") -> list[GroupSummary]:
         """Every consumer group, by name."""
         timeout_s = seconds(timeout, "timeout")
-        reply = await self._ask(ListGroups(int(timeout_s * 1000)), ListGroupsReply, timeout_s)
+        reply = await ask_for(self._shell, ListGroups(int(timeout_s * 1000)), ListGroupsReply, timeout_s=timeout_s)
         return [GroupSummary(g.name, g.members, g.topics, g.slices, int(g.coordinator)) for g in reply.groups]
 
     async def describe(self, name: str, *, timeout: Duration = "10s") -> GroupDescription:
@@ -134,7 +134,7 @@ class Groups:
         group_name(name)
         timeout_s = seconds(timeout, "timeout")
         message = DescribeGroup(name, int(timeout_s * 1000))
-        reply = await self._ask(message, DescribeGroupReply, timeout_s, self._home(name))
+        reply = await ask_for(self._shell, message, DescribeGroupReply, group=self._home(name), timeout_s=timeout_s)
         sessions = await self._sessions(name)
         names = await self._topic_names()
         members = [GroupMember(m.member, m.instance, m.client, m.topics, m.silent_ms) for m in reply.members]
@@ -179,7 +179,7 @@ class Groups:
         offsets = await self._places(info, to, partitions)
         entries = tuple([(TopicId(info.topic), number, Offset(offset)) for number, offset in offsets.items()])
         message = ResetGroup(name, entries, int(timeout_s * 1000))
-        await self._ask(message, ResetGroupReply, timeout_s, self._home(name))
+        await ask_for(self._shell, message, ResetGroupReply, group=self._home(name), timeout_s=timeout_s)
         return offsets
 
     async def delete(self, name: str, *, timeout: Duration = "10s") -> None:
@@ -187,26 +187,14 @@ class Groups:
         group_name(name)
         timeout_s = seconds(timeout, "timeout")
         message = DeleteGroup(name, int(timeout_s * 1000))
-        await self._ask(message, DeleteGroupReply, timeout_s, self._home(name), gone_is_done=True)
-
-    # Asking
-
-    async def _ask(
-        self, message: WireMessage, kind: type[R], timeout_s: float, group: int = 0, *, gone_is_done: bool = False
-    ) -> R:
-        """``gone_is_done``: after an earlier sending whose answer was lost, "unknown-group" is what was wanted."""
-
-        def judge(answer: WireMessage) -> CorgiError | None:
-            error = _error_of(answer)
-            return error if error is not None and error.retryable else None
-
-        answer, asked = await ask(self._shell, message, group=group, judge=judge, timeout_s=timeout_s)
-        if not isinstance(answer, kind):
-            raise CorgiError("malformed-frame", f"the answer was a {type(answer).__name__}")
-        error = _error_of(answer)
-        if error is not None and not (gone_is_done and asked.repeated and error.code == "unknown-group"):
-            raise error
-        return answer
+        await ask_for(
+            self._shell,
+            message,
+            DeleteGroupReply,
+            group=self._home(name),
+            timeout_s=timeout_s,
+            gone_is_done="unknown-group",
+        )
 
     def _home(self, name: str) -> int:
         """The Paxos group whose leader coordinates a consumer group."""
@@ -276,12 +264,6 @@ def group_name(name: str) -> str:
     if type(name) is not str or not 1 <= len(name) <= NAME_MAX:
         raise CorgiError("invalid-argument", f"a consumer group has a name of 1 to {NAME_MAX} characters, not {name!r}")
     return name
-
-
-def _error_of(answer: WireMessage) -> CorgiError | None:
-    if isinstance(answer, ListGroupsReply | DescribeGroupReply | DeleteGroupReply | ResetGroupReply) and answer.error:
-        return error_from_number(answer.error, answer.message)
-    return None
 
 
 def _unit(cursor: CursorInfo, names: Mapping[int, str]) -> GroupUnit:

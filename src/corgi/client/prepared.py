@@ -15,20 +15,19 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from corgi.base.errors import CorgiError, error_from_number
+from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.base.records import encode_batch
 from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Receipt
 from corgi.client.publishing import Key, Publisher, Value, as_bytes
 from corgi.client.shell import Shell
-from corgi.client.topics import ask
+from corgi.client.topics import ask_for
 from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
-from corgi.wire import messages as m
 from corgi.wire import transaction_messages as t
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("corgi.client")
 WATCH_S = 0.5  # how often it is seen to that a node knows whom to ask
 ANSWERS_MAX = 1_000  # questions that wait for the program; more are asked again later anyway
-
-R = TypeVar("R", bound=m.WireMessage)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -130,15 +127,15 @@ class PreparedMessages:
         id_ = id or secrets.token_hex(16)
         batch = encode_batch([(raw_key, raw_value, fields, time_ms)])
         message = t.Prepare(id_, producer, route.topic, partition, len(batch), check_ms, checks)
-        await self._ask(message, t.PrepareReply, int(route.groups[partition]), batch)
+        await ask_for(self._shell, message, t.PrepareReply, group=int(route.groups[partition]), payload=(batch,))
         return Prepared(self, id_, route, partition)
 
     async def settle(self, id_: str, topic: TopicId, partition: int, *, commit: bool) -> t.SettleReply:
-        return await self._ask(t.Settle(id_, topic, partition, commit), t.SettleReply)
+        return await ask_for(self._shell, t.Settle(id_, topic, partition, commit), t.SettleReply)
 
     async def transactions(self) -> list[OpenTransaction]:
         """See ``Corgi.transactions``."""
-        reply = await self._ask(t.ListTransactions(), t.ListTransactionsReply)
+        reply = await ask_for(self._shell, t.ListTransactions(), t.ListTransactionsReply)
         return [
             OpenTransaction(
                 one.name, one.state, one.age_ms, one.life_ms,
@@ -199,25 +196,6 @@ class PreparedMessages:
                     await self.settle(asked.id, asked.topic, asked.partition, commit=bool(answer))
             except Exception:  # whatever the program raises means that it does not know; it is asked again
                 logger.exception("what became of the prepared message %s is not known", asked.id)
-
-    async def _ask(self, message: m.WireMessage, kind: type[R], group: int = 0, payload: bytes = b"") -> R:
-        def judge(answer: m.WireMessage) -> CorgiError | None:
-            error = _error_of(answer)
-            return error if error is not None and error.retryable else None
-
-        body = [payload] if payload else []
-        answer, _ = await ask(self._shell, message, group=group, judge=judge, payload=body)
-        if not isinstance(answer, kind):
-            raise CorgiError("malformed-frame", f"the answer was a {type(answer).__name__}")
-        error = _error_of(answer)
-        if error is not None:
-            raise error
-        return answer
-
-
-def _error_of(answer: m.WireMessage) -> CorgiError | None:
-    number, text = getattr(answer, "error", 0), getattr(answer, "message", "")
-    return error_from_number(number, text) if number else None
 
 
 def _ignore(_: Answer, __: memoryview) -> None:

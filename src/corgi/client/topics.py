@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TypeVar
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
@@ -22,6 +23,7 @@ from corgi.wire.messages import (
     ListOffsetsReply,
     Metadata,
     MetadataReply,
+    ProduceReply,
     Status,
     StatusReply,
     TopicInfo,
@@ -29,6 +31,7 @@ from corgi.wire.messages import (
     WireMessage,
 )
 
+R = TypeVar("R", bound=WireMessage)
 Config = str | int | float | bool | None
 END, START, COMPACTED = -1, -2, -3
 OFFSETS_AT_ONCE = 500  # partitions in one ListOffsets
@@ -61,6 +64,38 @@ async def ask(
     if isinstance(answer, CorgiError):
         raise answer
     return answer, asked
+
+
+async def ask_for(
+    shell: Shell,
+    message: WireMessage,
+    kind: type[R],
+    *,
+    group: int = 0,
+    timeout_s: float = 0.0,
+    payload: Sequence[Buffer] = (),
+    gone_is_done: str = "",
+) -> R:
+    """As ``ask``, for an answer of one kind; raises the error inside it. ``gone_is_done``: the code that, after an
+    earlier sending whose answer was lost, tells that the cluster is as wanted."""
+
+    def judge(answer: WireMessage) -> CorgiError | None:
+        error = error_in(answer)
+        return error if error is not None and error.retryable else None
+
+    answer, asked = await ask(shell, message, group=group, judge=judge, timeout_s=timeout_s, payload=payload)
+    if not isinstance(answer, kind):
+        raise CorgiError("malformed-frame", f"the answer was a {type(answer).__name__}")
+    error = error_in(answer)
+    if error is not None and not (asked.repeated and error.code == gone_is_done):
+        raise error
+    return answer
+
+
+def error_in(answer: WireMessage) -> CorgiError | None:
+    """What an answer with fields ``error`` and ``message``, or of the one batch of a Produce, says to be wrong."""
+    number = answer.results[0][0] if isinstance(answer, ProduceReply) else getattr(answer, "error", 0)
+    return error_from_number(number, getattr(answer, "message", "")) if number else None
 
 
 class Topics:
