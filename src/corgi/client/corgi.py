@@ -19,7 +19,8 @@ from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES,
 from corgi.client.core.subscriber import Start
 from corgi.client.group_subscription import GroupSubscription, group_subscription
 from corgi.client.groups import Groups
-from corgi.client.handlers import Handler, RunStatistics
+from corgi.client.handlers import RunStatistics
+from corgi.client.handling import Handler
 from corgi.client.messages import Message
 from corgi.client.prepared import Check, Decide, OpenTransaction, Prepared, PreparedMessages
 from corgi.client.publishing import Key, Publisher, Value
