@@ -144,9 +144,10 @@ class Corgi(Publisher):
         ``concurrency``: so many at a time. ``order``: "key" (one at a time of each key, in order), "partition", "none".
         ``semantics``: "at_least_once"; "at_most_once", where the checkpoint is stored before the handler is called;
         "exactly_once", where the handler returns results (corgi.Message, or (topic, value[, key])), or takes ``tx`` as
-        its second argument, and results and checkpoint are stored as one act. ``sharing``: "key" lets several consumers
-        work on one partition, by ranges of keys, ``slices`` of them. ``mode``: "broadcast" gives everything to each
-        instance. ``instance``: a name that outlives the process, whose partitions a new process takes over at once.
+        its second argument, and results and checkpoint are stored as one act: in one round where all of it lies in one
+        Paxos group (topics made with ``colocate_with``), otherwise in two phases. ``sharing``: "key" lets several
+        consumers work on one partition, by ranges of keys, ``slices`` of them. ``mode``: "broadcast" gives everything
+        to each instance. ``instance``: a name that outlives the process, whose partitions a new one takes over at once.
 
         A handler that raises is tried again, ``attempts`` times in all, after ``backoff``, which doubles up to
         ``backoff_max``; then the message goes to the topic "TOPIC.dead.GROUP". ``retry``: "place" keeps what follows of

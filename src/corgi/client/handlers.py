@@ -30,7 +30,8 @@ Ready = tuple[Delivered[Any], Lanes[Delivered[Any]] | None]
 
 
 class RunStatistics(NamedTuple):
-    """Sums over a run. ``handled``: handlers that ended well; ``failed``: tries that did not."""
+    """Sums over a run. ``handled``: handlers that ended well; ``failed``: tries that did not; ``two_phase``: of the
+    commits those that took two phases, because results lay in other Paxos groups than their input."""
 
     handled: int
     failed: int
@@ -39,6 +40,7 @@ class RunStatistics(NamedTuple):
     handovers: int
     lost_units: int
     commits: int
+    two_phase: int
 
 
 class Run:
@@ -111,6 +113,7 @@ class Run:
             self.consumption.handovers,
             self.consumption.lost_units,
             self.consumption.committer.commits,
+            self.consumption.committer.two_phase,
         )
 
     # The consumption's facts
