@@ -1,6 +1,7 @@
 """Short runs with real processes: one that is clean, one that is stopped early and has lost something."""
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from corgi.chaos import conductor
+from corgi.chaos import conductor, namespaces, switch_process
 from corgi.chaos.conductor import ChaosOptions, run_chaos
 from corgi.chaos.drain import Drained, drain
 from corgi.cli.exits import Exit
@@ -21,12 +22,14 @@ from corgi.cli.main import main
 def test_a_run_keeps_its_promises_and_leaves_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     words = ["chaos", "--seconds", "4", "--seed", "1", "--faults", "kill,isolate", "--partitions", "4"]
+    words += ["--network", "proxies"]
     code = main([*words, "--dir", str(folder), "--output", "json"])
     out, err = capsys.readouterr()
     told = json.loads(out)
     assert code == Exit.OK, (told, err)
     assert told["ok"]
     assert told["seed"] == 1
+    assert told["network"] == "proxies"
     assert {fault["kind"] for fault in told["faults"]} <= {"kill", "isolate"}
     assert told["faults"]
     assert told["acknowledged"] > 200
@@ -85,6 +88,7 @@ def test_a_broker_whose_quorum_is_too_small_is_found_out(tmp_path: Path) -> None
         (["--nodes", "10"], "nodes = 10"),
         (["--seed", "-1"], "--seed -1"),
         (["--rate", "0"], "rate = 0"),
+        (["--network", "proxies", "--faults", "kill,lossy-links"], "lossy-links: proxies cannot lose packets"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,3 +96,32 @@ def test_what_makes_no_sense_is_refused(words: list[str], told: str, capsys: pyt
     err = capsys.readouterr().err
     assert told in err
     assert "hint:" in err
+
+
+def test_without_namespaces_there_are_proxies_unless_namespaces_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(switch_process, "unshare", refused)
+    assert switch_process.main([json.dumps({"ends": ["10.77.0.1"], "seed": 1})]) == 1
+    told = json.loads(capfd.readouterr().out)
+    assert "Operation not permitted" in told["error"]
+
+    class Refused:
+        greeting = told
+
+        def __init__(self, *_: object) -> None:
+            self.close = lambda: None
+
+    monkeypatch.setattr(namespaces, "Commanded", Refused)
+    with namespaces.chosen("auto", 3) as (network, reason):
+        assert network is None
+        assert "Operation not permitted" in reason
+    with namespaces.chosen("proxies", 3) as (network, reason):
+        assert (network, reason) == (None, "")
+    assert main(["chaos", "--network", "namespaces"]) == Exit.USAGE
+    err = capfd.readouterr().err
+    assert "Operation not permitted" in err
+    assert "hint: run as root" in err

@@ -1,9 +1,9 @@
 """One client process of a run.
 
-    python -m corgi.chaos.client_process PART ROLE JOB [ROLE JOB …]
+    python -m corgi.chaos.client_process PART NAMESPACE ROLE JOB [ROLE JOB …]
 
-Each JOB is JSON; what its clients do and see is written to the file PART. Writes a line when it begins. When stdin ends
-the clients finish, and then the process does.
+It enters the network NAMESPACE, a path, unless that is empty. Each JOB is JSON; what its clients do and see is
+written to the file PART. Writes a line when it begins. When stdin ends the clients finish, and then the process does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from corgi.chaos.clients import ROLES
+from corgi.chaos.namespace import enter
 from corgi.chaos.recorder import Recorder
 from corgi.chaos.work import Job
 from corgi.chaos.workers import SEMANTICS
@@ -42,7 +43,9 @@ async def work(part: Path, roles: list[tuple[str, Job]]) -> None:
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    part, *rest = arguments
+    part, namespace, *rest = arguments
+    if namespace:
+        enter(namespace)
     roles = [(role, Job(**json.loads(job))) for role, job in zip(rest[::2], rest[1::2], strict=True)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work(Path(part), roles))

@@ -35,12 +35,13 @@ class Load:
 
 
 class ClientProcesses:
-    """``servers`` tells where the cluster is reached."""
+    """``servers`` tells where the cluster is reached, from within ``namespace`` if it is not empty."""
 
-    def __init__(self, folder: Path, load: Load, servers: Callable[[], str]) -> None:
+    def __init__(self, folder: Path, load: Load, servers: Callable[[], str], namespace: str) -> None:
         self._folder = folder
         self._load = load
         self._servers = servers
+        self._namespace = namespace
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._lives = 0
         self.parts: list[Path] = []  # what each process wrote, also those killed
@@ -97,7 +98,7 @@ class ClientProcesses:
     async def _spawn(self, name: str, jobs: Sequence[str]) -> None:
         part = self._folder / f"{name}.part"
         pipe = asyncio.subprocess.PIPE
-        command = [sys.executable, "-m", "corgi.chaos.client_process", str(part), *jobs]
+        command = [sys.executable, "-m", "corgi.chaos.client_process", str(part), self._namespace, *jobs]
         with (self._folder / f"{name}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True

@@ -13,26 +13,31 @@ from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.chaos.links import LOOPBACK
+from corgi.chaos.namespaces import Namespaces
 from corgi.chaos.network import CLIENTS, Network
-from corgi.chaos.node_process import SUFFIX
+from corgi.chaos.node_process import IN_NAMESPACE, SUFFIX
+from corgi.chaos.proxies import Proxies
 from corgi.server.local import LocalCluster, LocalNode, LocalOptions
 
 TERMINATE_S = 15.0
 
 
 class ChaosCluster(LocalCluster):
-    """Use as ``LocalCluster``; ``network`` is there from ``start`` on."""
+    """Use as ``LocalCluster``; ``network`` is there from ``start`` on: proxies, if no other is given."""
 
-    def __init__(self, options: LocalOptions) -> None:
+    def __init__(self, options: LocalOptions, network: Namespaces | None = None) -> None:
+        """``network`` stays the caller's to close; all that is done here is done in its observer's namespace."""
         super().__init__(options)
-        self._network: Network | None = None
+        self._namespaces = network
+        self._proxies: Proxies | None = None
         self._halted: set[int] = set()
 
     @property
     def network(self) -> Network:
-        if self._network is None:
+        network = self._namespaces or self._proxies
+        if network is None:
             raise CorgiError("closed", "the cluster was not started")
-        return self._network
+        return network
 
     @property
     def native(self) -> str:
@@ -43,16 +48,31 @@ class ChaosCluster(LocalCluster):
     def wal_folders(self) -> dict[int, Path]:
         return {node.node: node.folder / "wal" for node in self.nodes}
 
+    @property
+    def client_namespace(self) -> str:
+        """The path of the namespace that clients have to enter; empty where there are none."""
+        return self._namespaces.path(CLIENTS) if self._namespaces is not None else ""
+
+    def host(self, number: int) -> str:
+        return self._namespaces.host(number) if self._namespaces is not None else super().host(number)
+
+    def program(self, node: LocalNode) -> tuple[str, ...]:
+        program = super().program(node)
+        return (*program, IN_NAMESPACE, self._namespaces.path(node.node)) if self._namespaces is not None else program
+
     def ports_known(self) -> None:
-        self._network = Network({node.node: node.port for node in self.nodes})
+        if self._namespaces is None:
+            self._proxies = Proxies({node.node: node.port for node in self.nodes})
 
     def peer_address(self, member: LocalNode, *, dialled_by: LocalNode) -> str:
-        if dialled_by.node < member.node:
-            return f"{LOOPBACK}:{self.network.port(dialled_by.node, member.node)}"
-        return member.native  # it is never dialled
+        if self._proxies is not None and dialled_by.node < member.node:
+            return f"{LOOPBACK}:{self._proxies.port(dialled_by.node, member.node)}"
+        return member.native  # by proxies it is never dialled
 
     def client_address(self, member: LocalNode) -> str:
-        return f"{LOOPBACK}:{self.network.port(CLIENTS, member.node)}"
+        if self._proxies is not None:
+            return f"{LOOPBACK}:{self._proxies.port(CLIENTS, member.node)}"
+        return member.native
 
     def halt(self, number: int) -> None:
         """SIGSTOP."""
@@ -108,5 +128,5 @@ class ChaosCluster(LocalCluster):
     def stop(self, *, grace_s: float = 3.0) -> None:
         self.resume_all()
         super().stop(grace_s=grace_s)
-        if self._network is not None:
-            self._network.close()
+        if self._proxies is not None:
+            self._proxies.close()

@@ -22,10 +22,12 @@ from corgi.chaos.drain import drain
 from corgi.chaos.faults import GAP_MAX_S, KINDS, Kind, Victim
 from corgi.chaos.health import busiest, wait_healthy
 from corgi.chaos.logs import leaderships
+from corgi.chaos.namespaces import Namespaces
+from corgi.chaos.network import NetworkKind
 from corgi.chaos.recorder import Recorder
 from corgi.chaos.schedule import Turn, turns
 from corgi.chaos.work import name_of
-from corgi.chaos.workers import FAR, OUT
+from corgi.chaos.workers import OUT
 from corgi.client.corgi import Corgi, connect
 from corgi.history.lines import DrainLine, FaultLine, HealedLine, LeaderLine, UnfinishedLine
 from corgi.history.loading import read_history, without_collector
@@ -56,6 +58,8 @@ class ChaosOptions:
     write_gap_ms: int | None = None
     patience_s: float = 30.0  # for whatever has to end once all is healed
     program: str = "corgi.chaos.node_process"  # the module that is a node
+    network: Namespaces | None = None  # that of ``namespaces.made``, if the run is within it; None: proxies
+    network_reason: str = ""  # why the network is what it is, if that was not wanted
 
     def check(self) -> None:
         """Raises CorgiError "invalid-argument"."""
@@ -77,6 +81,22 @@ class ChaosOptions:
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise CorgiError("invalid-argument", f"{self.folder} is not an empty folder", hint="name another: --dir")
 
+    def check_faults(self) -> None:
+        """Raises CorgiError "invalid-argument" for a kind of fault that such a network does not have."""
+        for fault in self.faults:
+            if KINDS[fault].needs_packets and self.network is None:
+                hint = "it needs Linux and root: --network namespaces"
+                raise CorgiError("invalid-argument", f"{fault}: proxies cannot lose packets", hint=hint)
+
+    @property
+    def network_kind(self) -> NetworkKind:
+        return "proxies" if self.network is None else "namespaces"
+
+    @property
+    def network_words(self) -> str:
+        words = "through proxies" if self.network is None else "in network namespaces"
+        return f"{words} ({self.network_reason})" if self.network_reason else words
+
     @property
     def kinds(self) -> list[Kind]:
         """What can be done to so many nodes: one node alone has no links to break and no copy of a lost disk."""
@@ -89,7 +109,7 @@ class ChaosOptions:
             ]
         elif self.nodes == 2:
             kinds = [k for k in kinds if k.part != "disk" or k.name == "torn-tail"]
-        return kinds
+        return [kind for kind in kinds if self.network is not None or not kind.needs_packets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +156,10 @@ class _Conductor:
             suspicion_ms=options.suspicion_ms,
             program=(options.program,),
         )
-        self._cluster = ChaosCluster(local)
+        self._cluster = ChaosCluster(local, options.network)
         load = Load(options.producers, options.partitions, options.rate, options.size, options.seed, options.patience_s)
-        self._clients = ClientProcesses(options.folder, load, lambda: self._cluster.native)
+        cluster = self._cluster
+        self._clients = ClientProcesses(options.folder, load, lambda: cluster.native, cluster.client_namespace)
         self._faults: list[FaultLine] = []
         self._unfinished: list[str] = []
         self._healed = 0.0
@@ -146,13 +167,12 @@ class _Conductor:
     async def run(self) -> Run:
         options = self._options
         nodes = "one node" if options.nodes == 1 else f"{options.nodes} nodes"
-        self._tell(f"seed {options.seed}: {nodes}, {len(options.kinds)} kinds of faults")
+        self._tell(f"seed {options.seed}: {nodes}, {len(options.kinds)} kinds of faults, {options.network_words}")
         await asyncio.to_thread(self._cluster.start)
         began = time.monotonic()
         async with connect(",".join(node.native for node in self._cluster.nodes)) as mq:
             await mq.topics.create(TOPIC, partitions=options.partitions)
-            for topic in (OUT, FAR):
-                await mq.topics.create(topic, partitions=options.partitions, colocate_with=TOPIC)
+            await mq.topics.create(OUT, partitions=options.partitions, colocate_with=TOPIC)
             await self._clients.start()
             await self._sleep(WARM_S)
             await self._torment(mq, time.monotonic() + options.seconds)
@@ -257,7 +277,7 @@ class _Conductor:
 
     async def _drain(self, mq: Corgi, recorder: Recorder) -> None:
         self._tell("draining every node")
-        for topic in (TOPIC, OUT, FAR):
+        for topic in (TOPIC, OUT):
             await self._drain_topic(mq, recorder, topic)
 
     async def _drain_topic(self, mq: Corgi, recorder: Recorder, topic: str) -> None:
@@ -281,7 +301,7 @@ class _Conductor:
         """Add to ``whole`` what the node serves, a partition only if it was read to its end: what could not be read is
         not lost yet."""
         part: list[DrainLine] = []
-        async with contextlib.aclosing(_drained(node.port, topic, ends)) as parts:
+        async with contextlib.aclosing(_drained(node.host, node.port, topic, ends)) as parts:
             async for partition, records in parts:
                 if part and part[0].partition != partition:
                     whole += part
@@ -297,9 +317,9 @@ class _Conductor:
 
 
 async def _drained(
-    port: int, topic: str, ends: dict[int, int]
+    host: str, port: int, topic: str, ends: dict[int, int]
 ) -> AsyncGenerator[tuple[int, tuple[tuple[int, str], ...]], None]:
-    async for part in drain("127.0.0.1", port, topic, ends):
+    async for part in drain(host, port, topic, ends):
         yield part.partition, tuple([(offset, name_of(value)) for offset, value in part.records])
 
 

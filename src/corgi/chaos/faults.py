@@ -23,6 +23,7 @@ from corgi.log.record import LogIdentity
 
 Part: TypeAlias = Literal["process", "links", "disk"]
 RESETS = 5
+SHARES = (0.0, 0.01, 0.05, 0.2)  # of packets that are lost, repeated, or overtaken
 GAP_MAX_S = 2.0  # of one fault that leaves a majority; far above what a takeover needs, below a wait until it is over
 FULL_S = 20.0  # in which a node should have filled the segments that it has
 
@@ -84,6 +85,7 @@ class Kind:
     summary: str
     aims_at_leader: float = 0.7  # how often it is the node that leads most
     leaves_majority: bool = True  # of three nodes or more, when it is done alone
+    needs_packets: bool = False  # a network that can lose, repeat and reorder them
 
 
 async def kill(victim: Victim) -> str:
@@ -173,6 +175,16 @@ async def slow_links(victim: Victim) -> str:
             victim.cluster.network.slow(source, target, delay_s)
             delays[f"{source}→{target}"] = round(delay_s * 1000)
     return await _over(victim) + f"; ms: {delays}"
+
+
+async def lossy_links(victim: Victim) -> str:
+    told = {}
+    for other in victim.others:
+        for source, target in ((victim.node, other), (other, victim.node)):
+            loss, twice, astray = (victim.chance.choice(SHARES) for _ in range(3))
+            victim.cluster.network.lose(source, target, loss=loss, twice=twice, astray=astray)
+            told[f"{source}→{target}"] = f"{loss:.0%} lost, {twice:.0%} twice, {astray:.0%} astray"
+    return await _over(victim) + "; " + ", ".join(f"{way}: {how}" for way, how in told.items())
 
 
 async def hide(victim: Victim) -> str:
@@ -285,6 +297,9 @@ KINDS: dict[str, Kind] = {
         Kind("refuse", "links", refuse, "connections to a node are broken and refused"),
         Kind("reset", "links", reset, "connections of a node break again and again"),
         Kind("slow-links", "links", slow_links, "what a node sends or is sent comes up to 400 ms late"),
+        Kind(
+            "lossy-links", "links", lossy_links, "packets of a node are lost, repeated, reordered", needs_packets=True
+        ),
         Kind("hide", "links", hide, "clients do not reach a node"),
         Kind("slow-disk", "disk", slow_disk, "each write of a node's disk takes 20 to 400 ms more"),
         Kind("full-disk", "disk", full_disk, "there is no room for another segment of a node's log", 0.3),
@@ -303,5 +318,8 @@ async def _over(victim: Victim) -> str:
     """Hold what was done to the links, then heal them, in one of two ways."""
     await victim.wait()
     broken = victim.chance.random() < 0.5
-    victim.cluster.network.heal(reset=broken)
-    return "connections broke" if broken else "what was sent came late"
+    network = victim.cluster.network
+    network.heal(reset=broken)
+    if broken:
+        return "connections broke"
+    return "what was lost was sent again" if network.loses_packets else "what was sent came late"

@@ -1,7 +1,8 @@
 """A node whose disk can be made slow or full and whose clock can be set from outside, without privileges; otherwise
 what `corgi server` runs.
 
-    python -m corgi.chaos.node_process --config FILE --output json --stop-with-stdin [--bootstrap | --rejoin]
+    python -m corgi.chaos.node_process [--in-namespace PATH] --config FILE --output json --stop-with-stdin
+        [--bootstrap | --rejoin]
 
 Its log has small segments, so that a short run fills, seals and recycles many of them. What its disk and its
 clock suffer is in FILE with the suffix ``.disk``, JSON {"slow_s", "full", "clock_ms"}, which is read at the start and
@@ -25,6 +26,7 @@ from unittest import mock
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.limits import MIB
+from corgi.chaos.namespace import enter
 from corgi.runtime import drive, preparer
 from corgi.runtime.clock import MonotonicClock
 from corgi.runtime.disk import DiskOptions
@@ -38,6 +40,7 @@ SEGMENT_BYTES = 2 * MIB
 BATCH_BYTES = MIB // 2
 SPARE_BYTES = MIB // 2
 SUFFIX = ".disk"
+IN_NAMESPACE = "--in-namespace"
 
 
 class Sufferings:
@@ -104,6 +107,8 @@ class SlowSyncer:
 
 def main(arguments: list[str]) -> int:
     """See the module."""
+    if IN_NAMESPACE in arguments:
+        enter(arguments[arguments.index(IN_NAMESPACE) + 1])
     config = Path(arguments[arguments.index("--config") + 1])
     mode = Mode.BOOTSTRAP if "--bootstrap" in arguments else Mode.REJOIN if "--rejoin" in arguments else Mode.CONTINUE
     sufferings = Sufferings(config.with_suffix(SUFFIX))

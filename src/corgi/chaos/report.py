@@ -46,6 +46,8 @@ def described(run: Run) -> dict[str, Any]:
         "interrupted": run.interrupted,
         "seconds": round(run.ended - run.began, 1),
         "nodes": run.options.nodes,
+        "network": run.options.network_kind,
+        "network_reason": run.options.network_reason,
         "operations": history.operations(),
         "publishes": {status: statuses.count(status) for status in sorted(set(statuses))},
         "acknowledged": statuses.count(OK),

@@ -9,8 +9,9 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from corgi.base.errors import CorgiError
 from corgi.cli.common import run as run_coroutine
@@ -35,6 +36,7 @@ def chaos(
     partitions: int = 8,
     rate: float = 50.0,
     write_gap_ms: int | None = None,
+    network: Literal["auto", "namespaces", "proxies"] = "auto",
     dir: Path | None = None,
     output: OutputOption = "table",
 ) -> int:
@@ -54,7 +56,10 @@ def chaos(
 
     corgi chaos --seconds 30 --faults kill,isolate,one-way
 
-    JSON: {"ok", "seed", "seconds", "nodes", "operations", "acknowledged",
+    corgi chaos --network namespaces --faults lossy-links,one-way
+
+    JSON: {"ok", "seed", "seconds", "nodes", "network": "namespaces" or "proxies",
+    "network_reason": why, if another was wanted, "operations", "acknowledged",
     "least_rate", "publishes": {status: count}, "checks": [as corgi check],
     "faults": [{"kind", "target", "began_s", "ended_s", "gap_ms", "detail"}],
     "kinds": [{"kind", "times", "gap_ms_median", "gap_ms_max",
@@ -84,21 +89,27 @@ def chaos(
     write_gap_ms
         The longest time that a publish may wait for its acknowledgement; by
         default no limit.
+    network
+        What nodes and clients meet through. namespaces: each node has a network
+        namespace of its own, and packets are lost; needs Linux and root. proxies:
+        bytes pass through links of the run's own, or wait there. auto: namespaces
+        where they can be made, else proxies.
     dir
         An empty folder for history, report, picture and logs; by default
         corgi-chaos-SEED.
     """
     if minutes is not None and seconds is not None:
         raise CorgiError("invalid-argument", "--minutes and --seconds are both given", hint="name one of them")
-    chosen = secrets.randbelow(SEEDS) if seed is None else seed
-    if not 0 <= chosen < 2**63:
-        raise CorgiError("invalid-argument", f"--seed {chosen}: expected 0 to 2^63 - 1")
+    drawn = secrets.randbelow(SEEDS) if seed is None else seed
+    if not 0 <= drawn < 2**63:
+        raise CorgiError("invalid-argument", f"--seed {drawn}: expected 0 to 2^63 - 1")
     from corgi.chaos.conductor import ChaosOptions
     from corgi.chaos.faults import KINDS
+    from corgi.chaos.namespaces import chosen
 
     options = ChaosOptions(
-        folder=(dir or Path(f"corgi-chaos-{chosen}")).absolute(),
-        seed=chosen,
+        folder=(dir or Path(f"corgi-chaos-{drawn}")).absolute(),
+        seed=drawn,
         seconds=minutes * 60 if minutes is not None else 60.0 if seconds is None else seconds,
         nodes=nodes,
         faults=tuple(filter(None, (kind.strip() for kind in faults.split(",")))) or tuple(KINDS),
@@ -107,10 +118,14 @@ def chaos(
         write_gap_ms=write_gap_ms,
     )
     options.check()
-    try:
-        run = run_coroutine(_run(options))
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+    with chosen(network, nodes) as (namespaces, reason):
+        options = replace(options, network=namespaces, network_reason=reason)
+        if faults:
+            options.check_faults()
+        try:
+            run = run_coroutine(_run(options))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
     return _report(run, output)
 
 

@@ -25,7 +25,8 @@ from typing import Any, Self
 from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.limits import GROUPS_DEFAULT, GROUPS_MAX, NODES_MAX, SUSPICION_S
 from corgi.client.corgi import connect
-from corgi.server.address import LOOPBACK
+from corgi.server.address import LOOPBACK, is_loopback
+from corgi.server.config import UNSAFE_PHRASE
 from corgi.server.example import new_cluster_id
 from corgi.server.ports import Reservation, reserve_free, reserve_from
 
@@ -61,11 +62,12 @@ class LocalNode:
     folder: Path
     config: Path
     log: Path
+    host: str = LOOPBACK
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     @property
     def native(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -125,7 +127,8 @@ class LocalCluster:
         self._ports = reserve_from(options.port, options.nodes) if options.port else reserve_free(options.nodes)
         for number, port in enumerate(self._ports.ports, start=1):
             place = options.folder / f"node-{number}"
-            self.nodes.append(LocalNode(number, port, place, place.with_suffix(".toml"), place.with_suffix(".log")))
+            files = (place, place.with_suffix(".toml"), place.with_suffix(".log"))
+            self.nodes.append(LocalNode(number, port, *files, self.host(number)))
         try:
             self.ports_known()
             for node in self.nodes:
@@ -136,6 +139,14 @@ class LocalCluster:
         except BaseException:
             self.stop(grace_s=0.0)
             raise
+
+    def host(self, number: int) -> str:
+        """Where a node listens."""
+        return LOOPBACK
+
+    def program(self, node: LocalNode) -> tuple[str, ...]:
+        """The module that is the node, and its first arguments."""
+        return self.options.program
 
     def ports_known(self) -> None:
         """Called by ``start`` between choosing the nodes' ports and writing their configurations."""
@@ -267,6 +278,8 @@ class LocalCluster:
             f'log_level = "{options.log_level}"',
             'log_format = "json"',
         ]
+        if not is_loopback(node.host):
+            lines.append(f"listen_without_authentication = {json.dumps(UNSAFE_PHRASE)}")
         for member in self.nodes:
             label = f"host-{member.node}"
             lines += [
@@ -280,7 +293,7 @@ class LocalCluster:
         return "\n".join(lines) + "\n"
 
     def _spawn(self, node: LocalNode) -> None:
-        command = [sys.executable, "-m", *self.options.program, "--config", str(node.config)]
+        command = [sys.executable, "-m", *self.program(node), "--config", str(node.config)]
         command += ["--output", "json", "--stop-with-stdin"]
         if not node.bootstrapped:
             command.append("--rejoin" if self._made else "--bootstrap")
