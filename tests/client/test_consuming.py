@@ -284,21 +284,6 @@ async def test_exactly_once_after_cancellations_in_the_midst_has_each_result_onc
     assert sum((await mq.topics.offsets(f"{name}-out")).values()) == 400
 
 
-async def test_a_result_that_lies_elsewhere_is_refused_with_what_to_do(mq: corgi.Corgi, name: str) -> None:
-    await fill(mq, name, 1, partitions=1)
-    await mq.topics.create(f"{name}-out", partitions=4)
-    home = (await mq.topics.describe(name)).partitions[0].group
-    away = next(p.partition for p in (await mq.topics.describe(f"{name}-out")).partitions if p.group != home)
-
-    async def handler(m: Message[bytes], tx: Any) -> None:
-        tx.publish(f"{name}-out", b"", partition=away)
-
-    with pytest.raises(CorgiError) as refused:
-        await asyncio.wait_for(mq.run(handler, name, group=name, semantics="exactly_once", start="earliest"), 10)
-    assert refused.value.code == "invalid-argument"
-    assert "colocate_with" in refused.value.hint
-
-
 async def test_two_consumers_share_and_nothing_is_handled_twice_while_they_come_and_go(
     servers: str, mq: corgi.Corgi, name: str
 ) -> None:

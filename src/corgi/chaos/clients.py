@@ -17,7 +17,7 @@ from msgspec import structs
 from corgi.base.errors import CorgiError
 from corgi.chaos.recorder import Recorder
 from corgi.chaos.work import REQUEST_TIMEOUT_S, Job, name_of
-from corgi.chaos.workers import AtLeastOnce, AtMostOnce, ExactlyOnce
+from corgi.chaos.workers import AtLeastOnce, AtMostOnce, ExactlyOnce, ExactlyOnceAcross
 from corgi.client.corgi import Corgi, connect
 from corgi.client.receipts import PendingReceipt
 from corgi.history.lines import CallLine, EndLine, ReadLine, SendLine, UnfinishedLine
@@ -275,5 +275,6 @@ ROLES: dict[str, type[Client]] = {
     "administrator": Administrator,
     "work": AtLeastOnce,
     "once": ExactlyOnce,
+    "far": ExactlyOnceAcross,
     "most": AtMostOnce,
 }

@@ -27,7 +27,7 @@ from corgi.chaos.network import NetworkKind
 from corgi.chaos.recorder import Recorder
 from corgi.chaos.schedule import Turn, turns
 from corgi.chaos.work import name_of
-from corgi.chaos.workers import OUT
+from corgi.chaos.workers import FAR, OUT
 from corgi.client.corgi import Corgi, connect
 from corgi.history.lines import DrainLine, FaultLine, HealedLine, LeaderLine, UnfinishedLine
 from corgi.history.loading import read_history, without_collector
@@ -172,7 +172,8 @@ class _Conductor:
         began = time.monotonic()
         async with connect(",".join(node.native for node in self._cluster.nodes)) as mq:
             await mq.topics.create(TOPIC, partitions=options.partitions)
-            await mq.topics.create(OUT, partitions=options.partitions, colocate_with=TOPIC)
+            for topic in (OUT, FAR):
+                await mq.topics.create(topic, partitions=options.partitions, colocate_with=TOPIC)
             await self._clients.start()
             await self._sleep(WARM_S)
             await self._torment(mq, time.monotonic() + options.seconds)
@@ -277,7 +278,7 @@ class _Conductor:
 
     async def _drain(self, mq: Corgi, recorder: Recorder) -> None:
         self._tell("draining every node")
-        for topic in (TOPIC, OUT):
+        for topic in (TOPIC, OUT, FAR):
             await self._drain_topic(mq, recorder, topic)
 
     async def _drain_topic(self, mq: Corgi, recorder: Recorder, topic: str) -> None:

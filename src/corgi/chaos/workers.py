@@ -24,7 +24,13 @@ CONCURRENCY = 16
 FAILS = 0.01  # how often a handler fails, where it is called again then
 WORK_S = 0.004  # at most that long a handler takes
 OUT = "chaos-out"  # co-located with the topic that is worked on
-SEMANTICS: dict[str, Semantics] = {"work": AT_LEAST_ONCE, "once": EXACTLY_ONCE, "most": AT_MOST_ONCE}  # by group
+FAR = "chaos-far"  # likewise, but results go to another partition of it than their input's
+SEMANTICS: dict[str, Semantics] = {  # by group
+    "work": AT_LEAST_ONCE,
+    "once": EXACTLY_ONCE,
+    "far": EXACTLY_ONCE,
+    "most": AT_MOST_ONCE,
+}
 
 
 class _Worker:
@@ -96,13 +102,28 @@ class AtMostOnce(_Worker):
 
 
 class ExactlyOnce(_Worker):
-    """Makes one message of each; results and checkpoint are one act."""
+    """Makes one message of each; results and checkpoint are one act, and lie in one Paxos group."""
 
     group = "once"
+    topic = OUT
 
     async def _work(self, message: Any) -> Any:
         await super()._work(message)
-        value = f"out.{name_of(message.value)}"
+        value = f"{self.topic}.{name_of(message.value)}"
         place = (self._job.topic, message.partition, message.offset)
         self._recorder.write(ResultLine(self.group, self._job.name, *place, (value,), time.monotonic()))
-        return [Message(topic=OUT, partition=message.partition, key=message.key, value=value.encode())]
+        partition = self._partition(message.partition)
+        return [Message(topic=self.topic, partition=partition, key=message.key, value=value.encode())]
+
+    def _partition(self, of_input: int) -> int:
+        return of_input
+
+
+class ExactlyOnceAcross(ExactlyOnce):
+    """The same where results lie in another Paxos group than their input: it takes a transaction."""
+
+    group = "far"
+    topic = FAR
+
+    def _partition(self, of_input: int) -> int:
+        return (of_input + 1) % self._job.partitions

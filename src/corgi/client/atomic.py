@@ -10,7 +10,6 @@ does not know what became of a batch is given up (or, under a transactional name
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from time import time
@@ -22,23 +21,20 @@ import msgspec
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
 from corgi.base.limits import MIB
-from corgi.base.records import RecordFields, encode_batch, restamped
+from corgi.base.records import RecordFields, encode_batch
 from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Receipt
 from corgi.client.publishing import Key, Publisher, Value, as_bytes
 from corgi.client.shell import Shell
 from corgi.client.topics import ask_for
+from corgi.client.two_phases import Identity, Part, Place, TwoPhases, own_identity
 from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
-from corgi.state.producers import SEQUENCE_MASK
-from corgi.wire import messages as m
 from corgi.wire import transaction_messages as t
 
 ATOMIC_BYTES_MAX = 16 * MIB  # kept by one block
 LIFE_S_MAX = 900.0
 NAME_MAX = 249
 _CODEC = "none"
-
-Place = tuple[TopicId, int]
 
 
 class AtomicReceipt(msgspec.Struct, frozen=True):
@@ -47,23 +43,6 @@ class AtomicReceipt(msgspec.Struct, frozen=True):
 
     two_phase: bool
     messages: tuple[Receipt, ...]
-
-
-class Identity:
-    """A producer and where its sequences stand. ``id`` -1: it has to begin (anew)."""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name  # transactional; "": for one-command acts only
-        self.lock = asyncio.Lock()
-        self.fenced = False  # another client took the name: to begin again would only fence that one
-        self.id = -1
-        self.epoch = -1
-        self.number = 0
-        self.sequences: dict[Place, int] = {}
-
-    def begin(self, producer_id: int, epoch: int, number: int = 0) -> None:
-        self.id, self.epoch, self.number = producer_id, epoch, number
-        self.sequences = {}
 
 
 class _Batch:
@@ -76,25 +55,17 @@ class _Batch:
         self.places: list[int] = []  # of the records, in the order of publishing
 
     @property
-    def place(self) -> Place:
-        return self.route.topic, self.partition
-
-    @property
     def group(self) -> int:
         return int(self.route.groups[self.partition])
 
-    def encoded(self, identity: Identity, *, transactional: bool) -> bytes:
+    def part(self) -> Part:
+        """Raises "record-too-large"."""
         batch = encode_batch(self.records, codec=_CODEC)
         if len(batch) > self.route.batch_bytes_max:
             most = self.route.batch_bytes_max
             text = f"{len(batch)} bytes for one partition of {self.route.name!r}, which takes {most}"
             raise CorgiError("record-too-large", text)
-        first = identity.sequences.get(self.place, 0)
-        return bytes(restamped(batch, identity.id, identity.epoch, first, transactional=transactional))
-
-    def sent(self, identity: Identity) -> None:
-        first = identity.sequences.get(self.place, 0)
-        identity.sequences[self.place] = (first + len(self.records)) & SEQUENCE_MASK
+        return Part(self.route.topic, self.partition, self.group, len(self.records), batch)
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -196,6 +167,7 @@ class Acts:
     def __init__(self, shell: Shell, publisher: Publisher) -> None:
         self._shell = shell
         self._publisher = publisher
+        self._two_phases = TwoPhases(shell)
         self._single: list[Identity] = []  # for one-command acts, not in use
         self._double: list[Identity] = []  # for two phases under names of our own, not in use
         self._named: dict[str, Identity] = {}
@@ -227,7 +199,7 @@ class Acts:
         identity = self._identity(name, pool, double=double)
         async with identity.lock:
             try:
-                await self._begin(identity)
+                await self._two_phases.begin(identity)
                 if double:
                     receipts = await self._in_two_phases(identity, batches, moved, timeout_s, len(items))
                 else:
@@ -286,19 +258,7 @@ class Acts:
             return self._named.setdefault(name, Identity(name))
         if pool:
             return pool.pop()
-        return Identity(f"sdk-{secrets.token_hex(8)}" if double else "")
-
-    async def _begin(self, identity: Identity) -> None:
-        if identity.fenced:
-            raise CorgiError("transaction-fenced")
-        if identity.id >= 0:
-            return
-        if identity.name:
-            became = await ask_for(self._shell, t.InitTransactions(identity.name), t.InitTransactionsReply)
-            identity.begin(became.producer_id, became.producer_epoch, became.number)
-        else:
-            given = await ask_for(self._shell, m.InitProducer(), m.InitProducerReply)
-            identity.begin(given.producer_id, given.producer_epoch)
+        return own_identity() if double else Identity()
 
     # -- carrying out -------------------------------------------------------------------------------------------------
 
@@ -311,16 +271,17 @@ class Acts:
         group: int,
         count: int,
     ) -> tuple[Receipt, ...]:
-        encoded = [batch.encoded(identity, transactional=False) for batch in batches]
+        parts = [batch.part() for batch in batches]
+        encoded = [identity.stamp(part, transactional=False) for part in parts]
         message = t.Atomic(
             int(timeout_s * 1000),
-            tuple((*batch.place, len(body)) for batch, body in zip(batches, encoded, strict=True)),
+            tuple((*part.place, len(body)) for part, body in zip(parts, encoded, strict=True)),
             tuple(moved),
             *((identity.id, identity.epoch) if identity.name else (-1, -1)),
         )
         reply = await ask_for(self._shell, message, t.AtomicReply, group=group, payload=encoded, timeout_s=timeout_s)
-        for batch in batches:
-            batch.sent(identity)
+        for part in parts:
+            identity.sent(part)
         return _receipts(batches, [(offset, reply.timestamp_ms) for offset in reply.offsets], count)
 
     async def _in_two_phases(
@@ -331,46 +292,10 @@ class Acts:
         timeout_s: float,
         count: int,
     ) -> tuple[Receipt, ...]:
-        who = (identity.name, identity.id, identity.epoch, identity.number + 1)
-        life_ms, patience_ms = int(timeout_s * 1000), int(timeout_s * 1000)
-        places = tuple(batch.place for batch in batches)
-        try:
-            opening = t.OpenTransaction(*who, places, tuple(moved), life_ms, patience_ms)
-            await ask_for(self._shell, opening, t.OpenTransactionReply, timeout_s=timeout_s)
-            stored = await self._append(identity, batches, timeout_s)
-        except BaseException:
-            await asyncio.shield(self._abort(who))
-            raise
-        ending = t.EndTransaction(*who, True, patience_ms)
-        await ask_for(self._shell, ending, t.EndTransactionReply, timeout_s=timeout_s)
-        identity.number += 1
+        parts = [batch.part() for batch in batches]
+        stored = await self._two_phases.store(identity, parts, moved, life_s=timeout_s, timeout_s=timeout_s)
+        await self._two_phases.commit(identity, timeout_s=timeout_s)
         return _receipts(batches, stored, count)
-
-    async def _append(self, identity: Identity, batches: Sequence[_Batch], timeout_s: float) -> list[tuple[int, int]]:
-        """Store the batches, each in its group at the same time; (offset, time) of each."""
-
-        async def store(batch: _Batch) -> tuple[int, int]:
-            body = batch.encoded(identity, transactional=True)
-            message = m.Produce(2, int(timeout_s * 1000), ((*batch.place, len(body)),))
-            reply = await ask_for(
-                self._shell, message, m.ProduceReply, group=batch.group, payload=[body], timeout_s=timeout_s
-            )
-            batch.sent(identity)
-            return reply.results[0][1], reply.results[0][2]
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(store(batch)) for batch in batches]
-        except* CorgiError as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def _abort(self, who: tuple[str, int, int, int]) -> None:
-        """As far as it can be told; the cluster aborts by itself what is left open."""
-        try:
-            await ask_for(self._shell, t.EndTransaction(*who, False), t.EndTransactionReply)
-        except CorgiError:
-            return
 
 
 def _check_partition(route: TopicRoute, partition: int) -> None:

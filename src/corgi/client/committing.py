@@ -3,28 +3,30 @@
 As a story: (1) a checkpoint with results is sent and the connection breaks; (2) nobody knows whether it is stored; (3)
 the same is sent again, naming the version of the cursor that it replaces; (4) a cursor that has that checkpoint already
 says so, and the results are not stored twice. So a flight is never changed, and none follows before it has landed.
+What lies in several Paxos groups goes another way, see ``commit_transactions``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
-from time import time
 from typing import Protocol
 
 from corgi.base.errors import CorgiError, error_from_number
-from corgi.base.ids import Offset, TopicId
-from corgi.base.limits import KIB
-from corgi.base.records import RecordFields, encode_batch
+from corgi.client.commit_transactions import CommitTransactions
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.links import Answer
-from corgi.client.held import Finished, Flight, Held, UnitState
+from corgi.client.flights import prepare
+from corgi.client.held import Flight, Held, UnitState
 from corgi.client.shell import Shell
-from corgi.wire.group_messages import Commit, CommitEntry, CommitReply
+from corgi.wire.group_messages import Commit, CommitReply
 
-RESULT_BYTES = 512 * KIB  # of one commit; a single message may have more
 ENTRIES_MAX = 500
 COMMIT_TIMEOUT_MS = 10_000
+ABORT_S = 1.0
+AGAIN = frozenset(("outcome-unknown", "transaction-aborted", "transaction-ended", "transaction-fenced"))
+logger = logging.getLogger("corgi.client")
 
 
 class Landings(Protocol):
@@ -63,7 +65,10 @@ class Committer:
         self._dirty: dict[Held, None] = {}
         self._timer: asyncio.Handle | None = None
         self._backoff = Backoff(0.01, 1.0, lambda: 0.5)
+        self._transactions = CommitTransactions(shell)
+        self._tasks: set[asyncio.Task[None]] = set()
         self.commits = 0
+        self.two_phase = 0  # of them
         self.closed = False
 
     def touch(self, held: Held, *, now: bool = False) -> None:
@@ -83,12 +88,17 @@ class Committer:
         self._dirty.pop(held, None)
         held.flight = None
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Give up what is on its way; one in two phases is aborted, as far as that can be told in a moment."""
         self.closed = True
         self._dirty.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=ABORT_S)
 
     def _arm(self, after_s: float) -> None:
         if self.closed:
@@ -113,7 +123,7 @@ class Committer:
                 wait_s = min(held.retry_at - now, wait_s or held.retry_at)
                 continue
             if held.flight is None:
-                held.flight = self._prepare(held)
+                held.flight = prepare(held, self._group_of(held))
                 if not held.finished:
                     del self._dirty[held]
             if held.flight is None:
@@ -121,7 +131,9 @@ class Committer:
                 continue
             held.flying = True
             group = self._group_of(held)
-            if held.flight.results:
+            if held.flight.two_phase:
+                self._start_transaction(group, held, held.flight)
+            elif held.flight.parts:
                 self._send(group, [(held, held.flight)])
             else:
                 together.setdefault(group, []).append((held, held.flight))
@@ -131,44 +143,34 @@ class Committer:
         if wait_s is not None:
             self._arm(wait_s)
 
+    def _start_transaction(self, group: int, held: Held, flight: Flight) -> None:
+        if not self.two_phase:
+            logger.info(
+                "consumer group %r: results of %s/%d lie in other Paxos groups, and are stored in two phases",
+                self._group, held.topic, held.partition,
+            )  # fmt: skip
+        self.two_phase += 1
+        self.commits += 1
+        task = self._shell.loop.create_task(self._carry_out(group, held, flight))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, group: int, held: Held, flight: Flight) -> None:
+        try:
+            outcome = await self._transactions.store(self._group, self._member(), group, flight)
+            self._judge(held, flight, outcome)
+        except Exception as fault:  # noqa: BLE001 - a fault of the client itself, which nobody awaits
+            self._shell.fail(fault)
+
     def _group_of(self, held: Held) -> int:
         route = self._shell.core.routing.topics.get(held.topic)
         return route.groups[held.partition] if route is not None and held.partition < route.partitions else 0
 
-    def _prepare(self, held: Held) -> Flight | None:
-        """What is done now, as a flight; None if that is stored already."""
-        taken = _take(held.finished)
-        for one in taken:
-            held.progress.done(one.offset)
-        checkpoint = held.progress.checkpoint()
-        if checkpoint == held.committed and not taken and not held.reset and not held.handed:
-            return None
-        batches: dict[tuple[TopicId, int], list[RecordFields]] = {}
-        for one in taken:
-            for topic, partition, fields in one.results:
-                batches.setdefault((topic, partition), []).append(fields)
-        payload = tuple([encode_batch(records) for records in batches.values()])
-        results = tuple([(*place, len(batch)) for place, batch in zip(batches, payload, strict=True)])
-        offset, ranges = checkpoint
-        entry = CommitEntry(
-            held.topic_id,
-            held.partition,
-            held.slice,
-            held.owner_epoch,
-            held.version,
-            Offset(offset),
-            ranges,
-            held.metadata,
-            held.reset,
-        )
-        handed, held.handed = held.handed, []
-        held.reset = False
-        return Flight(entry, results, payload, handed)
-
     def _send(self, group: int, flights: list[tuple[Held, Flight]]) -> None:
         entries = tuple([flight.entry for _, flight in flights])
-        results = flights[0][1].results if len(flights) == 1 else ()
-        payload = flights[0][1].payload if len(flights) == 1 else ()
+        parts = flights[0][1].parts if len(flights) == 1 else ()
+        results = tuple([(part.topic, part.partition, len(part.batch)) for part in parts])
+        payload = tuple([part.batch for part in parts])
         message = Commit(self._group, self._member(), COMMIT_TIMEOUT_MS, entries, results)
         self.commits += 1
         self._shell.core.ask(
@@ -181,9 +183,6 @@ class Committer:
 
     def _landed(self, flights: list[tuple[Held, Flight]], answer: Answer) -> None:
         for place, (held, flight) in enumerate(flights):
-            held.flying = False
-            if held.flight is not flight or held.state is UnitState.GONE:
-                continue
             error: CorgiError | None
             if isinstance(answer, CommitReply) and place < len(answer.entries):
                 number = answer.entries[place] or next((number for number, _, _ in answer.results if number), 0)
@@ -193,6 +192,9 @@ class Committer:
             self._judge(held, flight, error)
 
     def _judge(self, held: Held, flight: Flight, error: CorgiError | None) -> None:
+        held.flying = False
+        if held.flight is not flight or held.state is UnitState.GONE:
+            return
         if error is None:
             held.flight = None
             held.version += 1
@@ -201,7 +203,7 @@ class Committer:
             self._landings.stored(held, flight)
             if held in self._dirty:
                 self._arm(0.0 if held.finished or held.handed or held.state is UnitState.DRAINING else self._interval_s)
-        elif error.retryable or error.code == "outcome-unknown":
+        elif error.retryable or error.code in AGAIN:
             pause_s = self._backoff.next()
             held.retry_at = self._shell.loop.time() + pause_s
             self._dirty[held] = None
@@ -212,25 +214,3 @@ class Committer:
             self._landings.moved(held)
         else:
             self._landings.refused(held, error)
-
-
-def _take(finished: list[Finished]) -> list[Finished]:
-    """As many as one commit takes, out of the list."""
-    if not finished:
-        return []
-    size = count = 0
-    for one in finished:
-        size += sum(
-            len(fields[0] or b"") + len(fields[1] or b"") + 64 + sum(len(h[0]) + len(h[1] or b"") for h in fields[2])
-            for _, _, fields in one.results
-        )
-        if count and size > RESULT_BYTES:
-            break
-        count += 1
-    taken = finished[:count]
-    del finished[:count]
-    return taken
-
-
-def now_ms() -> int:
-    return int(time() * 1000)

@@ -14,7 +14,8 @@ from corgi.client.core.membership import Wish
 from corgi.client.core.options import PREFETCH_BYTES_MAX
 from corgi.client.core.slices import SLICES_MAX, SLICES_SHARED
 from corgi.client.failing import Failures, check_names, retry_topic
-from corgi.client.handlers import Handler, Run, RunOptions, RunStatistics
+from corgi.client.handlers import Run, RunStatistics
+from corgi.client.handling import Handler, RunOptions
 from corgi.client.messages import Message
 from corgi.client.shell import Shell
 from corgi.client.words import Duration, StartAt, seconds, start_at, topic_name

@@ -260,7 +260,7 @@ class Consumption:
             self.membership.ended = True
             for held in list(self.units.values()):
                 self._drop(held)
-            self.committer.close()
+            await self.committer.close()
 
     async def _store_all(self) -> None:
         """Until every checkpoint is stored, or nobody waits for it any more."""

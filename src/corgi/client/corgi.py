@@ -19,7 +19,8 @@ from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES,
 from corgi.client.core.subscriber import Start
 from corgi.client.group_subscription import GroupSubscription, group_subscription
 from corgi.client.groups import Groups
-from corgi.client.handlers import Handler, RunStatistics
+from corgi.client.handlers import RunStatistics
+from corgi.client.handling import Handler
 from corgi.client.messages import Message
 from corgi.client.prepared import Check, Decide, OpenTransaction, Prepared, PreparedMessages
 from corgi.client.publishing import Key, Publisher, Value
@@ -143,9 +144,10 @@ class Corgi(Publisher):
         ``concurrency``: so many at a time. ``order``: "key" (one at a time of each key, in order), "partition", "none".
         ``semantics``: "at_least_once"; "at_most_once", where the checkpoint is stored before the handler is called;
         "exactly_once", where the handler returns results (corgi.Message, or (topic, value[, key])), or takes ``tx`` as
-        its second argument, and results and checkpoint are stored as one act. ``sharing``: "key" lets several consumers
-        work on one partition, by ranges of keys, ``slices`` of them. ``mode``: "broadcast" gives everything to each
-        instance. ``instance``: a name that outlives the process, whose partitions a new process takes over at once.
+        its second argument, and results and checkpoint are stored as one act: in one round where all of it lies in one
+        Paxos group (topics made with ``colocate_with``), otherwise in two phases. ``sharing``: "key" lets several
+        consumers work on one partition, by ranges of keys, ``slices`` of them. ``mode``: "broadcast" gives everything
+        to each instance. ``instance``: a name that outlives the process, whose partitions a new one takes over at once.
 
         A handler that raises is tried again, ``attempts`` times in all, after ``backoff``, which doubles up to
         ``backoff_max``; then the message goes to the topic "TOPIC.dead.GROUP". ``retry``: "place" keeps what follows of

@@ -14,7 +14,8 @@ from typing import Any
 from corgi.base.errors import CorgiError
 from corgi.base.records import Header
 from corgi.client.core.backoff import Backoff
-from corgi.client.held import Delivered, Result
+from corgi.client.core.routing import TopicRoute
+from corgi.client.held import Delivered, Result, result_in
 from corgi.client.shell import Shell
 from corgi.client.topics import Topics
 
@@ -111,12 +112,12 @@ class Failures:
                 (OFFSET, b"%d" % message.offset),
             ]
         reason = text_of(error)[:ERROR_CHARACTERS_MAX].encode(errors="replace")
-        number = await self._ready(topic, message)
+        route = await self._ready(topic, message)
         headers = [*kept, *where, *more, (ERROR, reason)]
-        return Result(number, message.partition, (message.key, message.value, headers, message.timestamp))
+        return result_in(route, message.partition, (message.key, message.value, headers, message.timestamp))
 
-    async def _ready(self, name: str, message: Delivered[Any]) -> Any:
-        """The id of the topic, made if it is missing, with the partition that is needed."""
+    async def _ready(self, name: str, message: Delivered[Any]) -> TopicRoute:
+        """The topic, made if it is missing, with the partition that is needed."""
         routing = self._shell.core.routing
         wanted = len(routing.topics[message.topic].groups)
         route = routing.topics.get(name)
@@ -129,7 +130,7 @@ class Failures:
                 await self._topics.describe(name)
         if routing.topics[name].partitions <= message.partition:
             await self._topics.alter(name, partitions=wanted)
-        return routing.topics[name].topic
+        return routing.topics[name]
 
 
 def text_of(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from corgi.client.core.progress import Progress, Range
 from corgi.client.messages import Message
 
 if TYPE_CHECKING:
+    from corgi.client.core.routing import TopicRoute
+    from corgi.client.two_phases import Part
     from corgi.client.words import Duration
     from corgi.wire.group_messages import CommitEntry, Unit
 
@@ -22,11 +24,17 @@ Checkpoint = tuple[int, tuple[Range, ...]]
 
 
 class Result(NamedTuple):
-    """A record to be stored together with the checkpoint that covers its cause."""
+    """A record to be stored together with the checkpoint that covers its cause, and what is known of its place."""
 
     topic: TopicId
     partition: int
     fields: RecordFields
+    group: int
+    batch_bytes_max: int
+
+
+def result_in(route: TopicRoute, partition: int, fields: RecordFields) -> Result:
+    return Result(route.topic, partition, fields, int(route.groups[partition]), route.batch_bytes_max)
 
 
 class Finished(NamedTuple):
@@ -40,8 +48,8 @@ class Flight(NamedTuple):
     """A commit that is on its way, and is sent again as it is until its outcome is known."""
 
     entry: CommitEntry
-    results: tuple[tuple[TopicId, int, int], ...]
-    payload: tuple[bytes, ...]
+    parts: tuple[Part, ...]  # the results
+    two_phase: bool  # some of them lie in another Paxos group than the unit
     handed: list[Any]  # messages that may be handed over once it is stored
 
 

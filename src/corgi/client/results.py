@@ -7,7 +7,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from corgi.base.errors import CorgiError
-from corgi.client.held import Delivered, Result
+from corgi.client.held import Delivered, Result, result_in
 from corgi.client.messages import Message
 from corgi.client.publishing import Key, Value, as_bytes
 from corgi.client.shell import Shell
@@ -35,7 +35,8 @@ class Results:
         headers: Headers | None = None,
         partition: int | None = None,
     ) -> None:
-        """A result. Without ``partition`` it goes to that of the input, if the topic lies where the input lies.
+        """A result. Without ``partition`` it goes to that of the input, if the topic lies where the input lies;
+        otherwise to that of its key. Results that lie in other Paxos groups than the input take two phases.
 
         Raises "closed" when the handler has returned, "invalid-argument".
         """
@@ -74,7 +75,7 @@ def _not_a_result(item: object) -> CorgiError:
 
 
 async def placed(shell: Shell, results: Results, cause: Delivered[Any]) -> tuple[Result, ...]:
-    """The results with their places. Raises "unknown-topic", "invalid-argument" for one that leads elsewhere."""
+    """The results with their places. Raises "unknown-topic", "unknown-partition", "invalid-record"."""
     results.ended = True
     now = int(time() * 1000)
     group = shell.core.routing.topics[cause.topic].groups[cause.partition]
@@ -84,26 +85,23 @@ async def placed(shell: Shell, results: Results, cause: Delivered[Any]) -> tuple
         number = _partition(route, cause.partition, group, key, partition)
         if not 0 <= number < route.partitions:
             raise CorgiError("unknown-partition", f"{topic} has {route.partitions} partitions, no {number}")
-        if route.groups[number] != group:
-            raise CorgiError(
-                "invalid-argument",
-                f"a result for {topic}/{number} does not lie where its input {cause.topic}/{cause.partition} lies, and"
-                " so cannot be stored in one act with the checkpoint",
-                hint=f"make the topic of the results with colocate_with={cause.topic!r}",
-            )
         if route.compacted and key is None:
             raise route.keyless()
         fields = (key, value, [] if headers is None else header_list(headers), now)
-        found.append(Result(route.topic, number, fields))
+        found.append(result_in(route, number, fields))
     return tuple(found)
 
 
 def _partition(route: TopicRoute, of_cause: int, group: int, key: bytes | None, told: int | None) -> int:
+    """That of the cause if it lies where the cause lies; otherwise that of the key, or one that is near."""
     if told is not None:
         return told
     if of_cause < route.partitions and route.groups[of_cause] == group:
         return of_cause
-    return route.keyed[key] if key is not None else of_cause % route.partitions
+    if key is not None:
+        return route.keyed[key]
+    near = [number for number, of in enumerate(route.groups) if of == group]
+    return near[of_cause % len(near)] if near else of_cause % route.partitions
 
 
 async def _learn(shell: Shell, topic: str) -> TopicRoute:
