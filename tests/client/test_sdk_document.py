@@ -20,7 +20,13 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = re.compile(r"(corgi://)?127\.0\.0\.1:745\d(,127\.0\.0\.1:745\d)*")
 
 
-async def test_every_block_runs(corgi_embedded: RunningBroker, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_every_block_runs(
+    corgi_embedded: RunningBroker,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text = DOCUMENT.read_text(encoding="utf-8")
     scope: dict[str, Any] = {"__name__": "sdk"}
     for block in BLOCK.finditer(text):

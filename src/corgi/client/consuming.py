@@ -16,7 +16,9 @@ from corgi.client.core.slices import SLICES_MAX, SLICES_SHARED
 from corgi.client.failing import Failures, check_names, retry_topic
 from corgi.client.handlers import Run, RunStatistics
 from corgi.client.handling import Handler, RunOptions
+from corgi.client.local_run import LocalRun, LocalStatistics, Store
 from corgi.client.messages import Message
+from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
 from corgi.client.words import Duration, StartAt, seconds, start_at, topic_name
 
@@ -28,6 +30,7 @@ Mode = Literal["cluster", "broadcast"]
 Retry = Literal["place", "topic"]
 
 CONCURRENCY_MAX = 10_000
+BATCH_MAX = 10_000  # messages in one transaction of a database
 NAME_MAX = 249
 SESSION_S = (0.5, 3_600.0)
 
@@ -198,6 +201,47 @@ async def run_handler(
     await known(shell, options)
     how: Callable[[Message[bytes]], Any] | None = decode
     return await Run(shell, handler, options, run_options, failures, how).run(stop)
+
+
+async def run_in_store(
+    shell: Shell,
+    publisher: Publisher,
+    store: Store,
+    topics: str | Iterable[str],
+    *,
+    group: str,
+    batch: int,
+    attempts: int,
+    backoff: Duration,
+    backoff_max: Duration,
+    stop: asyncio.Event | None,
+    start: StartAt,
+    instance: str,
+    session_timeout: Duration,
+    rebalance_timeout: Duration,
+    commit_interval: Duration,
+    prefetch_bytes: int,
+) -> LocalStatistics:
+    """See ``Corgi.run_in``."""
+    options = consume_options(
+        shell,
+        topics,
+        group,
+        start=start,
+        semantics="at_least_once",  # of the cursor, which follows
+        sharing="partition",
+        slices=0,
+        instance=instance,
+        mode="cluster",
+        session_timeout=session_timeout,
+        rebalance_timeout=rebalance_timeout,
+        commit_interval=commit_interval,
+        prefetch_bytes=prefetch_bytes,
+    )
+    batch_max = between(batch, "batch", 1, BATCH_MAX)
+    failures = failures_of(shell, options.wish.group, attempts, backoff, backoff_max)
+    await known(shell, options)
+    return await LocalRun(shell, publisher, store, options, failures, batch_max).run(stop)
 
 
 async def known(shell: Shell, options: ConsumeOptions) -> None:

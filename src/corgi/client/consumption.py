@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ logger = logging.getLogger("corgi.client")
 OPEN_MAX = 20_000  # records that one consumer holds unsettled; nothing more is read then
 EXACT_OPEN_MAX = 1_000  # of one unit in exactly-once: so its checkpoint never needs more ranges than it may have
 LEAVE_S = 5.0  # for the last checkpoints and for saying goodbye
+Origin = Callable[["Held"], Awaitable[int]]
 _QUESTIONS = {"earliest": -2, "latest": -1}
 
 
@@ -72,7 +73,10 @@ class Owner(Protocol):
 class Consumption:
     """``error``: why it ended. ``handovers`` counts units gained, ``lost_units`` those that were taken."""
 
-    def __init__(self, shell: Shell, options: ConsumeOptions, owner: Owner, keeper: Keeper) -> None:
+    def __init__(
+        self, shell: Shell, options: ConsumeOptions, owner: Owner, keeper: Keeper, origin: Origin | None = None
+    ) -> None:
+        """``origin`` tells where a unit begins, instead of its cursor."""
         self.options = options
         self.error: CorgiError | None = None
         self.units: dict[Unit, Held] = {}
@@ -82,6 +86,8 @@ class Consumption:
         self._shell = shell
         self._owner = owner
         self._keeper = keeper
+        self._origin = origin
+        self._beginning: set[asyncio.Task[None]] = set()
         self._feeds: dict[tuple[str, int], Feed] = {}
         self._order: list[Feed] = []
         self._paused: set[int] = set()
@@ -183,7 +189,9 @@ class Consumption:
         held = Held(self._keeper, assigned.name, unit, assigned.owner_epoch, assigned.version, assigned.metadata)
         self.units[unit] = held
         self.handovers += 1
-        if assigned.offset >= 0:
+        if self._origin is not None:
+            self._ask_origin(held, self._origin, assigned.offset)
+        elif assigned.offset >= 0:
             held.committed = (assigned.offset, assigned.ranges)
             held.begin(assigned.offset, assigned.ranges)
             self._attach(held)
@@ -256,6 +264,8 @@ class Consumption:
         except TimeoutError:
             logger.warning("consumer group %r: left without an answer", self.options.wish.group)
         finally:
+            for task in self._beginning:
+                task.cancel()
             self._shell.core.memberships.remove(self.membership)
             self.membership.ended = True
             for held in list(self.units.values()):
@@ -289,6 +299,27 @@ class Consumption:
         else:
             self._ask_offset(held, start)
 
+    def _ask_origin(self, held: Held, origin: Origin, cursor_offset: int) -> None:
+        async def begin() -> None:
+            try:
+                offset = await origin(held)
+            except CorgiError as error:
+                if self.units.get(held.unit) is held:
+                    if error.code == "consumer-fenced":
+                        self.fenced(held)
+                    else:
+                        self.fail(error)
+                return
+            if self.units.get(held.unit) is held and held.state is UnitState.STARTING:
+                held.begin(offset)
+                held.reset = cursor_offset > offset  # the cursor follows, also backwards
+                self.committer.touch(held)
+                self._attach(held)
+
+        task = self._shell.loop.create_task(begin())
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
     def _ask_offset(self, held: Held, start: Start) -> None:
         question = _QUESTIONS.get(start.kind, start.number)
 
@@ -320,6 +351,9 @@ class Consumption:
                     self.fenced(held)
                     return
                 held.version = cursor.version
+                if self._origin is not None:
+                    self._ask_origin(held, self._origin, cursor.offset)
+                    return
                 if cursor.offset < 0:
                     self._place(held)
                     return

@@ -13,7 +13,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.client.atomic import Acts, Atomic
 from corgi.client.codecs import Codec, Format, codec_for
-from corgi.client.consuming import Mode, Order, Retry, Semantics, Sharing, run_handler
+from corgi.client.consuming import Mode, Order, Retry, Semantics, Sharing, run_handler, run_in_store
 from corgi.client.core.links import Address
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
 from corgi.client.core.subscriber import Start
@@ -21,6 +21,7 @@ from corgi.client.group_subscription import GroupSubscription, group_subscriptio
 from corgi.client.groups import Groups
 from corgi.client.handlers import RunStatistics
 from corgi.client.handling import Handler
+from corgi.client.local_run import LocalStatistics, Store
 from corgi.client.messages import Message
 from corgi.client.prepared import Check, Decide, OpenTransaction, Prepared, PreparedMessages
 from corgi.client.publishing import Key, Publisher, Value
@@ -179,6 +180,33 @@ class Corgi(Publisher):
             prefetch_bytes=prefetch_bytes,
             stop=stop,
         )
+
+    async def run_in(
+        self,
+        store: Store,
+        topic: str | Sequence[str],
+        *,
+        group: str,
+        batch: int = 500,
+        start: StartAt = "latest",
+        instance: str = "",
+        attempts: int = 5,
+        backoff: Duration = "100ms",
+        backoff_max: Duration = "30s",
+        session_timeout: Duration = "10s",
+        rebalance_timeout: Duration = "30s",
+        commit_interval: Duration = "100ms",
+        prefetch_bytes: int = 0,
+        stop: asyncio.Event | None = None,
+    ) -> LocalStatistics:
+        """Handle messages inside transactions of a database of yours, which also keeps the checkpoints: what
+        ``corgi.contrib.sqlalchemy.Database.run`` does, for another kind of ``store``."""
+        return await run_in_store(
+            self._shell, self, store, topic, group=group, batch=batch, start=start, instance=instance,
+            attempts=attempts, backoff=backoff, backoff_max=backoff_max, session_timeout=session_timeout,
+            rebalance_timeout=rebalance_timeout, commit_interval=commit_interval, prefetch_bytes=prefetch_bytes,
+            stop=stop,
+        )  # fmt: skip
 
     @overload
     def topic(self, name: str) -> Topic[bytes]: ...
