@@ -16,7 +16,7 @@ from corgi.broker.barriers import Barriers
 from corgi.broker.bounds import INT64_MAX, REQUEST_PARTITIONS_MAX, TIMEOUT_MS_MAX, check_count, check_range
 from corgi.broker.places import Places
 from corgi.delivery.limits import POLL_BYTES_MAX
-from corgi.delivery.polls import Part, PartAnswer, Polls
+from corgi.delivery.polls import Answer, Part, PartAnswer, Polls
 from corgi.wire.messages import Fetch, FetchReply
 
 if TYPE_CHECKING:
@@ -48,36 +48,40 @@ class Fetches:
         for _, _, offset, wanted in message.partitions:
             check_range("offset", offset, 0, INT64_MAX)
             check_range("bytes wanted", wanted, 1, BYTES_MAX)
-        self._polls.admit(client)
-        parts = [self._part(entry, committed=message.committed) for entry in message.partitions]
-        ahead = [part for part in parts if part.log is not None and part.offset > part.log.end]
-        deadline = self._node.clock.now() + min(message.wait_ms / 1000, WAIT_S_MAX)
+        parts = [self.part(*entry, committed=message.committed) for entry in message.partitions]
 
-        def confirmed(errors: dict[GroupId, int]) -> None:
-            for part in ahead:
-                if part.log is not None and part.offset > part.log.end:
-                    part.error = errors.get(part.group, OFFSET_OUT_OF_RANGE)
-            self._start(client, correlation, message, parts, deadline)
-
-        patience_s = min(max(message.wait_ms / 1000, CONFIRM_S_MIN), CONFIRM_S_MAX)
-        self._barriers.confirm(client, dict.fromkeys(part.group for part in ahead), patience_s, confirmed)
-
-    def _part(self, entry: tuple[TopicId, int, Offset, int], *, committed: bool) -> Part:
-        topic, partition, offset, wanted = entry
-        try:
-            group, log = self._places.to_read(topic, partition)
-        except CorgiError as error:
-            return Part(offset, wanted, None, GroupId(0), error.kind.number)
-        return Part(offset, wanted, log, group, committed=committed)
-
-    def _start(
-        self, client: ClientSession, correlation: int, message: Fetch, parts: list[Part], deadline: float
-    ) -> None:
         def answer(answers: list[PartAnswer], buffers: list[Buffer]) -> None:
             told = tuple((part.error, part.end, part.start, part.lengths) for part in answers)
             onward, stable = tuple(part.onward for part in answers), tuple(part.stable for part in answers)
             client.reply(correlation, FetchReply(told, onward, stable), buffers)
 
-        bytes_max = min(message.bytes_max, POLL_BYTES_MAX)
-        bytes_min = min(message.bytes_min, bytes_max)
-        self._polls.start(client, parts, bytes_min, bytes_max, deadline, self._node.clock.now(), answer)
+        self.begin(client, parts, message.wait_ms, message.bytes_min, message.bytes_max, answer)
+
+    def part(
+        self, topic: TopicId, partition: int, offset: Offset, wanted: int, *, committed: bool, raw: bool = False
+    ) -> Part:
+        """One partition of a poll; whatever is wrong with it is told in its answer."""
+        try:
+            group, log = self._places.to_read(topic, partition)
+        except CorgiError as error:
+            return Part(offset, wanted, None, GroupId(0), error.kind.number)
+        return Part(offset, wanted, log, group, committed=committed, raw=raw)
+
+    def begin(
+        self, client: ClientSession, parts: list[Part], wait_ms: int, bytes_min: int, bytes_max: int, answer: Answer
+    ) -> None:
+        """Answer when ``bytes_min`` are there, when a part has an error or when time is up. Raises "overloaded"."""
+        self._polls.admit(client)
+        ahead = [part for part in parts if part.log is not None and part.offset > part.log.end]
+        deadline = self._node.clock.now() + min(wait_ms / 1000, WAIT_S_MAX)
+        bytes_max = min(bytes_max, POLL_BYTES_MAX)
+
+        def confirmed(errors: dict[GroupId, int]) -> None:
+            for part in ahead:
+                if part.log is not None and part.offset > part.log.end:
+                    part.error = errors.get(part.group, OFFSET_OUT_OF_RANGE)
+            now = self._node.clock.now()
+            self._polls.start(client, parts, min(bytes_min, bytes_max), bytes_max, deadline, now, answer)
+
+        patience_s = min(max(wait_ms / 1000, CONFIRM_S_MIN), CONFIRM_S_MAX)
+        self._barriers.confirm(client, dict.fromkeys(part.group for part in ahead), patience_s, confirmed)

@@ -16,7 +16,7 @@ from corgi.base.errors import CorgiError
 from corgi.cli.exits import Exit
 from corgi.cli.output import OutputOption, print_json, stderr_console
 from corgi.cli.words import say
-from corgi.server.address import NATIVE_PORT
+from corgi.server.address import KAFKA_PORT, NATIVE_PORT
 
 if TYPE_CHECKING:
     from corgi.server.local import LocalCluster, LocalOptions
@@ -29,6 +29,7 @@ def dev(
     nodes: int = 3,
     dir: Path | None = None,
     port: int | None = None,
+    kafka_port: int | None = None,
     groups: int = 8,
     suspicion_ms: int = 150,
     output: OutputOption = "table",
@@ -47,7 +48,8 @@ def dev(
     corgi dev --dir ./cluster      (kept, and continued the next time)
 
     JSON, one line when the cluster serves: {"native": "host:port,…",
-    "cluster", "nodes": [{"id", "pid", "native", "dir", "log"}]}
+    "kafka": "host:port,…", "cluster", "nodes": [{"id", "pid", "native",
+    "kafka", "dir", "log"}]}
 
     Parameters
     ----------
@@ -58,6 +60,8 @@ def dev(
     port
         Port of the first node, the others follow; 0: free ones. By default
         7450, or free ones where it is taken.
+    kafka_port
+        The same for Kafka's clients; by default 9092, or free ones.
     groups
         Paxos groups.
     suspicion_ms
@@ -66,8 +70,15 @@ def dev(
     from corgi.server.local import LocalOptions
 
     with _folder(dir) as folder, _stop_signals() as stop:
-        options = LocalOptions(folder=folder, nodes=nodes, port=port or 0, groups=groups, suspicion_ms=suspicion_ms)
-        cluster = _start(options, port)
+        options = LocalOptions(
+            folder=folder,
+            nodes=nodes,
+            port=port or 0,
+            kafka_port=kafka_port or 0,
+            groups=groups,
+            suspicion_ms=suspicion_ms,
+        )
+        cluster = _start(options, port, kafka_port)
         try:
             if output == "json":
                 print_json(cluster.describe())
@@ -78,18 +89,19 @@ def dev(
             cluster.stop(grace_s=3.0 if dir is not None else 0.0)
 
 
-def _start(options: LocalOptions, port: int | None) -> LocalCluster:
+def _start(options: LocalOptions, port: int | None, kafka_port: int | None) -> LocalCluster:
     """Start on the default ports when none were asked for, or on free ones where those are taken."""
     from corgi.server.local import LocalCluster
 
     if port is None:
-        cluster = LocalCluster(dataclasses.replace(options, port=NATIVE_PORT))
+        wanted = KAFKA_PORT if kafka_port is None else kafka_port
+        cluster = LocalCluster(dataclasses.replace(options, port=NATIVE_PORT, kafka_port=wanted))
         try:
             cluster.start()
         except CorgiError as error:
             if error.code != "port-in-use":
                 raise
-            say(f"the ports from {NATIVE_PORT} on are taken: free ones are used instead")
+            say(f"{error.message}: free ports are used instead")
         else:
             return cluster
     cluster = LocalCluster(options)
@@ -114,10 +126,10 @@ def _welcome(cluster: LocalCluster, *, kept: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("node", "pid", "address", "folder"):
+    for column in ("node", "pid", "address", "kafka", "folder"):
         table.add_column(column, overflow="fold")
     for node in cluster.nodes:
-        table.add_row(str(node.node), str(node.pid), node.native, str(node.folder))
+        table.add_row(str(node.node), str(node.pid), node.native, node.kafka, str(node.folder))
     console = stderr_console()
     console.print(Panel(table, title="[bold]Corgi[/] is up", title_align="left", expand=False))
     there = "" if cluster.nodes[0].port == NATIVE_PORT else f" --cluster {cluster.native}"

@@ -42,8 +42,10 @@ def gather_for_reader(
     urgent: bool,
     committed: bool,
     hint: int = -1,
+    raw: bool = False,
 ) -> Gathered:
-    """As ``reads.gather``, which does it for every partition without transactions. ``committed``: only what is."""
+    """As ``reads.gather``, which does it for every partition without transactions. ``committed``: only what is; with
+    ``raw`` only up to where that is known, and nothing is left out."""
     if log.transactions is None:
         return gather(
             log, group, offset, bytes_max=bytes_max, batches_max=batches_max, values=values, waiter=waiter,
@@ -51,7 +53,7 @@ def gather_for_reader(
         )  # fmt: skip
     return _gather_decided(
         log, log.transactions, group, offset, bytes_max=bytes_max, batches_max=batches_max, values=values,
-        waiter=waiter, urgent=urgent, committed=committed,
+        waiter=waiter, urgent=urgent, committed=committed, raw=raw,
     )  # fmt: skip
 
 
@@ -67,6 +69,7 @@ def _gather_decided(
     waiter: Waiter,
     urgent: bool,
     committed: bool,
+    raw: bool,
 ) -> Gathered:
     """``batches_max`` counts also what is left out."""
     end = transactions.stable_end(log.end) if committed else log.end
@@ -109,8 +112,13 @@ def _gather_decided(
         attributes, producer_id = _WHO.unpack_from(view)
         offset = Offset(max(offset, entry.base_offset + entry.records))
         i += 1
-        if attributes & ATTRIBUTE_CONTROL or (
-            committed and attributes & ATTRIBUTE_TRANSACTIONAL and transactions.hides(producer_id, entry.base_offset)
+        if not raw and (
+            attributes & ATTRIBUTE_CONTROL
+            or (
+                committed
+                and attributes & ATTRIBUTE_TRANSACTIONAL
+                and transactions.hides(producer_id, entry.base_offset)
+            )
         ):
             continue
         run.append(patched_prefix(entry.base_offset, entry.length, entry.epoch))

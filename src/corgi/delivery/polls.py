@@ -38,9 +38,13 @@ class PartAnswer(NamedTuple):
 
 
 class Part:
-    """One partition of a poll: at most ``wanted`` bytes from ``offset``. ``log`` is None only with an error."""
+    """One partition of a poll: at most ``wanted`` bytes from ``offset``. ``log`` is None only with an error.
 
-    __slots__ = ("available", "committed", "counted", "error", "group", "log", "offset", "onward", "wanted")
+    ``committed``: only up to the last stable offset. ``raw``: with the control batches and what was aborted, for a
+    reader who leaves them out himself.
+    """
+
+    __slots__ = ("available", "committed", "counted", "error", "group", "log", "offset", "onward", "raw", "wanted")
 
     def __init__(
         self,
@@ -51,9 +55,11 @@ class Part:
         error: int = 0,
         *,
         committed: bool = True,
+        raw: bool = False,
     ) -> None:
         self.offset = self.onward = offset
         self.committed = committed
+        self.raw = raw
         self.wanted = wanted
         self.log = log
         self.group = group
@@ -109,6 +115,7 @@ class Part:
             waiter=waiter,
             urgent=waiter.waited,
             committed=self.committed,
+            raw=self.raw,
         )
 
 

@@ -57,14 +57,24 @@ class Owner(Protocol):
         ...
 
 
+class FrameReceiver(Protocol):
+    """From bytes to frames, as ``wire.receiver.Receiver`` does for the native protocol."""
+
+    failure: CorgiError | None
+
+    def get_buffer(self, hint: int = -1) -> memoryview: ...
+
+    def received(self, count: int) -> list[Frame]: ...
+
+
 class FrameConnection(asyncio.BufferedProtocol):
     """A connection; ``owner`` must be set before the first frame comes. ``outbox`` may be filled directly, then
     ``written`` must be called."""
 
-    def __init__(self, turn: Turn, scratch: Scratch, output_max: int) -> None:
+    def __init__(self, turn: Turn, scratch: Scratch, output_max: int, receiver: FrameReceiver | None = None) -> None:
         self.owner: Owner
         self.outbox = Outbox()
-        self.receiver = Receiver(scratch)
+        self.receiver = receiver or Receiver(scratch)
         self.remote = "?"
         self.closed = False
         self.bytes_received = 0

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import math
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,13 @@ from corgi.base.ids import NodeId
 from corgi.base.ports import ClientSession, Clock, LogRecord, Random, Wal
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
+from corgi.kafka.front import KafkaOptions
 from corgi.paxos.messages import Heartbeat, PeerMessage
 from corgi.runtime.clock import MonotonicClock, system_random
 from corgi.runtime.disk import DiskLog, DiskOptions, DiskStatistics
+from corgi.runtime.fault import fault_of
+from corgi.runtime.kafka import KafkaStatistics
+from corgi.runtime.kafka_side import KafkaSide
 from corgi.runtime.net import Listener, ListenerStatistics
 from corgi.runtime.peers import LinkStatistics, Peers
 from corgi.runtime.snapshots import SnapshotFiles
@@ -52,6 +55,7 @@ class DriverStatistics:
     disk: DiskStatistics
     links: tuple[LinkStatistics, ...]
     clients: ListenerStatistics
+    kafka: tuple[KafkaStatistics, ...] = ()
 
 
 class Driver:
@@ -65,7 +69,8 @@ class Driver:
     ``data`` is the node's folder, locked by the caller; ``options`` come from its identity. ``addresses`` tells where
     the members are reached (host, port), ``options.addresses`` where clients are sent to; either defaults to the other.
     With port 0 the system chooses: ``bind`` tells which before ``start``, so that nodes can be told of each other.
-    ``recovered`` is called once when a replaced disk may be trusted again.
+    ``recovered`` is called once when a replaced disk may be trusted again. ``kafka_listen``: (host, port) by name,
+    where Kafka's clients are served; ``kafka`` says what they are told.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class Driver:
         clock: Clock | None = None,
         random: Random | None = None,
         make_node: Callable[..., Node] = Node,
+        kafka: KafkaOptions | None = None,
+        kafka_listen: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
         self._options = options
         self._data = data
@@ -90,6 +97,9 @@ class Driver:
         self._clock = clock or MonotonicClock()
         self._random = random or system_random()
         self._make_node = make_node
+        self._kafka_options = kafka or KafkaOptions()
+        self._kafka_listen = kafka_listen or {}
+        self.kafka = KafkaSide(self._fact)
         self.port = 0
         self.failure: CorgiError | None = None
         self.node: Node
@@ -133,6 +143,7 @@ class Driver:
         )
         self.port = await listener.bind(self._host, self._wanted_port)
         self.listener = listener
+        await self.kafka.bind(self._kafka_listen, self._turn, scratch)
         return self.port
 
     async def start(self, addresses: Mapping[NodeId, tuple[str, int]] | None = None) -> int:
@@ -164,6 +175,7 @@ class Driver:
         if self._started and self.failure is None and self._stopped is None:
             self._stopped = asyncio.Event()
             self.listener.stop_listening()
+            self.kafka.stop_listening()
             self._fact(self.node.stop)
             try:
                 await asyncio.wait_for(self._stopped.wait(), timeout_s)
@@ -182,6 +194,7 @@ class Driver:
             disk=self.disk.statistics(),
             links=self.peers.statistics(),
             clients=self.listener.statistics(),
+            kafka=self.kafka.statistics(),
         )
 
     # -- facts: whatever happens calls one of these ---------------------------------------------------------------
@@ -217,7 +230,7 @@ class Driver:
         except CorgiError:
             raise
         except Exception as error:  # noqa: BLE001 - see client_request
-            fault = _fault(error)
+            fault = fault_of(error)
             logger.error("a client's %s met a fault: %s", type(message).__name__, fault)
             self.node.counters["request_faults"] = self.node.counters.get("request_faults", 0) + 1
             session.fail(fault)
@@ -272,6 +285,7 @@ class Driver:
         self.node.start()
         assert self.listener is not None
         await self.listener.listen()
+        await self.kafka.listen(self.node, self._kafka_options)
         self.peers.start(options.addresses if addresses is None else addresses)
         self._turn.wake()
 
@@ -292,6 +306,7 @@ class Driver:
             self._timer.cancel()
         if self.listener is not None:
             self.listener.abort()
+        self.kafka.abort()
         self.peers.abort()
         if self._stopped is not None:
             self._stopped.set()
@@ -304,6 +319,7 @@ class Driver:
             return
         if self._stopped is not None:
             self._stopped.set()
+        self.kafka.abort()
         await listener.close()
         await self.peers.close()
         if self._timer is not None:
@@ -330,7 +346,7 @@ class Driver:
         except CorgiError:
             raise
         except Exception as error:  # noqa: BLE001 - a fault of our own, whatever it is, ends the node
-            self._fail(_fault(error))
+            self._fail(fault_of(error))
 
     def _own(self, call: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """As ``_fact`` for what nobody outside can be blamed for: any error ends the node."""
@@ -348,7 +364,7 @@ class Driver:
         except CorgiError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - as in _fact
-            self._fail(_fault(error))
+            self._fail(fault_of(error))
         else:
             if self.node.unflushed:
                 self._turn.wake()
@@ -397,11 +413,3 @@ class Driver:
     def _caught_up(self) -> None:
         self._catching_up = False
         self._own(self.node.advance)
-
-
-def _fault(error: Exception) -> InvariantError:
-    """Any other exception of the node as what it is, with its place, for people; the rest goes to the debug log."""
-    logger.debug("the fault in full", exc_info=error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-    return InvariantError(f"{type(error).__name__} at {place}: {error}")

@@ -280,7 +280,7 @@ class Listener:
                 self._accept, host, port, backlog=BACKLOG, reuse_address=True, start_serving=False
             )
         except (OSError, OverflowError) as error:
-            raise _no_port(host, port, error) from error
+            raise no_port(host, port, error) from error
         self._where = (host, port)
         address: tuple[str, int] = self._server.sockets[0].getsockname()
         return address[1]
@@ -291,7 +291,7 @@ class Listener:
         try:
             await self._server.start_serving()
         except OSError as error:
-            raise _no_port(*self._where, error) from error
+            raise no_port(*self._where, error) from error
         self._sweep = self._turn.loop.call_later(SWEEP_S, self._watch)
 
     def stop_listening(self) -> None:
@@ -362,7 +362,7 @@ class Listener:
         self._sweep = self._turn.loop.call_later(SWEEP_S, self._watch)
 
 
-def _no_port(host: str, port: int, error: Exception) -> CorgiError:
+def no_port(host: str, port: int, error: Exception) -> CorgiError:
     taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
     if taken or "address already in use" in str(error):
         return CorgiError("port-in-use", f"port {port} on {host} is taken by another process")

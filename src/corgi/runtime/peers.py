@@ -32,7 +32,7 @@ from corgi.runtime.turn import Turn
 from corgi.wire.codec import Codec
 from corgi.wire.frame import Frame, encode_frame
 from corgi.wire.messages import ErrorReply
-from corgi.wire.receiver import Scratch
+from corgi.wire.receiver import Receiver, Scratch
 from corgi.wire.session import encode_error
 
 FIRST_RETRY_S = 0.002
@@ -346,8 +346,10 @@ class Peers:
     def _own(self, connection: FrameConnection, end: PeerEnd) -> None:
         connection.owner = end
         connection.output_max = PEER_OUTPUT_MAX
-        connection.receiver.eager_bytes = EAGER_BYTES
-        connection.receiver.header_bytes_max = FRAME_BYTES_MAX
+        receiver = connection.receiver
+        assert isinstance(receiver, Receiver)
+        receiver.eager_bytes = EAGER_BYTES
+        receiver.header_bytes_max = FRAME_BYTES_MAX
 
     def _table(self, end: PeerEnd) -> dict[NodeId, PeerEnd]:
         return self._data if end.purpose == DATA else self._beat

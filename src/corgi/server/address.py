@@ -8,6 +8,7 @@ from typing import NamedTuple
 from corgi.base.errors import CorgiError
 
 NATIVE_PORT = 7450
+KAFKA_PORT = 9092  # what Kafka clients try when nobody says otherwise
 LOOPBACK = "127.0.0.1"
 
 

@@ -18,6 +18,7 @@ from corgi.runtime.folder import Folder
 from corgi.server.address import Address
 from corgi.server.config import ServerConfig
 from corgi.server.example import new_cluster_id
+from corgi.server.kafka_config import kafka_options, listeners
 
 
 class Mode(Enum):
@@ -82,7 +83,16 @@ def assemble(
         software=software,
     )
     listen = config.listen_address
-    return Driver(options, folder.path, host=listen.host, port=listen.port, disk=disk, recovered=folder.mark_recovered)
+    return Driver(
+        options,
+        folder.path,
+        host=listen.host,
+        port=listen.port,
+        disk=disk,
+        recovered=folder.mark_recovered,
+        kafka=kafka_options(config),
+        kafka_listen=listeners(config),
+    )
 
 
 def peer_addresses(config: ServerConfig) -> dict[NodeId, Address]:

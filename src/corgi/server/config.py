@@ -23,6 +23,7 @@ from corgi.base.limits import (
     KIB,
     MIB,
     NODES_MAX,
+    PARTITIONS_MAX,
     SCRUB_BYTES_S,
     SUSPICION_S,
     TAIL_BYTES_MAX,
@@ -46,6 +47,7 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     address: str  # host:port where the other nodes reach it
     advertised: str = ""  # host:port told to clients; empty: the address
     label: HostLabel = ""  # failure domain; replicas never share one
+    kafka: str = ""  # host:port told to Kafka's clients, or name=host:port,… by listener
 
     @property
     def peer_address(self) -> Address:
@@ -96,6 +98,12 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     log_format: Literal["text", "json"] = "text"
     # host:port of an HTTP listener for Prometheus (GET /metrics); empty: none.
     metrics_listen: str = ""
+    # host:port where Kafka's clients are served, or name=host:port,name=host:port; empty: nowhere.
+    kafka_listen: str = ""
+    # Whether a topic is made when a Kafka client asks for it and allows that.
+    kafka_create_topics: bool = True
+    # Partitions of a topic that a Kafka client makes without saying how many.
+    kafka_partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_MAX)] = 3
     # A listener off the loopback needs UNSAFE_PHRASE here as long as there is no authentication.
     listen_without_authentication: str = ""
 
@@ -244,9 +252,9 @@ def _check_listeners(config: ServerConfig) -> None:
     phrase = config.listen_without_authentication
     if phrase not in ("", UNSAFE_PHRASE):
         raise _refuse(f"listen_without_authentication must be empty or {UNSAFE_PHRASE!r}, not {phrase!r}")
-    for key in ("listen", "metrics_listen"):
-        text = getattr(config, key)
-        if not text and key == "metrics_listen":
+    kafka = [("kafka_listen", part.rpartition("=")[2].strip()) for part in config.kafka_listen.split(",")]
+    for key, text in (("listen", config.listen), ("metrics_listen", config.metrics_listen), *kafka):
+        if not text and key != "listen":
             continue
         try:
             address = parse_address(text, what=key)
@@ -282,6 +290,8 @@ def _expected(key: str) -> str:
             return "expected 32 hex digits in lower case"
         case msgspec.inspect.StrType():
             return "expected text"
+        case msgspec.inspect.BoolType():
+            return "expected true or false"
     return "expected a list of members, each with node and address"
 
 

@@ -35,12 +35,16 @@ log_level = "{log_level}"                     # debug, info, warning, error
 log_format = "{log_format}"                    # text for people, json for programs
 metrics_listen = ""                    # host:port for Prometheus (GET /metrics); empty: none
 
+kafka_listen = ""                      # host:port for Kafka's clients, e.g. 127.0.0.1:9092; empty: none
+kafka_create_topics = {kafka_create_topics}             # a topic is made when such a client asks for it
+kafka_partitions = {kafka_partitions}                   # of a topic made without saying how many
+
 # Nothing authenticates clients yet, so a node listens on the loopback only.
 # To open it to a network that you trust:
 # listen_without_authentication = "{phrase}"
 
 # All nodes, the same list everywhere. advertised: what clients are told, when it differs from address.
-# label: failure domain (a host, a rack).
+# label: failure domain (a host, a rack). kafka = "host:port": what Kafka's clients are told, if they are served.
 [[members]]
 node = 1
 address = "{host}:{port}"
@@ -69,6 +73,7 @@ def example_config() -> str:
         cluster_id=new_cluster_id(),
         groups=GROUPS_DEFAULT,
         phrase=UNSAFE_PHRASE,
+        kafka_create_topics=str(defaults.kafka_create_topics).lower(),
         **{key: getattr(defaults, key) for key in _defaults()},
     )
 
@@ -81,6 +86,6 @@ def new_cluster_id() -> str:
 def _defaults() -> tuple[str, ...]:
     storage = ("tail_bytes", "snapshot_segments", "rewrite_bytes_per_s", "scrub_bytes_per_s")
     compaction = ("compaction_bytes_per_s", "compaction_min_bytes", "compaction_keys_bytes")
-    names = ("suspicion_ms", "stop_timeout_ms", *storage, *compaction, "log_level", "log_format")
+    names = ("suspicion_ms", "stop_timeout_ms", *storage, *compaction, "log_level", "log_format", "kafka_partitions")
     assert set(names) <= set(ServerConfig.__struct_fields__)
     return names

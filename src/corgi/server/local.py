@@ -41,11 +41,12 @@ _ERROR_LINE = re.compile(r"^error: (?P<message>.*) \[(?P<code>[a-z-]+)\]$", re.M
 
 @dataclass(frozen=True, slots=True)
 class LocalOptions:
-    """``folder`` may hold a cluster of an earlier run, which is then continued. ``port`` 0: free ones."""
+    """``folder`` may hold a cluster of an earlier run, which is then continued. Ports 0: free ones."""
 
     folder: Path
     nodes: int = 3
     port: int = 0
+    kafka_port: int | None = None  # None: no Kafka listeners
     groups: int = GROUPS_DEFAULT
     suspicion_ms: int = round(SUSPICION_S * 1000)
     log_level: str = "info"
@@ -63,11 +64,17 @@ class LocalNode:
     config: Path
     log: Path
     host: str = LOOPBACK
+    kafka_port: int = 0
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     @property
     def native(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def kafka(self) -> str:
+        """Where Kafka's clients are served; empty: nowhere."""
+        return f"{self.host}:{self.kafka_port}" if self.kafka_port else ""
 
     @property
     def pid(self) -> int:
@@ -91,12 +98,18 @@ class LocalCluster:
         self.cluster_id = ""
         self.nodes: list[LocalNode] = []
         self._ports: Reservation | None = None
+        self._kafka_ports: Reservation | None = None
         self._made = False  # every node was bootstrapped: one whose folder is empty now has lost its disk
 
     @property
     def native(self) -> str:
         """All nodes as one string for ``corgi.connect`` and --cluster."""
         return ",".join(node.native for node in self.nodes)
+
+    @property
+    def kafka(self) -> str:
+        """All nodes as one string for the bootstrap.servers of Kafka's clients."""
+        return ",".join(node.kafka for node in self.nodes if node.kafka_port)
 
     def describe(self) -> dict[str, Any]:
         """What `corgi dev --output json` prints."""
@@ -105,12 +118,13 @@ class LocalCluster:
                 "id": node.node,
                 "pid": node.pid,
                 "native": node.native,
+                "kafka": node.kafka,
                 "dir": str(node.folder),
                 "log": str(node.log),
             }
             for node in self.nodes
         ]
-        return {"native": self.native, "cluster": self.cluster_id, "nodes": nodes}
+        return {"native": self.native, "kafka": self.kafka, "cluster": self.cluster_id, "nodes": nodes}
 
     def start(self) -> None:
         """Start all nodes and return when they serve: each listens, and every group has its leader.
@@ -124,11 +138,7 @@ class LocalCluster:
         except OSError as error:
             told = f"the folder {options.folder} cannot be used: {error.strerror or error}"
             raise CorgiError("invalid-configuration", told, hint="give a folder that you may write to") from None
-        self._ports = reserve_from(options.port, options.nodes) if options.port else reserve_free(options.nodes)
-        for number, port in enumerate(self._ports.ports, start=1):
-            place = options.folder / f"node-{number}"
-            files = (place, place.with_suffix(".toml"), place.with_suffix(".log"))
-            self.nodes.append(LocalNode(number, port, *files, self.host(number)))
+        self._reserve_ports()
         try:
             self.ports_known()
             for node in self.nodes:
@@ -147,6 +157,23 @@ class LocalCluster:
     def program(self, node: LocalNode) -> tuple[str, ...]:
         """The module that is the node, and its first arguments."""
         return self.options.program
+
+    def _reserve_ports(self) -> None:
+        options = self.options
+        self._ports = reserve_from(options.port, options.nodes) if options.port else reserve_free(options.nodes)
+        kafka_ports: tuple[int, ...] = (0,) * options.nodes
+        if options.kafka_port is not None:
+            try:
+                base = options.kafka_port
+                self._kafka_ports = reserve_from(base, options.nodes) if base else reserve_free(options.nodes)
+            except BaseException:
+                self._ports.release()
+                raise
+            kafka_ports = self._kafka_ports.ports
+        for number, (port, kafka_port) in enumerate(zip(self._ports.ports, kafka_ports, strict=True), start=1):
+            place = options.folder / f"node-{number}"
+            files = (place, place.with_suffix(".toml"), place.with_suffix(".log"))
+            self.nodes.append(LocalNode(number, port, *files, self.host(number), kafka_port))
 
     def ports_known(self) -> None:
         """Called by ``start`` between choosing the nodes' ports and writing their configurations."""
@@ -206,8 +233,9 @@ class LocalCluster:
             _close_pipes(process)
         for node in self.nodes:
             node.process = None
-        if self._ports is not None:
-            self._ports.release()
+        for ports in (self._ports, self._kafka_ports):
+            if ports is not None:
+                ports.release()
 
     def __enter__(self) -> Self:
         self.start()
@@ -277,6 +305,7 @@ class LocalCluster:
             f"stop_timeout_ms = {STOP_TIMEOUT_MS}",
             f'log_level = "{options.log_level}"',
             'log_format = "json"',
+            f'kafka_listen = "{node.kafka}"',
         ]
         if not is_loopback(node.host):
             lines.append(f"listen_without_authentication = {json.dumps(UNSAFE_PHRASE)}")
@@ -289,6 +318,7 @@ class LocalCluster:
                 f'address = "{self.peer_address(member, dialled_by=node)}"',
                 f'advertised = "{self.client_address(member)}"',
                 f'label = "{label}"',
+                f'kafka = "{member.kafka}"',
             ]
         return "\n".join(lines) + "\n"
 

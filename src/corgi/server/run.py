@@ -25,6 +25,7 @@ from corgi.runtime.folder import Folder
 from corgi.server import logs
 from corgi.server.assemble import Mode, assemble, open_folder, peer_addresses
 from corgi.server.config import ServerConfig
+from corgi.server.kafka_config import check_kafka
 
 EVENTS_S = 0.05  # how often the node's events are moved to the log
 KILL_AFTER_S = 5.0  # a node that was told to stop and did not is ended after its stop_timeout_ms and this
@@ -44,8 +45,9 @@ def run_node(
 ) -> int:
     """Run a node until it is told to stop; returns 0 then. Raises the CorgiError that ended it otherwise.
 
-    ``on_ready`` is told, once the node listens: {"node", "pid", "native", "cluster", "dir"}. ``stop_with_stdin``: stop
-    when stdin ends, that is, when the parent process is gone. ``disk``: how the log is kept, for tests.
+    ``on_ready`` is told, once the node listens: {"node", "pid", "native", "kafka", "cluster", "dir"}.
+    ``stop_with_stdin``: stop when stdin ends, that is, when the parent process is gone. ``disk``: how the log is kept,
+    for tests.
     ``accept_lost_votes``: the operator has a node that is alone vote behind damage of its log. Raises CorgiError
     "invalid-argument" if it is not alone.
     """
@@ -55,6 +57,7 @@ def run_node(
             "only a node that is alone in its cluster accepts lost votes: others know them",
             hint="start the other nodes; if the disk of this one is lost, empty its folder and start with --rejoin",
         )
+    check_kafka(config)
     logs.configure(config.log_level, config.log_format)
     if stop_with_stdin:
         _watch_stdin(config.stop_timeout_ms / 1000 + KILL_AFTER_S)
@@ -148,6 +151,7 @@ class _Life:
                     "node": config.node,
                     "pid": os.getpid(),
                     "native": str(config.listen_address),
+                    "kafka": config.kafka_listen,
                     "cluster": folder.cluster.hex(),
                     "dir": str(folder.path),
                 }

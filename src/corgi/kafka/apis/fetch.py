@@ -1,0 +1,261 @@
+"""Fetch (1), versions 4 to 12: a long poll; stored batches leave as they lie, with what was aborted told beside them.
+
+Read and written by hand. Whole batches only, beginning with the one that contains the offset. Any node serves what is
+applied on it; a client with an older leader epoch is told so (74), and by new metadata finds the leader. Sessions
+(KIP-227) are refused: the session id is always 0, so every fetch is a full one. The holder of read_committed gets
+everything up to the last stable offset and the aborted transactions in it, and leaves those out himself, as Kafka's
+clients do.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from corgi.base.batch import ATTRIBUTE_CODEC, parse_header
+from corgi.base.command import Buffer
+from corgi.base.compression import CODECS
+from corgi.base.errors import CorgiError
+from corgi.base.ids import GroupId, Offset
+from corgi.broker.bounds import INT64_MAX
+from corgi.delivery.polls import Part, PartAnswer
+from corgi.kafka.api import Api, Call
+from corgi.kafka.codec import Reader, put_uvarint, short
+from corgi.kafka.errors import Code, code_of
+from corgi.state.index import PartitionLog
+from corgi.state.topics import Topic
+
+PARTITIONS_MAX = 10_000
+NO_SESSION = 0
+READ_COMMITTED = 1
+_ZSTD = CODECS["zstd"]
+_FULL_EPOCHS = (0, -1)
+_FLEXIBLE = 12
+_INT16, _INT32 = struct.Struct(">h"), struct.Struct(">i")
+_HEAD = struct.Struct(">iiiib")  # replica id, wait ms, bytes min, bytes max, isolation
+_SESSION = struct.Struct(">ii")
+_OFFSETS = struct.Struct(">ihqqq")  # partition, error, high watermark, last stable offset, log start offset
+_ABORTED = struct.Struct(">qq")
+_FORGOTTEN = struct.Struct(">i")
+_FORMS = {4: struct.Struct(">iqi"), 5: struct.Struct(">iqqi"), 9: struct.Struct(">iiqqi"), 12: struct.Struct(">iiqiqi")}
+
+
+class Wanted(NamedTuple):
+    """One partition of a request. ``epoch`` -1: no check."""
+
+    partition: int
+    epoch: int
+    offset: int
+    bytes: int
+
+
+class Request(NamedTuple):
+    wait_ms: int
+    bytes_min: int
+    bytes_max: int
+    committed: bool
+    session: int
+    session_epoch: int
+    topics: list[tuple[str, list[Wanted]]]
+
+
+def read(reader: Reader, version: int) -> Request:
+    """By hand; whatever follows the partitions is of no interest here."""
+    compact = version >= _FLEXIBLE
+    _, wait_ms, bytes_min, bytes_max, isolation = _HEAD.unpack(reader.take(_HEAD.size))
+    session, epoch = _SESSION.unpack(reader.take(_SESSION.size)) if version >= 7 else (NO_SESSION, -1)
+    form = next(_FORMS[since] for since in (12, 9, 5, 4) if version >= since)
+    topics = []
+    for _ in range(_count(reader, compact, 2)):
+        length = reader.length(compact=compact, short_form=True)
+        name = str(reader.take(max(0, length)), "utf-8", "replace")
+        partitions = []
+        for _ in range(_count(reader, compact, form.size)):
+            fields = form.unpack(reader.take(form.size))
+            epoch_told = fields[1] if version >= 9 else -1
+            partitions.append(Wanted(fields[0], epoch_told, fields[2] if version >= 9 else fields[1], fields[-1]))
+            if compact:
+                reader.skip_tags()
+        topics.append((name, partitions))
+        if compact:
+            reader.skip_tags()
+    return Request(wait_ms, bytes_min, bytes_max, isolation == READ_COMMITTED, session, epoch, topics)
+
+
+def _count(reader: Reader, compact: bool, bytes_each: int) -> int:
+    count = max(0, reader.length(compact=compact, short_form=False))
+    if count * bytes_each > reader.end - reader.at:
+        raise short()
+    return count
+
+
+def handle(call: Call[Request]) -> None:
+    """Answered by the node's long polls."""
+    request = call.request
+    if request.session != NO_SESSION or request.session_epoch not in _FULL_EPOCHS:
+        code = Code.FETCH_SESSION_ID_NOT_FOUND if request.session else Code.INVALID_FETCH_SESSION_EPOCH
+        body = _encode(call, code, [], [], [])
+        call.answer_bytes(body, sum(map(len, body)))
+        return
+    parts: list[Part] = []
+    for name, partitions in request.topics:
+        topic = call.front.topic(name)
+        parts += [_part(call, topic, wanted) for wanted in partitions]
+    if len(parts) > PARTITIONS_MAX:
+        call.close(CorgiError("invalid-argument", f"a fetch of {len(parts)} partitions, {PARTITIONS_MAX} are the most"))
+        return
+
+    def answer(answers: list[PartAnswer], buffers: list[Buffer]) -> None:
+        if call.session.closed:
+            return
+        out = _encode(call, Code.NONE, parts, answers, buffers)
+        call.answer_bytes(out, sum(map(len, out)))
+
+    wait_ms, bytes_min = max(0, request.wait_ms), max(0, request.bytes_min)
+    call.front.node.requests.fetches.begin(call.session, parts, wait_ms, bytes_min, max(1, request.bytes_max), answer)
+
+
+class _Refused(Part):
+    """A partition whose error is one of Kafka's own."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, offset: Offset, code: Code) -> None:
+        super().__init__(offset, 0, None, GroupId(0), -1)
+        self.code = code
+
+
+def _part(call: Call[Request], topic: Topic | None, wanted: Wanted) -> Part:
+    offset = Offset(wanted.offset)
+    if topic is None or not 0 <= wanted.partition < topic.partitions:
+        return _Refused(offset, Code.UNKNOWN_TOPIC_OR_PARTITION)
+    if not 0 <= offset <= INT64_MAX:
+        return _Refused(offset, Code.OFFSET_OUT_OF_RANGE)
+    front, committed = call.front, call.request.committed
+    if wanted.epoch >= 0:
+        epoch = front.node.groups[topic.group_of(wanted.partition)].machine.epoch
+        if wanted.epoch != epoch:
+            older = wanted.epoch < epoch
+            return _Refused(offset, Code.FENCED_LEADER_EPOCH if older else Code.UNKNOWN_LEADER_EPOCH)
+    return front.node.requests.fetches.part(
+        topic.topic, wanted.partition, offset, max(1, wanted.bytes), committed=committed, raw=True
+    )
+
+
+def _encode(
+    call: Call[Request], code: Code, parts: list[Part], answers: list[PartAnswer], buffers: list[Buffer]
+) -> list[Buffer]:
+    """The body as buffers: the stored batches are not copied."""
+    version, request = call.version, call.request
+    compact = version >= _FLEXIBLE
+    out: list[Buffer] = []
+    head = bytearray(_INT32.pack(0))
+    if version >= 7:
+        head += _INT16.pack(code) + _INT32.pack(NO_SESSION)
+    topics = request.topics if not code else []
+    _put_count(head, len(topics), compact)
+    each = zip(parts, answers, _cut(answers, buffers), strict=True)
+    for name, partitions in topics:
+        _put_name(head, name, compact)
+        _put_count(head, len(partitions), compact)
+        for wanted in partitions:
+            part, told, records = next(each)
+            size = sum(map(len, records))
+            error = _code(part, told, records, version)
+            if error:
+                records, size = [], 0
+            _put_partition(head, call, wanted, part, told, error)
+            if compact:
+                put_uvarint(head, size + 1)
+            else:
+                head += _INT32.pack(size)
+            if records:
+                out.append(bytes(head))
+                out += records
+                head = bytearray()
+            if compact:
+                head.append(0)
+        if compact:
+            head.append(0)
+    if compact:
+        head.append(0)
+    out.append(bytes(head))
+    return out
+
+
+def _put_partition(
+    head: bytearray, call: Call[Request], wanted: Wanted, part: Part, told: PartAnswer, error: int
+) -> None:
+    version = call.version
+    compact = version >= _FLEXIBLE
+    offsets = _OFFSETS.pack(wanted.partition, error, told.end, told.stable, told.start)
+    head += offsets if version >= 5 else offsets[:-8]
+    if not call.request.committed or error:
+        _put_count(head, -1, compact)
+    else:
+        aborted = _aborted(part, told)
+        _put_count(head, len(aborted), compact)
+        for producer_id, first in aborted:
+            head += _ABORTED.pack(producer_id, first)
+            if compact:
+                head.append(0)
+    if version >= 11:
+        head += _INT32.pack(-1)  # preferred read replica: any node serves, the leader soonest
+
+
+def _aborted(part: Part, told: PartAnswer) -> list[tuple[int, int]]:
+    """(producer id, first offset) of what was aborted in the range that is served."""
+    log = part.log
+    if not isinstance(log, PartitionLog) or log.transactions is None or told.onward <= part.offset:
+        return []
+    return [(one.producer_id, one.first) for one in log.transactions.aborted(part.offset, told.onward)]
+
+
+def _code(part: Part, told: PartAnswer, records: Sequence[Buffer], version: int) -> int:
+    if isinstance(part, _Refused):
+        return part.code
+    if told.error:
+        return code_of(told.error)
+    if version < 10 and any(codec == _ZSTD for codec in _codecs(b"".join(records), told.lengths)):
+        return Code.UNSUPPORTED_COMPRESSION_TYPE
+    return Code.NONE
+
+
+def _codecs(batches: bytes, lengths: Sequence[int]) -> Iterator[int]:
+    at = 0
+    for length in lengths:
+        yield parse_header(batches, at).attributes & ATTRIBUTE_CODEC
+        at += length
+
+
+def _cut(answers: list[PartAnswer], buffers: list[Buffer]) -> Iterator[list[Buffer]]:
+    """The buffers of each partition: none holds bytes of two."""
+    rest = iter(buffers)
+    for told in answers:
+        left = sum(told.lengths)
+        mine: list[Buffer] = []
+        while left > 0:
+            buffer = next(rest)
+            left -= len(buffer)
+            mine.append(buffer)
+        yield mine
+
+
+def _put_count(out: bytearray, count: int, compact: bool) -> None:
+    if compact:
+        put_uvarint(out, count + 1)
+    else:
+        out += _INT32.pack(count)
+
+
+def _put_name(out: bytearray, name: str, compact: bool) -> None:
+    data = name.encode()
+    if compact:
+        put_uvarint(out, len(data) + 1)
+    else:
+        out += _INT16.pack(len(data))
+    out += data
+
+
+API = Api(1, "Fetch", (4, 12), _FLEXIBLE, read, handle)
