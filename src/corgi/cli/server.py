@@ -38,6 +38,7 @@ def server(
     log_level: Annotated[str | None, Key] = None,
     log_format: Annotated[str | None, Key] = None,
     metrics_listen: Annotated[str | None, Key] = None,
+    kafka_listen: Annotated[str | None, Key] = None,
     listen_without_authentication: Annotated[str | None, Key] = None,
     stop_with_stdin: Annotated[bool, Parameter(show=False, negative=())] = False,
     output: OutputOption = "table",
@@ -59,8 +60,8 @@ def server(
     corgi server --config node-1.toml --rejoin          (its disk was lost; the
     other nodes run)
 
-    JSON, one line when the node listens: {"node", "pid", "native", "cluster",
-    "dir"}
+    JSON, one line when the node listens: {"node", "pid", "native", "kafka",
+    "cluster", "dir"}
 
     Parameters
     ----------
@@ -105,6 +106,8 @@ def server(
         text or json.
     metrics_listen
         HOST:PORT for Prometheus.
+    kafka_listen
+        HOST:PORT for Kafka's clients.
     listen_without_authentication
         The phrase that allows a listener off the loopback.
     """
@@ -126,6 +129,7 @@ def server(
         "log_level": log_level,
         "log_format": log_format,
         "metrics_listen": metrics_listen,
+        "kafka_listen": kafka_listen,
         "listen_without_authentication": listen_without_authentication,
     }
     return _run(config, flags, members, bootstrap, rejoin, check_config, stop_with_stdin, output, accept_loss)

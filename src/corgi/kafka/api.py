@@ -37,7 +37,8 @@ class Api(Generic[R]):
     """One row of the table of APIs. ``versions`` are those served, ``floor`` the lowest that is told to clients.
 
     ``flexible``: the first version with compact strings and tagged fields; ``plain_header``: its answers have the old
-    header all the same. ``quiet``: whether a request gets no answer. ``before_login``: taken before authentication.
+    header all the same. ``quiet``: whether a request gets no answer. ``cost``: bytes that its answer may have, if that
+    can be much. ``before_login``: taken before authentication.
     """
 
     key: int
@@ -49,6 +50,7 @@ class Api(Generic[R]):
     floor: int | None = None
     plain_header: bool = False
     quiet: Callable[[R], bool] | None = None
+    cost: Callable[[R], int] | None = None
     before_login: bool = False
 
     @property
@@ -88,7 +90,7 @@ class Call(Generic[R]):
         self.version = version
         self.client_id = client_id
         self.request = request
-        self.size = size
+        self.size = size if api.cost is None else size + api.cost(request)
         self.quiet = api.quiet is not None and api.quiet(request)
         self.done = False
         self.buffers: list[Buffer] = []

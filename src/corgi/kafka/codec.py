@@ -51,6 +51,13 @@ class Until:
 
 
 @dataclass(frozen=True, slots=True)
+class NullSince:
+    """The first version in which the field, declared with ``| None``, may be null."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tag:
     """The field is a tagged one of flexible versions."""
 
@@ -270,17 +277,18 @@ def _field(info: msgspec.structs.FieldInfo, hint: Any, version: int, flexible: b
     return _Field(info.name, _type_of(hint, version, flexible) if present else None, default, tag)
 
 
-def _type_of(hint: Any, version: int, flexible: bool) -> _Type:
+def _type_of(hint: Any, version: int, flexible: bool, *, may_be_null: bool = True) -> _Type:
     if get_origin(hint) is Annotated:
         base, *marks = get_args(hint)
         for mark in marks:
             if isinstance(mark, Fixed):
                 return _fixed_type(mark.form)
-        return _type_of(base, version, flexible)
+        may_be_null = all(version >= mark.version for mark in marks if isinstance(mark, NullSince))
+        return _type_of(base, version, flexible, may_be_null=may_be_null)
     nullable = False
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = [one for one in get_args(hint) if one is not type(None)]
-        nullable = True
+        nullable = may_be_null
     if get_origin(hint) is tuple:
         return _array_type(_type_of(get_args(hint)[0], version, flexible), flexible, nullable)
     if hint is bool:

@@ -1,8 +1,8 @@
 """One Kafka client: requests in, answers out in their order, and in between one more client session of the node.
 
 The requests of a connection are begun in the order in which they came and worked on side by side, so produces fill the
-pipeline and a long poll delays nobody's work; only answers wait for those before them. What is unanswered is bounded,
-in number and bytes: beyond that the connection is not read.
+pipeline and a long poll delays nobody's work; only answers wait for those before them. What has not left is bounded, in
+number and bytes: beyond that the connection is not read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 API_VERSIONS = 18
 PENDING_REQUESTS_MAX = 256  # unanswered; clients keep five or so in flight
-PENDING_BYTES_MAX = 16 * 1024 * 1024
+PENDING_BYTES_MAX = 64 * 1024 * 1024  # of requests, and of what their answers may have
 CLIENT_ID_MAX = 249  # characters that are kept of a client's name for itself
 _SHORT_HEADER = struct.Struct(">hhi")
 
@@ -115,17 +115,21 @@ class KafkaSession:
 
     def answered(self, call: AnyCall) -> None:
         """A call has its answer: whatever is complete at the head of the line leaves."""
-        self._pending -= 1
-        self._pending_bytes -= call.size
+        if call.quiet:
+            self._let_go(call)
         order = self._order
         while order and order[0].done:
+            first = order.popleft()
+            self._let_go(first)
             if not self.closed:
-                self._transport.write(order.popleft().buffers)
-            else:
-                order.popleft()
+                self._transport.write(first.buffers)
         if self._held and self._pending < PENDING_REQUESTS_MAX // 2 and self._pending_bytes <= PENDING_BYTES_MAX // 2:
             self._held = False
             self._transport.release()
+
+    def _let_go(self, call: AnyCall) -> None:
+        self._pending -= 1
+        self._pending_bytes -= call.size
 
     # -- what the node calls: the ClientSession port -----------------------------------------------------------------
 

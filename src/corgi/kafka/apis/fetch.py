@@ -19,6 +19,7 @@ from corgi.base.compression import CODECS
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, Offset
 from corgi.broker.bounds import INT64_MAX
+from corgi.delivery.limits import POLL_BYTES_MAX
 from corgi.delivery.polls import Part, PartAnswer
 from corgi.kafka.api import Api, Call
 from corgi.kafka.codec import Reader, put_uvarint, short
@@ -258,4 +259,8 @@ def _put_name(out: bytearray, name: str, compact: bool) -> None:
     out += data
 
 
-API = Api(1, "Fetch", (4, 12), _FLEXIBLE, read, handle)
+def _cost(request: Request) -> int:
+    return min(max(0, request.bytes_max), POLL_BYTES_MAX)
+
+
+API = Api(1, "Fetch", (4, 12), _FLEXIBLE, read, handle, cost=_cost)

@@ -16,7 +16,7 @@ from corgi.base.errors import INVALID_TOPIC_NAME, OK, TOPIC_EXISTS, UNKNOWN_TOPI
 from corgi.base.ids import GroupId
 from corgi.base.ports import Message
 from corgi.kafka.api import Api, Call
-from corgi.kafka.codec import NO_UUID, Body, Reader, Since, Until, Uuid, put_uvarint, read_body
+from corgi.kafka.codec import NO_UUID, Body, NullSince, Reader, Since, Until, Uuid, put_uvarint, read_body
 from corgi.kafka.errors import Code, code_of
 from corgi.kafka.front import Front
 from corgi.state.settings import check_topic_name
@@ -34,11 +34,11 @@ _PARTITION = struct.Struct(">hi")
 
 class Wanted(Body, frozen=True):
     topic_id: Annotated[Uuid, Since(10)] = NO_UUID
-    name: str | None = None
+    name: Annotated[str | None, NullSince(10)] = None
 
 
 class Request(Body, frozen=True):
-    topics: tuple[Wanted, ...] | None = None
+    topics: Annotated[tuple[Wanted, ...] | None, NullSince(1)] = None
     create: Annotated[bool, Since(4)] = True
     cluster_operations: Annotated[bool, Since(8), Until(10)] = False
     topic_operations: Annotated[bool, Since(8)] = False

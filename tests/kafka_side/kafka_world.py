@@ -1,0 +1,133 @@
+"""One node with a Kafka client that writes bytes, and Kafka's own schemas (kio) to read and write them by."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from kio.index import load_request_schema, load_response_schema
+from kio.serial import entity_reader, entity_writer
+
+from corgi.base.command import Buffer
+from corgi.base.errors import CorgiError
+from corgi.base.ids import NodeId
+from corgi.kafka.front import Front, KafkaOptions
+from corgi.kafka.session import KafkaSession
+from corgi.kafka.table import APIS
+from one_node import OneNode
+
+LISTENER = "default"
+
+
+class KafkaClient:
+    """A connection: what was written to it, cut into answers."""
+
+    remote = "test:1"
+
+    def __init__(self, world: KafkaNode) -> None:
+        self.world = world
+        self.session = KafkaSession(world.front, self, LISTENER)
+        self.output = b""
+        self.failure: CorgiError | None = None
+        self.held = False
+        self.correlation = 0
+
+    # the transport
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        self.output += b"".join(buffers)
+
+    def buffered(self) -> int:
+        return 0
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+    def close(self, error: CorgiError) -> None:
+        self.failure = error
+        self.session.lost()
+
+    # what a test does
+
+    def send(self, key: int, version: int, body: bytes, client_id: str = "test") -> int:
+        """A request with an encoded body; its correlation id."""
+        self.correlation += 1
+        name = client_id.encode()
+        head = struct.pack(">hhih", key, version, self.correlation, len(name)) + name
+        if version >= APIS[key].flexible:
+            head += b"\0"
+        self.take(head + body)
+        return self.correlation
+
+    def take(self, request: bytes) -> None:
+        """A request as bytes."""
+        try:
+            self.session.received(memoryview(request))
+        except CorgiError as error:
+            self.session.fail(error)
+
+    def answers(self) -> list[tuple[int, bytes]]:
+        """(correlation id, what follows) of every answer so far; they are forgotten."""
+        found = []
+        while self.output:
+            (size,) = struct.unpack_from(">i", self.output)
+            answer, self.output = self.output[4 : 4 + size], self.output[4 + size :]
+            assert len(answer) == size
+            found.append((int.from_bytes(answer[:4]), answer[4:]))
+        return found
+
+    def call(self, request: Any, wait_s: float = 0.0) -> Any:
+        """Send one of kio's requests, run the node until it is answered, and read the answer by kio, to its end."""
+        cls = type(request)
+        key, version = int(cls.__api_key__), int(cls.__version__)
+        correlation = self.send(key, version, encoded(request))
+        self.world.node.turns()
+        if wait_s:
+            self.world.node.wait(wait_s)
+        ((found, body),) = self.answers()
+        assert found == correlation
+        return decoded(key, version, body)
+
+
+class KafkaNode:
+    """One node, no consensus, with a Kafka side."""
+
+    def __init__(self, **options: Any) -> None:
+        self.node = OneNode()
+        members = self.node.options.members
+        self.node.detector = type("Detector", (), {"peers": {}})()  # type: ignore[attr-defined]
+        self.node.client_request = self.node.requests.received  # type: ignore[attr-defined]
+        advertised = {LISTENER: {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}}
+        self.front = Front(self.node, KafkaOptions(advertised, **options), APIS)  # type: ignore[arg-type]
+
+    def client(self) -> KafkaClient:
+        return KafkaClient(self)
+
+
+def encoded(body: Any) -> bytes:
+    """By kio."""
+    out = io.BytesIO()
+    entity_writer(type(body))(out, body)
+    return out.getvalue()
+
+
+def decoded(key: int, version: int, answer: bytes) -> Any:
+    """By kio: the body of an answer, of which nothing may be left over; the header is checked on the way."""
+    cls = load_response_schema(key, version)
+    at = 0
+    if cls.__header_schema__.__flexible__:
+        assert answer[0] == 0, "no tagged fields in a header"
+        at = 1
+    body, size = entity_reader(cls)(answer, at)
+    assert at + size == len(answer), "bytes are left over"
+    return body
+
+
+def request(key: int, version: int) -> Any:
+    """The class of kio's request."""
+    return load_request_schema(key, version)
