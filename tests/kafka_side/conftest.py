@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +24,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 def topic() -> str:
     """A name that no other test uses."""
     return f"topic-{next(_numbers)}"
-
-
-@pytest.fixture
-def wait_for() -> Callable[[Callable[[], bool]], None]:
-    """Waits until something is so, 20 s at most."""
-    import time
-
-    def wait(so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not so():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    return wait
