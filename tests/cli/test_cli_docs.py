@@ -52,5 +52,5 @@ def test_every_key_of_the_configuration_is_described_with_its_default() -> None:
     assert {field.name for field in msgspec.structs.fields(Member)} <= set(rows)
     for field in msgspec.structs.fields(ServerConfig):
         if field.default not in (msgspec.NODEFAULT, "", (), None):
-            told = str(field.default)
-            assert rows[field.name].strip("`") == (told.lower() if isinstance(field.default, bool) else told), field.name
+            default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+            assert rows[field.name].strip("`") == default, field.name
