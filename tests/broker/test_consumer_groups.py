@@ -14,6 +14,7 @@ from corgi.base.errors import BY_NUMBER
 from corgi.base.ids import TopicId
 from corgi.broker.assignment import assign
 from corgi.broker.consumer_group import CLOSED_GRACE_S
+from corgi.broker.coordinator import TURN_S
 from corgi.state.commands import Owner, encode_owner
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
@@ -475,6 +476,36 @@ def test_more_units_than_fit_into_a_turn_are_given_out_over_several() -> None:
     greedy = Consumer(node, "three", "wide", slices=200)
     greedy.beat()
     assert greedy.error == "overloaded"
+
+
+def test_a_plan_takes_several_turns_and_is_begun_anew_when_a_member_leaves_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node, _ = world(partitions=1_500)
+    stays, leaves = Consumer(node, "stays"), Consumer(node, "leaves")
+    stays.beat()
+    (group,) = [group for reign in node.requests.coordinator._reigns.values() for group in reign.groups.values()]
+    before = dict(stays.held)
+
+    def now() -> float:  # whatever is done takes as long as a turn may
+        node.time += TURN_S
+        return node.time
+
+    monkeypatch.setattr(node, "now", now)
+    leaves.client.ask(g.GroupHeartbeat("billing", "leaves", 0, ("t",), "", "test", 1))
+    turns = 0
+    while not group.planning:
+        node.turn()
+    while group.planning and turns < 7:
+        turns += 1
+        assert not group.claiming
+        node.turn()
+    assert turns == 7, "to look at the owners alone takes six steps"
+    leaves.client.ask(g.GroupHeartbeat("billing", "leaves", 0, ("t",), "", "test", 1, leave=True))
+    monkeypatch.undo()
+    settle(stays)
+    assert group.state == "stable"
+    assert stays.held == before, "nothing moved for who had gone again"
 
 
 def test_a_topic_that_nobody_wants_any_more_does_not_keep_the_group_busy() -> None:

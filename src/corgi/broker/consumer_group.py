@@ -4,8 +4,9 @@ What must outlive the coordinator is elsewhere: the members in the group's recor
 the unit's cursor. Here are the soft parts: when a member was last heard, what it told that it holds, which assignment
 it was shown. No I/O and no node: the coordinator asks what should be done (``claims``) and tells what became of it.
 
-Who should hold what is planned anew when members or partitions change; otherwise only those units are looked at that
-something happened to, at most LOOKS_MAX in one turn, so that a heartbeat costs the same in a group of any size.
+Who should hold what is planned anew when members or partitions change, in short steps, and nothing is given to anybody
+meanwhile; otherwise only those units are looked at that something happened to, at most LOOKS_MAX in one turn. So
+neither a plan nor a heartbeat holds up a turn, in a group of any size.
 
 Invariant: a unit is claimed for a member only when no other living member holds it, or the one that does has had its
 time to let go; a member is shown a unit only while the unit's cursor names it.
@@ -13,7 +14,7 @@ time to let go; a member is shown a unit only while the unit's cursor names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import msgspec
 
 from corgi.base.ids import TopicId
 from corgi.base.ports import ClientSession
-from corgi.broker.assignment import Unit, assign
+from corgi.broker.assignment import STEP, Unit, assigning
 from corgi.state.consumer_groups import GROUP_BYTES_MAX
 from corgi.state.cursors import Cursor
 from corgi.wire.group_messages import GroupHeartbeat
@@ -111,7 +112,8 @@ class ConsumerGroup:
         self.stored: tuple[StoredMember, ...] = stored.members if stored else ()
         self.units: tuple[Unit, ...] = ()
         self.units_of: tuple[frozenset[TopicId], int] | None = None  # the topics and slices that they are of
-        self.stale = True  # to be planned anew
+        self.stale = True  # to be planned anew, also while that is being done
+        self._planning: Generator[None, None, dict[Unit, str]] | None = None
         self.seen_through = False  # members are shown what they hold: before, nothing may be concluded from it
         self.claiming: dict[Unit, str] = {}
         self.bytes = 0  # of the members in the record
@@ -243,7 +245,12 @@ class ConsumerGroup:
     @property
     def busy(self) -> bool:
         """Whether there is something to do now."""
-        return bool(self._look or self.stale or self.unsaved or self._news)
+        return bool(self._look or self.stale or self.planning or self.unsaved or self._news)
+
+    @property
+    def planning(self) -> bool:
+        """Whether a plan was begun and is not done."""
+        return self._planning is not None
 
     @property
     def looks_left(self) -> bool:
@@ -260,19 +267,37 @@ class ConsumerGroup:
         self.stale = True
 
     def plan(self, wishes: Mapping[str, frozenset[TopicId]]) -> None:
-        """Decide who should hold what. ``wishes``: of all members."""
+        """Begin to decide who should hold what, anew if that was going on. ``wishes``: of all members."""
         self.stale = False
+        self._planning = self._plan(wishes)
+
+    def go_on_planning(self) -> bool:
+        """One step; False when it was the last."""
+        assert self._planning is not None
+        try:
+            next(self._planning)
+        except StopIteration as end:
+            self._planning = None
+            self._target = end.value
+            self._look = dict.fromkeys(self.units)
+        return self.planning
+
+    def _plan(self, wishes: Mapping[str, frozenset[TopicId]]) -> Generator[None, None, dict[Unit, str]]:
+        """Owners may change between two steps: afterwards all units are looked at. When anything else does, the plan is
+        ``stale``, and begun anew."""
         found = self.units
         living = {one.member: wishes[one.member] for one in self.stored if one.member in self.members}
         heirs = {old: name for name, member in self.members.items() for old in member.replaced}
         owners: dict[Unit, str] = {}
-        for unit in found:
+        for work, unit in enumerate(found, start=1):
+            if not work % STEP:
+                yield
             owner = self.claiming.get(unit) or self._cursor_of(unit).member
             owners[unit] = heirs.get(owner, owner)
         # What an instance held is kept for its new process until the record tells of that.
         ready = [unit for unit in found if owners[unit] in living or owners[unit] not in self.members]
-        self._target = assign(living, ready, owners)
-        self._look = dict.fromkeys(found)
+        yield
+        return (yield from assigning(living, ready, owners))
 
     def claims(self, now: float) -> list[Claim]:
         """What is to be claimed now; each is in ``claiming`` until ``claimed``."""
@@ -323,7 +348,7 @@ class ConsumerGroup:
 
     def show(self) -> list[Member]:
         """Members whose assignment has become another; none while there are units to look at."""
-        if self._look or self.stale:
+        if self._look or self.stale or self.planning:
             return []
         self.seen_through = True
         changed: list[Member] = []

@@ -46,7 +46,7 @@ SUBMIT_TIMEOUT_S = 5.0
 TURN_S = 0.002  # for driving groups
 WAITING_MAX = 10_000  # heartbeats that wait for a coordinator to become one
 MEMBERS_MAX = 1_000
-UNITS_MAX = 5_000  # of one group: planning takes about a microsecond for each
+UNITS_MAX = 5_000  # of one group
 GROUPS_MAX = 10_000  # kept in one Paxos group
 
 
@@ -191,7 +191,7 @@ class Coordinator:
                 continue
             for name in list(reign.dirty):
                 del reign.dirty[name]
-                self._drive(reign, name)
+                self._drive(reign, name, until)
                 if self._node.clock.now() > until:
                     return
 
@@ -376,20 +376,17 @@ class Coordinator:
 
     # -- driving --------------------------------------------------------------------------------------------------
 
-    def _drive(self, reign: Reign, name: str) -> None:
+    def _drive(self, reign: Reign, name: str, until: float) -> None:
         group = reign.groups.get(name)
         if group is None:
             return
         if group.unsaved:
             self._save(reign, group)
         if group.stale:
-            wishes = self._wishes(group)
-            wanted: set[TopicId] = set().union(*wishes.values()) if wishes else set()
-            key = (frozenset(wanted), group.slices)
-            if group.units_of != key:
-                group.units_of = key
-                group.set_units(self._units(wanted, max(group.slices, 1)))
-            group.plan(wishes)
+            self._begin_plan(group)
+        if group.planning:
+            while group.go_on_planning() and self._node.clock.now() <= until:
+                pass
             reign.dirty[name] = None  # planning is enough for one turn
             return
         for claim in group.claims(self._node.clock.now()):
@@ -402,6 +399,15 @@ class Coordinator:
         if group.seen_through and name in reign.asking:
             for asked in reign.asking.pop(name):
                 self._answer(reign, group, *asked)
+
+    def _begin_plan(self, group: ConsumerGroup) -> None:
+        wishes = self._wishes(group)
+        wanted: set[TopicId] = set().union(*wishes.values()) if wishes else set()
+        key = (frozenset(wanted), group.slices)
+        if group.units_of != key:
+            group.units_of = key
+            group.set_units(self._units(wanted, max(group.slices, 1)))
+        group.plan(wishes)
 
     def _wishes(self, group: ConsumerGroup) -> dict[str, frozenset[TopicId]]:
         topics = self._topics
