@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+import aiokafka
 import pytest
 
 import corgi
@@ -72,3 +73,17 @@ async def test_the_fixture_serves_asynchronous_tests(corgi_embedded: RunningBrok
         assert await mq.topics.list() == []  # new for each test
         await mq.topics.create("t")
         assert (await mq.publish("t", b"x")).offset == 0
+
+
+async def test_an_embedded_broker_serves_kafkas_clients_too() -> None:
+    async with Broker(kafka=True) as broker, asyncio.timeout(20), corgi.connect(broker.servers) as mq:
+        await mq.topics.create("orders")
+        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=broker.kafka_servers)
+        await producer.start()
+        try:
+            await producer.send_and_wait("orders", b"from Kafka's side", key=b"k")
+        finally:
+            await producer.stop()
+        async for message in mq.subscribe("orders", start="earliest"):
+            assert (message.key, message.value) == (b"k", b"from Kafka's side")
+            break

@@ -139,6 +139,17 @@ class Reader:
             raise CorgiError("malformed-frame", f"a length of {length}")
         return length
 
+    def count(self, *, compact: bool, bytes_each: int) -> int:
+        """How many elements an array has, each of at least ``bytes_each`` bytes; 0 for null."""
+        count = max(0, self.length(compact=compact, short_form=False))
+        if count * bytes_each > self.end - self.at:
+            raise short()
+        return count
+
+    def text(self, *, compact: bool) -> str:
+        """A string, "" for null, also if it is not UTF-8: then it names nothing that exists."""
+        return str(self.take(max(0, self.length(compact=compact, short_form=True))), "utf-8", "replace")
+
     def skip_tags(self) -> None:
         """A section of tagged fields of which none is known."""
         count = self.uvarint()
@@ -160,6 +171,25 @@ def put_uvarint(out: bytearray, value: int) -> None:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
+
+
+def put_count(out: bytearray, count: int, *, compact: bool) -> None:
+    """Append the count of an array or bytes; -1: null."""
+    if compact:
+        put_uvarint(out, count + 1)
+    else:
+        out += _INT32.pack(count)
+
+
+def put_text(out: bytearray, text: str | None, *, compact: bool) -> None:
+    """Append a nullable string."""
+    data = b"" if text is None else text.encode()[:STRING_BYTES_MAX]
+    size = -1 if text is None else len(data)
+    if compact:
+        put_uvarint(out, size + 1)
+    else:
+        out += _INT16.pack(size)
+    out += data
 
 
 _Read = Callable[[Reader], Any]
@@ -326,13 +356,6 @@ def _check_null(nullable: bool) -> None:
         raise CorgiError("malformed-frame", "a null stands where none may be")
 
 
-def _put_length(out: bytearray, length: int, form: struct.Struct, *, compact: bool) -> None:
-    if compact:
-        put_uvarint(out, length + 1)
-    else:
-        out += form.pack(length)
-
-
 def _string_type(compact: bool, nullable: bool) -> _Type:
     def read(reader: Reader) -> str | None:
         length = reader.length(compact=compact, short_form=True)
@@ -347,12 +370,7 @@ def _string_type(compact: bool, nullable: bool) -> _Type:
             raise CorgiError("malformed-frame", "a string is not UTF-8") from None
 
     def write(out: bytearray, value: str | None) -> None:
-        if value is None:
-            _put_length(out, -1, _INT16, compact=compact)
-            return
-        data = value.encode()[:STRING_BYTES_MAX]
-        _put_length(out, len(data), _INT16, compact=compact)
-        out += data
+        put_text(out, value, compact=compact)
 
     return _Type(read, write, 1 if compact else 2)
 
@@ -366,7 +384,7 @@ def _bytes_type(compact: bool, nullable: bool) -> _Type:
         return bytes(reader.take(length))
 
     def write(out: bytearray, value: bytes | None) -> None:
-        _put_length(out, -1 if value is None else len(value), _INT32, compact=compact)
+        put_count(out, -1 if value is None else len(value), compact=compact)
         if value is not None:
             out += value
 
@@ -386,7 +404,7 @@ def _array_type(inner: _Type, compact: bool, nullable: bool) -> _Type:
         return tuple([read_one(reader) for _ in range(count)])
 
     def write(out: bytearray, value: tuple[Any, ...] | None) -> None:
-        _put_length(out, -1 if value is None else len(value), _INT32, compact=compact)
+        put_count(out, -1 if value is None else len(value), compact=compact)
         for one in value or ():
             write_one(out, one)
 

@@ -55,7 +55,7 @@ class DriverStatistics:
     disk: DiskStatistics
     links: tuple[LinkStatistics, ...]
     clients: ListenerStatistics
-    kafka: tuple[KafkaStatistics, ...] = ()
+    kafka: tuple[tuple[str, KafkaStatistics], ...] = ()  # by listener
 
 
 class Driver:

@@ -63,8 +63,9 @@ class KafkaSide:
         for listener in self._listeners:
             listener.abort()
 
-    def statistics(self) -> tuple[KafkaStatistics, ...]:
-        return tuple([listener.statistics() for listener in self._listeners])
+    def statistics(self) -> tuple[tuple[str, KafkaStatistics], ...]:
+        """By listener."""
+        return tuple([(listener.name, listener.statistics()) for listener in self._listeners])
 
     # -- facts --------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,13 @@ def _node(driver: Driver) -> Iterator[Sample]:
     yield Sample("client_output_bytes", statistics.clients.output_bytes)
     yield Sample("client_connections_refused", statistics.clients.refused, counter=True)
     yield Sample("client_connections_cut_off", statistics.clients.cut_off, counter=True)
+    for listener, kafka in statistics.kafka:
+        label = (("listener", listener),)
+        yield Sample("kafka_connections", kafka.clients, label)
+        yield Sample("kafka_output_bytes", kafka.output_bytes, label)
+        yield Sample("kafka_connections_accepted", kafka.accepted, label, counter=True)
+        yield Sample("kafka_connections_refused", kafka.refused, label, counter=True)
+        yield Sample("kafka_connections_cut_off", kafka.cut_off, label, counter=True)
     for name, value in sorted(driver.node.counters.items()):
         yield Sample("events", value, (("name", name),), counter=True)
 

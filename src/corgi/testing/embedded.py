@@ -21,17 +21,21 @@ from corgi.runtime.folder import Folder
 NODE = NodeId(1)
 GROUPS = 4  # of a broker made here; one that exists keeps its own
 LOOPBACK = "127.0.0.1"
+KAFKA = "default"  # the name of the listener for Kafka's clients
 
 
 class Broker:
     """One node on the running event loop, on a free port; ``servers`` is what ``corgi.connect`` wants.
 
     ``folder`` None: a temporary one, removed when the broker stops. A folder is made into a node's when it is not one
-    yet, and continued when it is. An asynchronous context manager, or ``start`` and ``stop``.
+    yet, and continued when it is. An asynchronous context manager, or ``start`` and ``stop``. With ``kafka`` Kafka's
+    clients are served too, at another free port: ``kafka_servers`` is their ``bootstrap.servers``.
     """
 
-    def __init__(self, folder: str | Path | None = None, *, groups: int = GROUPS) -> None:
+    def __init__(self, folder: str | Path | None = None, *, groups: int = GROUPS, kafka: bool = False) -> None:
         self.servers = ""
+        self.kafka_servers = ""
+        self._kafka = kafka
         self._wanted = None if folder is None else Path(folder)
         self._groups = groups
         self._temporary: Path | None = None
@@ -47,7 +51,11 @@ class Broker:
         try:
             self._folder = _open(path, self._groups)
             self._driver = Driver(
-                _options(self._folder), self._folder.path, host=LOOPBACK, recovered=self._folder.mark_recovered
+                _options(self._folder),
+                self._folder.path,
+                host=LOOPBACK,
+                recovered=self._folder.mark_recovered,
+                kafka_listen={KAFKA: (LOOPBACK, 0)} if self._kafka else {},
             )
             port = await self._driver.start()
         except BaseException:
@@ -55,6 +63,8 @@ class Broker:
             await self.stop()
             raise
         self.servers = f"{LOOPBACK}:{port}"
+        if self._kafka:
+            self.kafka_servers = f"{LOOPBACK}:{self._driver.kafka.ports[KAFKA]}"
 
     async def stop(self) -> None:
         """Close everything; safe to call twice."""

@@ -22,7 +22,7 @@ from corgi.broker.bounds import INT64_MAX
 from corgi.delivery.limits import POLL_BYTES_MAX
 from corgi.delivery.polls import Part, PartAnswer
 from corgi.kafka.api import Api, Call
-from corgi.kafka.codec import Reader, put_uvarint, short
+from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
 from corgi.state.index import PartitionLog
 from corgi.state.topics import Topic
@@ -68,11 +68,10 @@ def read(reader: Reader, version: int) -> Request:
     session, epoch = _SESSION.unpack(reader.take(_SESSION.size)) if version >= 7 else (NO_SESSION, -1)
     form = next(_FORMS[since] for since in (12, 9, 5, 4) if version >= since)
     topics = []
-    for _ in range(_count(reader, compact, 2)):
-        length = reader.length(compact=compact, short_form=True)
-        name = str(reader.take(max(0, length)), "utf-8", "replace")
+    for _ in range(reader.count(compact=compact, bytes_each=2)):
+        name = reader.text(compact=compact)
         partitions = []
-        for _ in range(_count(reader, compact, form.size)):
+        for _ in range(reader.count(compact=compact, bytes_each=form.size)):
             fields = form.unpack(reader.take(form.size))
             epoch_told = fields[1] if version >= 9 else -1
             partitions.append(Wanted(fields[0], epoch_told, fields[2] if version >= 9 else fields[1], fields[-1]))
@@ -82,13 +81,6 @@ def read(reader: Reader, version: int) -> Request:
         if compact:
             reader.skip_tags()
     return Request(wait_ms, bytes_min, bytes_max, isolation == READ_COMMITTED, session, epoch, topics)
-
-
-def _count(reader: Reader, compact: bool, bytes_each: int) -> int:
-    count = max(0, reader.length(compact=compact, short_form=False))
-    if count * bytes_each > reader.end - reader.at:
-        raise short()
-    return count
 
 
 def handle(call: Call[Request]) -> None:
@@ -155,11 +147,11 @@ def _encode(
     if version >= 7:
         head += _INT16.pack(code) + _INT32.pack(NO_SESSION)
     topics = request.topics if not code else []
-    _put_count(head, len(topics), compact)
+    put_count(head, len(topics), compact=compact)
     each = zip(parts, answers, _cut(answers, buffers), strict=True)
     for name, partitions in topics:
-        _put_name(head, name, compact)
-        _put_count(head, len(partitions), compact)
+        put_text(head, name, compact=compact)
+        put_count(head, len(partitions), compact=compact)
         for wanted in partitions:
             part, told, records = next(each)
             size = sum(map(len, records))
@@ -167,10 +159,7 @@ def _encode(
             if error:
                 records, size = [], 0
             _put_partition(head, call, wanted, part, told, error)
-            if compact:
-                put_uvarint(head, size + 1)
-            else:
-                head += _INT32.pack(size)
+            put_count(head, size, compact=compact)
             if records:
                 out.append(bytes(head))
                 out += records
@@ -193,10 +182,10 @@ def _put_partition(
     offsets = _OFFSETS.pack(wanted.partition, error, told.end, told.stable, told.start)
     head += offsets if version >= 5 else offsets[:-8]
     if not call.request.committed or error:
-        _put_count(head, -1, compact)
+        put_count(head, -1, compact=compact)
     else:
         aborted = _aborted(part, told)
-        _put_count(head, len(aborted), compact)
+        put_count(head, len(aborted), compact=compact)
         for producer_id, first in aborted:
             head += _ABORTED.pack(producer_id, first)
             if compact:
@@ -241,22 +230,6 @@ def _cut(answers: list[PartAnswer], buffers: list[Buffer]) -> Iterator[list[Buff
             left -= len(buffer)
             mine.append(buffer)
         yield mine
-
-
-def _put_count(out: bytearray, count: int, compact: bool) -> None:
-    if compact:
-        put_uvarint(out, count + 1)
-    else:
-        out += _INT32.pack(count)
-
-
-def _put_name(out: bytearray, name: str, compact: bool) -> None:
-    data = name.encode()
-    if compact:
-        put_uvarint(out, len(data) + 1)
-    else:
-        out += _INT16.pack(len(data))
-    out += data
 
 
 def _cost(request: Request) -> int:

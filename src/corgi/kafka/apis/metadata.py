@@ -16,7 +16,7 @@ from corgi.base.errors import INVALID_TOPIC_NAME, OK, TOPIC_EXISTS, UNKNOWN_TOPI
 from corgi.base.ids import GroupId
 from corgi.base.ports import Message
 from corgi.kafka.api import Api, Call
-from corgi.kafka.codec import NO_UUID, Body, NullSince, Reader, Since, Until, Uuid, put_uvarint, read_body
+from corgi.kafka.codec import NO_UUID, Body, NullSince, Reader, Since, Until, Uuid, put_count, put_text, read_body
 from corgi.kafka.errors import Code, code_of
 from corgi.kafka.front import Front
 from corgi.state.settings import check_topic_name
@@ -246,19 +246,10 @@ def _writers(
     """Appends the length of an array, a nullable string, the end of a struct."""
 
     def length(count: int) -> None:
-        if compact:
-            put_uvarint(out, count + 1)
-        else:
-            out.extend(_INT32.pack(count))
+        put_count(out, count, compact=compact)
 
     def text(value: str | None) -> None:
-        data = b"" if value is None else value.encode()
-        size = -1 if value is None else len(data)
-        if compact:
-            put_uvarint(out, size + 1)
-        else:
-            out.extend(_INT16.pack(size))
-        out.extend(data)
+        put_text(out, value, compact=compact)
 
     def end() -> None:
         if compact:

@@ -28,7 +28,7 @@ from corgi.base.ids import TopicId
 from corgi.base.ports import Message
 from corgi.broker.bounds import REQUEST_BATCHES_MAX
 from corgi.kafka.api import Api, Call, error_of
-from corgi.kafka.codec import Reader, put_uvarint, short
+from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
 from corgi.kafka.front import Front
 from corgi.wire.messages import Produce, ProduceReply
@@ -62,13 +62,13 @@ class Request(NamedTuple):
 def read(reader: Reader, version: int) -> Request:
     """By hand: batches stay slices of the request."""
     compact = version >= _FLEXIBLE
-    _text(reader, compact)  # transactional id: the batches tell their producer
+    reader.text(compact=compact)  # transactional id: the batches tell their producer
     acks, timeout_ms = _HEAD.unpack(reader.take(_HEAD.size))
     topics = []
-    for _ in range(_count(reader, compact, 2)):
-        name = _text(reader, compact)
+    for _ in range(reader.count(compact=compact, bytes_each=2)):
+        name = reader.text(compact=compact)
         parts = []
-        for _ in range(_count(reader, compact, _PARTITION_BYTES_MIN)):
+        for _ in range(reader.count(compact=compact, bytes_each=_PARTITION_BYTES_MIN)):
             (partition,) = _INT32.unpack(reader.take(4))
             length = reader.length(compact=compact, short_form=False)
             parts.append(Part(partition, None if length < 0 else reader.take(length)))
@@ -78,18 +78,6 @@ def read(reader: Reader, version: int) -> Request:
         if compact:
             reader.skip_tags()
     return Request(acks, timeout_ms, topics)
-
-
-def _text(reader: Reader, compact: bool) -> str:
-    length = reader.length(compact=compact, short_form=True)
-    return "" if length < 0 else str(reader.take(length), "utf-8", "replace")
-
-
-def _count(reader: Reader, compact: bool, bytes_each: int) -> int:
-    count = max(0, reader.length(compact=compact, short_form=False))
-    if count * bytes_each > reader.end - reader.at:
-        raise short()
-    return count
 
 
 class _Result:
@@ -223,16 +211,16 @@ def _start(front: Front, topic: TopicId, partition: int) -> int:
 def _encode(version: int, topics: list[tuple[str, list[_Result]]]) -> bytes:
     compact = version >= _FLEXIBLE
     out = bytearray()
-    _put_count(out, len(topics), compact)
+    put_count(out, len(topics), compact=compact)
     for name, results in topics:
-        _put_text(out, name, compact)
-        _put_count(out, len(results), compact)
+        put_text(out, name, compact=compact)
+        put_count(out, len(results), compact=compact)
         for result in results:
             told = _RESULT.pack(result.partition, result.error, result.offset, result.time, result.start)
             out += told if version >= 5 else told[:-8]
             if version >= 8:
-                _put_count(out, 0, compact)  # errors of single records are not told
-                _put_text(out, result.message or None, compact)
+                put_count(out, 0, compact=compact)  # errors of single records are not told
+                put_text(out, result.message or None, compact=compact)
             if compact:
                 out.append(0)
         if compact:
@@ -241,23 +229,6 @@ def _encode(version: int, topics: list[tuple[str, list[_Result]]]) -> bytes:
     if compact:
         out.append(0)
     return bytes(out)
-
-
-def _put_count(out: bytearray, count: int, compact: bool) -> None:
-    if compact:
-        put_uvarint(out, count + 1)
-    else:
-        out += _INT32.pack(count)
-
-
-def _put_text(out: bytearray, text: str | None, compact: bool) -> None:
-    data = b"" if text is None else text.encode()
-    size = -1 if text is None else len(data)
-    if compact:
-        put_uvarint(out, size + 1)
-    else:
-        out += size.to_bytes(2, signed=True)
-    out += data
 
 
 def _silent(request: Request) -> bool:
