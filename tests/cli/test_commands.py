@@ -19,8 +19,8 @@ from corgi.cli.main import main
 from corgi.cli.status import survey
 from corgi.cli.sub import start_of
 from corgi.client.corgi import DEFAULT_SERVERS
+from corgi.client.loop_thread import LoopThread
 from corgi.client.messages import NodeDescription
-from corgi.client.sync import LoopThread
 from corgi.client.sync import connect as connect_sync
 from corgi.server.ports import reserve_free
 from corgi.testing.embedded import Broker

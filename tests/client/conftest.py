@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from corgi.client.sync import LoopThread
+from corgi.client.loop_thread import LoopThread
 from corgi.testing.embedded import Broker
 
 

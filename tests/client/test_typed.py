@@ -131,3 +131,46 @@ async def test_a_type_or_format_that_cannot_be_is_told(mq: corgi.Corgi) -> None:
     with pytest.raises(CorgiError) as caught:
         mq.topic("t", dict[Odd, set[Odd] | list[Odd]])
     assert caught.value.code == "codec"
+
+
+async def test_handlers_in_a_group_get_values_and_what_does_not_decode_is_among_the_dead(
+    mq: corgi.Corgi, name: str
+) -> None:
+    await mq.topics.create(name)
+    await mq.topics.create(f"{name}-out", colocate_with=name)
+    orders, totals = mq.topic(name, Order), mq.topic(f"{name}-out", int)
+    await orders.publish(Order(1, "a", 2.0))
+    await mq.publish(name, b"no order")
+    await orders.publish(Order(2, "b", 3.0))
+    stop = asyncio.Event()
+
+    async def handler(m: corgi.Delivered[Order]) -> Message[bytes]:
+        assert m.value is not None
+        if m.value.id == 2:
+            stop.set()
+        return totals.result(int(m.value.price), key=m.value.item, headers={"h": b"1"})
+
+    sums = await orders.run(
+        handler, group=name, semantics="exactly_once", start="earliest", order="partition", stop=stop
+    )
+    assert (sums.handled, sums.dead) == (2, 1)
+    found = [message async for message in mq.replay(f"{name}-out")]
+    assert [(m.key, m.value, m.headers) for m in found] == [(b"a", b"2", (("h", b"1"),)), (b"b", b"3", (("h", b"1"),))]
+    [dead] = [message.value async for message in mq.replay(f"{name}.dead.{name}")]
+    assert dead == b"no order"
+
+
+async def test_iterating_in_a_group_gives_values(mq: corgi.Corgi, name: str) -> None:
+    await mq.topics.create(name)
+    orders = mq.topic(name, Order)
+    await orders.publish(Order(1, "a"))
+    async with orders.subscribe(group=name, start="earliest") as messages:
+        async for message in messages:
+            assert message.value == Order(1, "a")
+            message.ack()
+            break
+    wrong: Any
+    for wrong in ({"group": "g", "partitions": [0]}, {"semantics": "at_most_once"}, {"read": "dirty"}):
+        with pytest.raises(CorgiError) as refused:
+            orders.subscribe(**wrong)
+        assert refused.value.code == "invalid-argument"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from corgi.client.sync import LoopThread
+from corgi.client.loop_thread import LoopThread
 from corgi.testing.embedded import Broker
 
 

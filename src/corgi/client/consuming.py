@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from corgi.base.errors import CorgiError
 from corgi.client.consumption import ConsumeOptions
@@ -20,7 +20,7 @@ from corgi.client.local_run import LocalRun, LocalStatistics, Store
 from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
-from corgi.client.words import Duration, StartAt, seconds, start_at, topic_name
+from corgi.client.words import Duration, Read, StartAt, committed, seconds, start_at, topic_name
 
 V = TypeVar("V")
 Order = Literal["key", "partition", "none"]
@@ -33,6 +33,33 @@ CONCURRENCY_MAX = 10_000
 BATCH_MAX = 10_000  # messages in one transaction of a database
 NAME_MAX = 249
 SESSION_S = (0.5, 3_600.0)
+
+
+class GroupWords(TypedDict, total=False):
+    """How a consumer of a group consumes; ``Corgi.run`` tells what each word means, and what it is by default."""
+
+    start: StartAt
+    prefetch_bytes: int
+    semantics: Semantics
+    sharing: Sharing
+    slices: int
+    instance: str
+    mode: Mode
+    attempts: int
+    backoff: Duration
+    backoff_max: Duration
+    session_timeout: Duration
+    rebalance_timeout: Duration
+    commit_interval: Duration
+    read: Read
+
+
+class HandlerWords(GroupWords, total=False):
+    """The same for handlers."""
+
+    order: Order
+    retry: Retry | None
+    handler_timeout: Duration | None
 
 
 def one_of(value: str, name: str, choices: tuple[str, ...]) -> str:
@@ -71,6 +98,7 @@ def consume_options(
     rebalance_timeout: Duration,
     commit_interval: Duration,
     prefetch_bytes: int,
+    read: str,
     retry: str = "place",
 ) -> ConsumeOptions:
     """Raises "invalid-argument", "invalid-topic-name"."""
@@ -124,6 +152,7 @@ def consume_options(
         seconds(commit_interval, "commit_interval"),
         prefetch_bytes or shell.options.prefetch_bytes,
         frozenset(again),
+        committed(read),
     )
 
 
@@ -162,6 +191,7 @@ async def run_handler(
     rebalance_timeout: Duration,
     commit_interval: Duration,
     prefetch_bytes: int,
+    read: Read,
     stop: asyncio.Event | None,
 ) -> RunStatistics:
     """See ``Corgi.run``."""
@@ -193,6 +223,7 @@ async def run_handler(
         rebalance_timeout=rebalance_timeout,
         commit_interval=commit_interval,
         prefetch_bytes=prefetch_bytes,
+        read=read,
         retry=chosen,
     )
     timeout_s = 0.0 if handler_timeout is None else seconds(handler_timeout, "handler_timeout")
@@ -237,6 +268,7 @@ async def run_in_store(
         rebalance_timeout=rebalance_timeout,
         commit_interval=commit_interval,
         prefetch_bytes=prefetch_bytes,
+        read="committed",
     )
     batch_max = between(batch, "batch", 1, BATCH_MAX)
     failures = failures_of(shell, options.wish.group, attempts, backoff, backoff_max)

@@ -48,6 +48,7 @@ class ConsumeOptions:
     commit_interval_s: float = 0.1
     prefetch_bytes: int = PREFETCH_BYTES
     optional: frozenset[str] = field(default_factory=frozenset)  # topics that need not exist
+    committed: bool = True  # read only what is decided and was not aborted
 
 
 class Owner(Protocol):
@@ -387,7 +388,8 @@ class Consumption:
 
     def _open(self, feed: Feed, start: Start) -> None:
         share = self.options.prefetch_bytes // max(1, len(self._feeds))
-        feed.open(start, self._owner.notify, share, (self.options.wish.group, self.membership.member))
+        labels = (self.options.wish.group, self.membership.member)
+        feed.open(start, self._owner.notify, share, labels, committed=self.options.committed)
 
     def _detach(self, held: Held) -> None:
         key = (held.topic, held.partition)

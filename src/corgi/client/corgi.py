@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.client.atomic import Acts, Atomic
 from corgi.client.codecs import Codec, Format, codec_for
-from corgi.client.consuming import Mode, Order, Retry, Semantics, Sharing, run_handler, run_in_store
+from corgi.client.consuming import GroupWords, Mode, Order, Retry, Semantics, Sharing, run_handler, run_in_store
 from corgi.client.core.links import Address
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
 from corgi.client.core.subscriber import Start
@@ -25,11 +25,23 @@ from corgi.client.local_run import LocalStatistics, Store
 from corgi.client.messages import Message
 from corgi.client.prepared import Check, Decide, OpenTransaction, Prepared, PreparedMessages
 from corgi.client.publishing import Key, Publisher, Value
+from corgi.client.replaying import ReplayFrom, ReplayTo, replay
 from corgi.client.shell import Shell
 from corgi.client.subscription import Subscription
 from corgi.client.topics import Topics, status_of_nodes
 from corgi.client.typed import Topic
-from corgi.client.words import Compression, Duration, Headers, StartAt, Time, partition_numbers, seconds, start_at
+from corgi.client.words import (
+    Compression,
+    Duration,
+    Headers,
+    Read,
+    StartAt,
+    Time,
+    committed,
+    partition_numbers,
+    seconds,
+    start_at,
+)
 from corgi.wire.messages import StatusReply
 
 V = TypeVar("V")
@@ -63,6 +75,7 @@ class Corgi(Publisher):
         start: StartAt = "latest",
         partitions: Iterable[int] | None = None,
         prefetch_bytes: int = 0,
+        read: Read = "committed",
     ) -> Subscription[bytes]: ...
     @overload
     def subscribe(
@@ -70,19 +83,7 @@ class Corgi(Publisher):
         topic: str | Sequence[str],
         *,
         group: str,
-        start: StartAt = "latest",
-        prefetch_bytes: int = 0,
-        semantics: Semantics = "at_least_once",
-        sharing: Sharing = "partition",
-        slices: int = 0,
-        instance: str = "",
-        mode: Mode = "cluster",
-        attempts: int = 5,
-        backoff: Duration = "100ms",
-        backoff_max: Duration = "30s",
-        session_timeout: Duration = "10s",
-        rebalance_timeout: Duration = "30s",
-        commit_interval: Duration = "100ms",
+        **options: Unpack[GroupWords],
     ) -> GroupSubscription[bytes]: ...
     def subscribe(
         self,
@@ -92,13 +93,15 @@ class Corgi(Publisher):
         start: StartAt = "latest",
         partitions: Iterable[int] | None = None,
         prefetch_bytes: int = 0,
+        read: Read = "committed",
         **options: Any,
     ) -> Subscription[bytes] | GroupSubscription[bytes]:
         """Consume a topic: iterate over the result, or over its ``batches()``.
 
         ``start``: "earliest", "latest", an offset, an aware datetime, or {partition: offset}. ``partitions``: all by
         default, also those added later. Messages of a partition come in order and once; the subscription moves to
-        another node by itself. Errors are raised while iterating.
+        another node by itself. Errors are raised while iterating. ``read="uncommitted"``: also what transactions that
+        have not ended wrote, or that were aborted.
 
         With ``group`` the topics' partitions are shared with the other consumers of that group, and messages are
         settled: ``async with m:``, or ``m.ack()``, ``m.retry()``, ``m.reject()``; ``start`` is for partitions where
@@ -107,13 +110,30 @@ class Corgi(Publisher):
         if group is not None:
             if partitions is not None:
                 raise CorgiError("invalid-argument", "a consumer group shares out the partitions by itself")
-            return group_subscription(
-                self._shell, topic, group, None, start=start, prefetch_bytes=prefetch_bytes, **options
-            )
+            words = GroupWords(start=start, prefetch_bytes=prefetch_bytes, read=read)
+            words.update(cast("GroupWords", options))
+            return self.open_group_subscription(topic, group, None, words)
         if options:
             raise CorgiError("invalid-argument", f"{', '.join(options)}: only for a consumer group", hint='group="..."')
         name: Any = topic  # more than one are refused as no name
-        return self.open_subscription(name, start_at(start), partitions, prefetch_bytes, None)
+        return self.open_subscription(name, start_at(start), partitions, prefetch_bytes, None, read)
+
+    def replay(
+        self,
+        topic: str,
+        start: ReplayFrom = "earliest",
+        end: ReplayTo = "latest",
+        *,
+        partitions: Iterable[int] | None = None,
+        read: Read = "committed",
+    ) -> AsyncIterator[Message[bytes]]:
+        """Read what is stored from ``start`` up to, and without, ``end``, and stop: for a look back, outside any group.
+
+        Each is a place in all partitions ("earliest", "latest": what is stored now, or an offset), a place in each
+        ({partition: offset}), or an aware datetime, which is compared with each message's time. Partitions come one
+        after the other.
+        """
+        return replay(self._shell, self.topics, topic, start, end, partitions, committed(read))
 
     async def run(
         self,
@@ -138,7 +158,9 @@ class Corgi(Publisher):
         rebalance_timeout: Duration = "30s",
         commit_interval: Duration = "100ms",
         prefetch_bytes: int = 0,
+        read: Read = "committed",
         stop: asyncio.Event | None = None,
+        decode: Callable[[Message[bytes]], Message[Any]] | None = None,
     ) -> RunStatistics:
         """Call ``handler(message)`` for each message of the topics, as a member of a consumer group, until cancelled.
 
@@ -154,7 +176,8 @@ class Corgi(Publisher):
         ``backoff_max``; then the message goes to the topic "TOPIC.dead.GROUP". ``retry``: "place" keeps what follows of
         the same key back meanwhile; "topic", the default of order="none", goes through "TOPIC.retry.GROUP".
         ``handler_timeout`` bounds each try, ``message.extend()`` renews it. ``stop``: an event that ends the run in
-        order; then the sums of the run are returned. Raises CorgiError when it cannot go on.
+        order; then the sums of the run are returned. ``read``: see ``subscribe``. ``decode`` makes the value that the
+        handler gets, as ``mq.topic(name, type).run`` has it. Raises CorgiError when it cannot go on.
         """
         return await run_handler(
             self._shell,
@@ -178,7 +201,9 @@ class Corgi(Publisher):
             rebalance_timeout=rebalance_timeout,
             commit_interval=commit_interval,
             prefetch_bytes=prefetch_bytes,
+            read=read,
             stop=stop,
+            decode=decode,
         )
 
     async def run_in(
@@ -325,6 +350,7 @@ class Corgi(Publisher):
         partitions: Iterable[int] | None,
         prefetch_bytes: int,
         decode: Callable[[Message[bytes]], Message[V]] | None,
+        read: Read,
     ) -> Subscription[V]:
         """What ``subscribe`` does, for typed topics."""
         numbers = None if partitions is None else partition_numbers(partitions)
@@ -335,7 +361,18 @@ class Corgi(Publisher):
             )
         if isinstance(start, dict) and numbers is not None and set(start) != set(numbers):
             raise CorgiError("invalid-argument", "start names other partitions than partitions")
-        return Subscription(self._shell, topic, start, numbers, prefetch_bytes, decode)
+        whole = committed(read)
+        return Subscription(self._shell, topic, start, numbers, prefetch_bytes, decode, committed=whole)
+
+    def open_group_subscription(
+        self,
+        topic: str | Sequence[str],
+        group: str,
+        decode: Callable[[Message[bytes]], Message[V]] | None,
+        words: GroupWords,
+    ) -> GroupSubscription[V]:
+        """Likewise, in a group."""
+        return group_subscription(self._shell, topic, group, decode, **words)
 
 
 class Connecting:

@@ -41,7 +41,15 @@ class Feed:
     def error(self) -> CorgiError | None:
         return None if self.stream is None else self.stream.error
 
-    def open(self, start: Start, notify: Callable[[], None], prefetch_bytes: int, labels: tuple[str, str]) -> None:
+    def open(
+        self,
+        start: Start,
+        notify: Callable[[], None],
+        prefetch_bytes: int,
+        labels: tuple[str, str],
+        *,
+        committed: bool = True,
+    ) -> None:
         """Stream from there on, and no longer from where it did."""
         self.close()
         self.stream = self._shell.core.consumer.subscribe(
@@ -51,6 +59,7 @@ class Feed:
             partitions=(self.key[1],),
             prefetch_bytes=max(1024, prefetch_bytes),
             labels=labels,
+            committed=committed,
         )
 
     def close(self) -> None:

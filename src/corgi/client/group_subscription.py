@@ -368,6 +368,7 @@ def group_subscription(
     session_timeout: Duration = "10s",
     rebalance_timeout: Duration = "30s",
     commit_interval: Duration = "100ms",
+    read: str = "committed",
 ) -> GroupSubscription[V]:
     """See ``Corgi.subscribe``. Raises "invalid-argument", "invalid-topic-name"."""
     if semantics == "exactly_once":
@@ -386,6 +387,7 @@ def group_subscription(
         rebalance_timeout=rebalance_timeout,
         commit_interval=commit_interval,
         prefetch_bytes=prefetch_bytes,
+        read=read,
     )
     failures = failures_of(shell, options.wish.group, attempts, backoff, backoff_max)
     return GroupSubscription(shell, options, failures, decode)

@@ -87,7 +87,7 @@ class Handling:
         self._awaits = inspect.iscoroutinefunction(handler)
         self._exact = semantics == "exactly_once"
         self._first = semantics == "at_most_once"  # the checkpoint comes first
-        self._wants_results = self._exact and _takes_two(handler)
+        self._wants_results = self._exact and takes_two(handler)
         self._timeouts: dict[int, asyncio.Timeout] = {}
 
     async def handle(self, message: Delivered[Any], held: Held) -> bool:
@@ -225,7 +225,7 @@ class Handling:
         return False
 
 
-def _takes_two(handler: Handler) -> bool:
+def takes_two(handler: Handler) -> bool:
     """Does the handler want ``tx`` as well?"""
     try:
         parameters = inspect.signature(handler).parameters.values()

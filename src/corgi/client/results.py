@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from corgi.client.held import Delivered, Result, result_in
 from corgi.client.messages import Message
 from corgi.client.publishing import Key, Value, as_bytes
 from corgi.client.shell import Shell
+from corgi.client.topics import route_of
 from corgi.client.words import Headers, header_list, topic_name
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def placed(shell: Shell, results: Results, cause: Delivered[Any]) -> tuple
     group = shell.core.routing.topics[cause.topic].groups[cause.partition]
     found = []
     for topic, key, value, headers, partition in results.items:
-        route = shell.core.routing.topics.get(topic) or await _learn(shell, topic)
+        route = shell.core.routing.topics.get(topic) or await route_of(shell, topic)
         number = _partition(route, cause.partition, group, key, partition)
         if not 0 <= number < route.partitions:
             raise CorgiError("unknown-partition", f"{topic} has {route.partitions} partitions, no {number}")
@@ -102,19 +103,3 @@ def _partition(route: TopicRoute, of_cause: int, group: int, key: bytes | None, 
         return route.keyed[key]
     near = [number for number, of in enumerate(route.groups) if of == group]
     return near[of_cause % len(near)] if near else of_cause % route.partitions
-
-
-async def _learn(shell: Shell, topic: str) -> TopicRoute:
-    told: list[CorgiError | None] = []
-
-    def register(done: Callable[[], None]) -> None:
-        def known(error: CorgiError | None) -> None:
-            told.append(error)
-            done()
-
-        shell.core.when_topic(topic, known)
-
-    await shell.until(register)
-    if told[0] is not None:
-        raise told[0]
-    return shell.core.routing.topics[topic]

@@ -45,6 +45,8 @@ class Subscription(Generic[V]):
         partitions: tuple[int, ...] | None,
         prefetch_bytes: int,
         decode: Callable[[Message[bytes]], Message[V]] | None,
+        *,
+        committed: bool = True,
     ) -> None:
         self.topic = topic
         self._shell = shell
@@ -62,7 +64,7 @@ class Subscription(Generic[V]):
                 subscription._wake()
 
         self._core = shell.core.consumer.subscribe(
-            topic, notify, start=start, partitions=partitions, prefetch_bytes=prefetch_bytes
+            topic, notify, start=start, partitions=partitions, prefetch_bytes=prefetch_bytes, committed=committed
         )
 
     def __aiter__(self) -> Self:

@@ -12,68 +12,35 @@ and every method of an inherited client raises "closed". In a prefork server, co
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, Unpack, cast, overload
 
-from corgi.base.errors import CorgiError
 from corgi.client import corgi as asynchronous
 from corgi.client.atomic import Atomic as AsyncAtomic
 from corgi.client.atomic import AtomicReceipt
 from corgi.client.codecs import Codec, Format
+from corgi.client.consuming import GroupWords, HandlerWords
 from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES
-from corgi.client.groups import GroupDescription, GroupSummary, ResetTo
 from corgi.client.handlers import RunStatistics
-from corgi.client.held import Delivered
-from corgi.client.messages import Message, NodeDescription, Receipt, TopicDescription
+from corgi.client.loop_thread import LoopThread, later
+from corgi.client.messages import Message, Receipt
+from corgi.client.prepared import Check, OpenTransaction
+from corgi.client.prepared import Prepared as AsyncPrepared
 from corgi.client.publishing import Item, Key, Value
 from corgi.client.receipts import Outcomes, PendingReceipt
-from corgi.client.subscription import Subscription as AsyncSubscription
-from corgi.client.subscription import SubscriptionStatistics
+from corgi.client.replaying import ReplayFrom, ReplayTo
+from corgi.client.sync_consuming import GroupSubscription, Subscription, replayed
 from corgi.client.sync_run import run_in_threads
+from corgi.client.sync_views import Groups, Topics
 from corgi.client.typed import Topic as AsyncTopic
-from corgi.client.words import Acks, Compression, Duration, Headers, StartAt, Time
+from corgi.client.words import Acks, Compression, Duration, Headers, Read, StartAt, Time
 from corgi.wire.messages import StatusReply
 
 T = TypeVar("T")
 V = TypeVar("V")
-
-
-class LoopThread:
-    """An event loop that runs in a daemon thread until it is closed."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="corgi-client", daemon=True)
-        self._thread.start()
-
-    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine in the loop and wait for it; an interrupt cancels it."""
-        if self._process != os.getpid():
-            raise CorgiError("closed", "this client belongs to the parent process", hint="connect after forking")
-        if self.loop.is_closed() or threading.current_thread() is self._thread:
-            raise CorgiError("closed", "the client is closed, or called from its own thread")
-        future = asyncio.run_coroutine_threadsafe(make(), self.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        if self._process == os.getpid() and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
 
 
 class Pending:
@@ -99,130 +66,6 @@ class Pending:
         return await self._pending
 
 
-class Subscription(Generic[V]):
-    """``for message in subscription``; ``batches()`` for lists; ``with`` or ``close()`` to end it."""
-
-    def __init__(self, thread: LoopThread, subscription: AsyncSubscription[V]) -> None:
-        self._thread = thread
-        self._subscription = subscription
-        self._messages: Iterator[Message[V]] = iter(())
-        self.topic = subscription.topic
-
-    def __iter__(self) -> Iterator[Message[V]]:
-        return self
-
-    def __next__(self) -> Message[V]:
-        while True:
-            for message in self._messages:
-                return message
-            batch = self._thread.call(self._next_batch)
-            if batch is None:
-                raise StopIteration
-            self._messages = iter(batch)
-
-    def batches(self) -> Iterator[list[Message[V]]]:
-        """Lists of messages as they were stored together, each of one partition and in order."""
-        rest = list(self._messages)
-        if rest:
-            yield rest
-        while (batch := self._thread.call(self._next_batch)) is not None:
-            if batch:
-                yield batch
-
-    def ready(self) -> None:
-        """Wait until every partition is attached."""
-        self._thread.call(self._subscription.ready)
-
-    def statistics(self) -> SubscriptionStatistics:
-        return self._thread.call(lambda: _later(self._subscription.statistics))
-
-    def close(self) -> None:
-        """End it; an iteration under way stops."""
-        self._thread.call(lambda: _later(self._subscription.close))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def _next_batch(self) -> list[Message[V]] | None:
-        return await self._subscription.next_batch()
-
-
-class Topics:
-    """``mq.topics``, as in the asynchronous client."""
-
-    def __init__(self, thread: LoopThread, mq: asynchronous.Corgi) -> None:
-        self._thread = thread
-        self._topics = mq.topics
-
-    def create(
-        self,
-        name: str,
-        *,
-        partitions: int = 1,
-        colocate_with: str = "",
-        timeout: Duration = "10s",
-        **config: str | int | bool | None,
-    ) -> TopicDescription:
-        return self._thread.call(
-            lambda: self._topics.create(
-                name, partitions=partitions, colocate_with=colocate_with, timeout=timeout, **config
-            )
-        )
-
-    def list(self, *, system: bool = False) -> list[TopicDescription]:
-        return self._thread.call(lambda: self._topics.list(system=system))
-
-    def describe(self, name: str) -> TopicDescription:
-        return self._thread.call(lambda: self._topics.describe(name))
-
-    def offsets(self, name: str, at: Time | str = "latest") -> dict[int, int]:
-        return self._thread.call(lambda: self._topics.offsets(name, at))
-
-    def alter(
-        self, name: str, *, partitions: int = 0, timeout: Duration = "10s", **config: str | int | bool | None
-    ) -> TopicDescription:
-        return self._thread.call(lambda: self._topics.alter(name, partitions=partitions, timeout=timeout, **config))
-
-    def delete(self, name: str, *, timeout: Duration = "10s") -> None:
-        self._thread.call(lambda: self._topics.delete(name, timeout=timeout))
-
-    def nodes(self) -> Sequence[NodeDescription]:
-        return self._thread.call(self._topics.nodes)
-
-
-class Groups:
-    """``mq.groups``, as in the asynchronous client."""
-
-    def __init__(self, thread: LoopThread, mq: asynchronous.Corgi) -> None:
-        self._thread = thread
-        self._groups = mq.groups
-
-    def list(self, *, timeout: Duration = "10s") -> list[GroupSummary]:
-        return self._thread.call(lambda: self._groups.list(timeout=timeout))
-
-    def describe(self, name: str, *, timeout: Duration = "10s") -> GroupDescription:
-        return self._thread.call(lambda: self._groups.describe(name, timeout=timeout))
-
-    def reset(
-        self,
-        name: str,
-        topic: str,
-        to: ResetTo,
-        *,
-        partitions: Iterable[int] | None = None,
-        timeout: Duration = "10s",
-    ) -> dict[int, int]:
-        return self._thread.call(lambda: self._groups.reset(name, topic, to, partitions=partitions, timeout=timeout))
-
-    def delete(self, name: str, *, timeout: Duration = "10s") -> None:
-        self._thread.call(lambda: self._groups.delete(name, timeout=timeout))
-
-
 class Atomic:
     """``with mq.atomic() as tx``: the asynchronous one of the same name tells what it does."""
 
@@ -244,6 +87,22 @@ class Atomic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.call(lambda: self._act.__aexit__(kind, error, trace))
+
+
+class Prepared:
+    """A message that waits. ``id`` is what ``answer`` is asked about."""
+
+    def __init__(self, thread: LoopThread, prepared: AsyncPrepared) -> None:
+        self._thread = thread
+        self._prepared = prepared
+        self.id = prepared.id
+        self.partition = prepared.partition
+
+    def commit(self) -> Receipt:
+        return self._thread.call(self._prepared.commit)
+
+    def rollback(self) -> None:
+        self._thread.call(self._prepared.rollback)
 
 
 class Topic(Generic[V]):
@@ -280,15 +139,41 @@ class Topic(Generic[V]):
     def publish_many(self, items: Iterable[V | tuple[Key, V] | Message[V]], *, acks: Acks = "quorum") -> Outcomes:
         return self._thread.call(lambda: self._topic.publish_many(items, acks=acks))
 
+    @overload
     def subscribe(
-        self, *, start: StartAt = "latest", partitions: Iterable[int] | None = None, prefetch_bytes: int = 0
-    ) -> Subscription[V]:
-        subscription = self._thread.call(
-            lambda: _later(
-                lambda: self._topic.subscribe(start=start, partitions=partitions, prefetch_bytes=prefetch_bytes)
+        self,
+        *,
+        start: StartAt = "latest",
+        partitions: Iterable[int] | None = None,
+        prefetch_bytes: int = 0,
+        read: Read = "committed",
+    ) -> Subscription[V]: ...
+    @overload
+    def subscribe(self, *, group: str, **options: Unpack[GroupWords]) -> GroupSubscription[V]: ...
+    def subscribe(self, *, group: str | None = None, **options: Any) -> Subscription[V] | GroupSubscription[V]:
+        if group is None:
+            return Subscription(
+                self._thread, self._thread.call(lambda: later(lambda: self._topic.subscribe(**options)))
             )
-        )
-        return Subscription(self._thread, subscription)
+        members = self._thread.call(lambda: later(lambda: self._topic.subscribe(group=group, **options)))
+        return GroupSubscription(self._thread, members)
+
+    def run(
+        self,
+        handler: Callable[..., Any],
+        *,
+        group: str,
+        concurrency: int = 16,
+        stop: threading.Event | None = None,
+        **options: Unpack[HandlerWords],
+    ) -> RunStatistics:
+        """Call a plain function, in threads, for each message; see ``Corgi.run``."""
+        run = self._topic.run
+        words = cast("dict[str, Any]", {**options, "group": group})
+        return self._thread.call(lambda: run_in_threads(run, self._thread, handler, stop, concurrency, words))
+
+    def result(self, value: V | None, *, key: Key = None, headers: Headers | None = None) -> Message[bytes]:
+        return self._topic.result(value, key=key, headers=headers)
 
 
 class Corgi:
@@ -338,7 +223,7 @@ class Corgi:
     ) -> Pending:
         """Hands the message to the loop's thread, which costs a switch: for volume use ``publish_many``."""
         pending = self._thread.call(
-            lambda: _later(
+            lambda: later(
                 lambda: self._mq.publish_nowait(
                     topic,
                     value,
@@ -366,6 +251,7 @@ class Corgi:
     def ready(self) -> None:
         self._thread.call(self._mq.ready)
 
+    @overload
     def subscribe(
         self,
         topic: str,
@@ -373,27 +259,98 @@ class Corgi:
         start: StartAt = "latest",
         partitions: Iterable[int] | None = None,
         prefetch_bytes: int = 0,
-    ) -> Subscription[bytes]:
-        subscription = self._thread.call(
-            lambda: _later(
-                lambda: self._mq.subscribe(topic, start=start, partitions=partitions, prefetch_bytes=prefetch_bytes)
+        read: Read = "committed",
+    ) -> Subscription[bytes]: ...
+    @overload
+    def subscribe(
+        self, topic: str | Sequence[str], *, group: str, **options: Unpack[GroupWords]
+    ) -> GroupSubscription[bytes]: ...
+    def subscribe(
+        self, topic: str | Sequence[str], *, group: str | None = None, **options: Any
+    ) -> Subscription[bytes] | GroupSubscription[bytes]:
+        name: Any = topic  # more than one are refused as no name
+        if group is None:
+            return Subscription(
+                self._thread, self._thread.call(lambda: later(lambda: self._mq.subscribe(name, **options)))
             )
-        )
-        return Subscription(self._thread, subscription)
+        members = self._thread.call(lambda: later(lambda: self._mq.subscribe(topic, group=group, **options)))
+        return GroupSubscription(self._thread, members)
 
     def run(
         self,
-        handler: Callable[[Delivered[bytes]], Any],
+        handler: Callable[..., Any],
         topic: str | Sequence[str],
         *,
         group: str,
         concurrency: int = 16,
         stop: threading.Event | None = None,
-        **options: Any,
+        **options: Unpack[HandlerWords],
     ) -> RunStatistics:
         """Call a plain function, in threads, for each message; options as in ``corgi.Corgi.run``. Ctrl-C ends it."""
-        options["group"] = group
-        return self._thread.call(lambda: run_in_threads(self._mq, handler, topic, stop, concurrency, options))
+        run = self._mq.run
+        words = cast("dict[str, Any]", {**options, "group": group, "topic": topic})
+        return self._thread.call(lambda: run_in_threads(run, self._thread, handler, stop, concurrency, words))
+
+    def replay(
+        self,
+        topic: str,
+        start: ReplayFrom = "earliest",
+        end: ReplayTo = "latest",
+        *,
+        partitions: Iterable[int] | None = None,
+        read: Read = "committed",
+    ) -> Iterator[Message[bytes]]:
+        return replayed(self._thread, self._mq.replay(topic, start, end, partitions=partitions, read=read))
+
+    def prepare(
+        self,
+        topic: str,
+        value: Value,
+        *,
+        producer: str,
+        key: Key = None,
+        headers: Headers | None = None,
+        timestamp: Time | None = None,
+        partition: int | None = None,
+        id: str = "",
+        check_after: Duration = "60s",
+        checks: int = 15,
+    ) -> Prepared:
+        prepared = self._thread.call(
+            lambda: self._mq.prepare(
+                topic,
+                value,
+                producer=producer,
+                key=key,
+                headers=headers,
+                timestamp=timestamp,
+                partition=partition,
+                id=id,
+                check_after=check_after,
+                checks=checks,
+            )
+        )
+        return Prepared(self._thread, prepared)
+
+    @contextmanager
+    def answer(self, producer: str, decide: Callable[[Check], bool | None]) -> Iterator[None]:
+        """``with mq.answer("shop", decide)``: as the asynchronous one; ``decide`` is called in a thread."""
+
+        async def ask(check: Check) -> bool | None:
+            return await asyncio.to_thread(decide, check)
+
+        answering = self._mq.answer(producer, ask)
+        self._thread.call(answering.__aenter__)
+        try:
+            yield
+        finally:
+            self._thread.call(lambda: answering.__aexit__(None, None, None))
+
+    def transactions(self) -> list[OpenTransaction]:
+        return self._thread.call(self._mq.transactions)
+
+    def settle(self, prepared: OpenTransaction | Check, *, commit: bool) -> None:
+        self._thread.call(lambda: self._mq.settle(prepared, commit=commit))
 
     def topic(self, name: str, type_: type[V], *, format: Format = "json", codec: Codec[V] | None = None) -> Topic[V]:
         if codec is not None:
@@ -457,11 +414,6 @@ def connect(
     except BaseException:
         thread.close()
         raise
-
-
-async def _later(make: Callable[[], T]) -> T:
-    """Call something in the loop's thread."""
-    return make()
 
 
 async def _awaited(connecting: asynchronous.Connecting) -> asynchronous.Corgi:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.client.core.asks import Ask, Judge
 from corgi.client.core.links import Answer
+from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import NodeDescription, PartitionDescription, TopicDescription
 from corgi.client.shell import Shell
 from corgi.client.words import Duration, Time, milliseconds, seconds, topic_name
@@ -96,6 +97,23 @@ def error_in(answer: WireMessage) -> CorgiError | None:
     """What an answer with fields ``error`` and ``message``, or of the one batch of a Produce, says to be wrong."""
     number = answer.results[0][0] if isinstance(answer, ProduceReply) else getattr(answer, "error", 0)
     return error_from_number(number, getattr(answer, "message", "")) if number else None
+
+
+async def route_of(shell: Shell, topic: str) -> TopicRoute:
+    """What is known of a topic. Raises "unknown-topic"."""
+    told: list[CorgiError | None] = []
+
+    def register(done: Callable[[], None]) -> None:
+        def known(error: CorgiError | None) -> None:
+            told.append(error)
+            done()
+
+        shell.core.when_topic(topic, known)
+
+    await shell.until(register)
+    if told[0] is not None:
+        raise told[0]
+    return shell.core.routing.topics[topic]
 
 
 class Topics:

@@ -22,6 +22,7 @@ Time = datetime | int
 Acks = Literal["none", "leader", "quorum"]
 Compression = Literal["none", "lz4", "zstd", "gzip", "snappy"]
 Headers = Mapping[str, bytes | None] | Sequence[Header]
+Read = Literal["committed", "uncommitted"]
 StartAt = Literal["earliest", "latest"] | int | datetime | Mapping[int, int]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -90,6 +91,14 @@ def header_list(headers: Headers) -> list[Header]:
         if type(name) is not str or not (value is None or type(value) is bytes):
             raise CorgiError("invalid-argument", f"a header is a str with bytes or None, not {name!r}: {value!r}")
     return out
+
+
+def committed(read: str) -> bool:
+    """Raises "invalid-argument"."""
+    said: object = read
+    if said not in ("committed", "uncommitted"):
+        raise CorgiError("invalid-argument", f'read is "committed" or "uncommitted", not {read!r}')
+    return said == "committed"
 
 
 def start_at(start: StartAt) -> Start | dict[int, Start]:

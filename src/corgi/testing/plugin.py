@@ -43,7 +43,7 @@ class RunningBroker:
 @pytest.fixture
 def corgi_embedded() -> Iterator[RunningBroker]:
     """A single-node Corgi in this process, with a real port on the loopback."""
-    from corgi.client.sync import LoopThread
+    from corgi.client.loop_thread import LoopThread
     from corgi.testing.embedded import Broker
 
     thread = LoopThread()

@@ -69,6 +69,7 @@ class Consumer:
         partitions: tuple[int, ...] | None = None,
         prefetch_bytes: int = 0,
         labels: tuple[str, str] = ("", ""),
+        committed: bool = True,
     ) -> Subscription:
         """Begin to consume; batches can be taken from the subscription after ``notify``."""
         subscription = Subscription(
@@ -80,6 +81,7 @@ class Consumer:
             self._on_detached,
             self._on_owing,
             labels,
+            committed,
         )
         if self._refusal is not None:
             subscription.fail(self._refusal.copy())
@@ -227,9 +229,12 @@ class Consumer:
         stream.owed = 0
         stream.subscription.attachments += 1
         self._attachments[stream.id] = stream
-        credit = max(1, stream.subscription.window - stream.held)
+        owner = stream.subscription
+        credit = max(1, owner.window - stream.held)
         link.request(
-            Subscribe(stream.id, stream.topic, stream.partition, stream.position, credit, *stream.subscription.labels),
+            Subscribe(
+                stream.id, stream.topic, stream.partition, stream.position, credit, *owner.labels, owner.committed
+            ),
             (),
             partial(self._attached, stream, stream.id),
         )

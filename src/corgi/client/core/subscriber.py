@@ -137,8 +137,10 @@ class Subscription:
         on_detached: Callable[[Stream], None],
         on_owing: Callable[[Stream], None],
         labels: tuple[str, str] = ("", ""),
+        committed: bool = True,
     ) -> None:
         self.topic = topic
+        self.committed = committed  # only what is decided and was not aborted
         self.labels = labels  # consumer group and member
         self.wanted = partitions
         self.start = start
