@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from corgi.base.command import Buffer, CommandKind, encode_command, encode_value
-from corgi.base.ids import Ballot, GroupId, NodeId, Slot, make_ballot, make_origin, next_boot, origin_boot
+from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot, make_ballot, make_origin, next_boot, origin_boot
 from corgi.base.ports import Hole, LogRecord, RecordKind
 from corgi.broker.detector import Detector
 from corgi.broker.identity import Identity, NodeRecord
@@ -387,3 +387,21 @@ def test_a_leader_that_is_half_cut_off_is_succeeded(deaf: bool) -> None:
             cluster.network.block(*((other, leader) if deaf else (leader, other)))
     world.run(2.4)
     assert leaders() - {leader}
+
+
+@pytest.mark.parametrize("kind", [RecordKind.STORE, RecordKind.LEARNED])
+def test_a_place_that_only_the_log_tells_is_told_by_the_next_snapshot(kind: RecordKind) -> None:
+    """A group at rest: its node was started anew, found there where values had been moved to, and kept the snapshot
+    with their old places for a scan that began behind those records."""
+    node = lone_node(boot=1)
+    node.values.space.segment_bytes = 64 * 1024
+    node.values.begin_from(GroupId(0), Slot(9), [])
+    node.values.covered[GroupId(0)] = node.groups[0].replica.learner.prefix = Slot(9)
+    node.groups[0].slots.put(Slot(3), Position(4096), 5)
+    node.groups[0].slots.hold(Slot(3), 1)
+    record = LogRecord(kind, GroupId(0), Ballot(0), Slot(3), Slot(0), b"value")
+    record.position = Position(70_000)
+    assert not node.snapshots._moved[0]
+    node.recover(record)
+    assert node.groups[0].slots.position(Slot(3)) == 70_000
+    assert node.snapshots._moved[0], "the next one is written anew"

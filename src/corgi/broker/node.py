@@ -135,13 +135,13 @@ class Node:
         elif record.kind is not RecordKind.CLOSE:
             self.durable_to = max(self.durable_to, record.position)
             if not 0 <= record.group < len(self.groups):
-                raise CorgiError(
-                    "log-damaged", f"the log tells of group {record.group}, this node has {len(self.groups)}"
-                )
+                what = f"the log tells of group {record.group}, this node has {len(self.groups)}"
+                raise CorgiError("log-damaged", what)
             if record.kind is RecordKind.STORE:
-                self.values.stored(record)
+                self.snapshots.stored(record)
                 return
-            self.values.placed(record)
+            if self.values.placed(record):
+                self.snapshots.moved(record.group)
             self.groups[record.group].replica.recover(record)
 
     def start(self) -> None:
