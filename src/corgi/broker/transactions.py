@@ -329,7 +329,9 @@ class Transactions:
         if one.version < 0:
             raise CorgiError("invalid-argument", "a checkpoint beside results names the version that it replaces")
         key = CursorKey(one.group, one.topic, one.partition, one.slice)
-        record = CheckpointRecord(one.owner_epoch, one.member, one.offset, one.ranges, one.metadata)
+        record = CheckpointRecord(
+            one.owner_epoch, one.member, one.offset, one.ranges, one.metadata, one.reset, one.leader_epoch
+        )
         return encode_checkpoint(key, record, self._node.clock.wall_ms())
 
     # -- what is open -------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ RANGES_MAX = 1000  # done ranges above a checkpoint
 CURSORS_MAX = 10_000  # of one partition, over all consumer groups and slices
 NO_CHECKPOINT = Offset(-1)
 NO_HOLDER = -1
+NO_LEADER_EPOCH = -1
 _KEY_KIND = 1
 
 Range = tuple[int, int]  # from, to before
@@ -47,7 +48,8 @@ class CursorKey(NamedTuple):
 class Cursor(NamedTuple):
     """``offset``: the next record to be done, -1 before the first checkpoint; ``ranges``: what is done above it.
 
-    ``version`` counts the checkpoints; ``log_time_ms`` is that of the last one.
+    ``version`` counts the checkpoints; ``log_time_ms`` is that of the last one. ``leader_epoch``: of the last record
+    done, as who made the checkpoint told it (KIP-320); nothing here depends on it.
     """
 
     owner_epoch: int = 0
@@ -57,10 +59,12 @@ class Cursor(NamedTuple):
     ranges: tuple[Range, ...] = ()
     metadata: str = ""
     log_time_ms: int = 0
+    leader_epoch: int = NO_LEADER_EPOCH
 
 
 NEW = Cursor()
 
+LeaderEpochTold = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Text = Annotated[str, Meta(max_length=NAME_MAX)]
 
 
@@ -83,6 +87,7 @@ class CheckpointRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     ranges: tuple[tuple[Natural, Natural], ...] = ()
     metadata: Annotated[str, Meta(max_length=METADATA_MAX)] = ""
     reset: bool = False
+    leader_epoch: LeaderEpochTold = NO_LEADER_EPOCH
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -172,7 +177,8 @@ class Cursors:
         log = partitions.get((key.topic, key.partition))
         end = None if log is None else log.end
         owner, place = (record.owner_epoch, record.member), (record.offset, record.ranges, record.metadata)
-        return key, self.move(key, owner, place, end, log_time_ms, reset=record.reset)
+        cursor = self.move(key, owner, place, end, log_time_ms, reset=record.reset)
+        return key, cursor if record.leader_epoch < 0 else cursor._replace(leader_epoch=record.leader_epoch)
 
     def move(
         self,
@@ -210,6 +216,10 @@ class Cursors:
 
     def release(self, key: CursorKey) -> None:
         self._held.pop(key, None)
+
+    def held(self, key: CursorKey) -> bool:
+        """Whether an open transaction moves it."""
+        return key in self._held
 
     def _check_free(self, key: CursorKey, holder: int = NO_HOLDER) -> None:
         if self._held and self._held.get(key, holder) != holder:

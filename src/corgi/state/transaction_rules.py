@@ -30,7 +30,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.base.records import encode_batch, sign
 from corgi.state.commands import Natural, Unsigned32
-from corgi.state.cursors import METADATA_MAX, Cursor, CursorKey, check_ranges
+from corgi.state.cursors import METADATA_MAX, NO_LEADER_EPOCH, Cursor, CursorKey, LeaderEpochTold, check_ranges
 
 if TYPE_CHECKING:
     from corgi.state.group_state import GroupState
@@ -49,7 +49,8 @@ _Epoch = Annotated[int, Meta(ge=0, le=EPOCH_MAX)]
 
 
 class StagedCheckpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A checkpoint that moves when the transaction commits. ``version``: that of the cursor it replaces, -1: any."""
+    """A checkpoint that moves when the transaction commits. ``version``: that of the cursor it replaces, -1: any.
+    ``reset``: it may go back."""
 
     group: Annotated[str, Meta(min_length=1, max_length=249)]
     topic: Unsigned32
@@ -61,6 +62,8 @@ class StagedCheckpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: Natural
     ranges: tuple[tuple[Natural, Natural], ...] = ()
     metadata: Annotated[str, Meta(max_length=METADATA_MAX)] = ""
+    reset: bool = False
+    leader_epoch: LeaderEpochTold = NO_LEADER_EPOCH
 
 
 class TransactionOpen(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -148,14 +151,16 @@ def _stage(state: GroupState, producer_id: int, wanted: StagedCheckpoint) -> tup
     cursor = state.cursors.get(key)
     if wanted.version not in (-1, cursor.version):
         raise CorgiError("checkpoint-moved", f"the checkpoint has version {cursor.version}, not {wanted.version}")
-    return key, state.cursors.move(
+    moved = state.cursors.move(
         key,
         (wanted.owner_epoch, wanted.member),
         (wanted.offset, wanted.ranges, wanted.metadata),
         log.end,
         state.log_time_ms,
+        reset=wanted.reset,
         holder=producer_id,
     )
+    return key, moved if wanted.leader_epoch < 0 else moved._replace(leader_epoch=wanted.leader_epoch)
 
 
 def apply_marker(state: GroupState, value: Buffer, at: int, end: int) -> Verdict:

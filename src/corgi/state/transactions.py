@@ -170,7 +170,7 @@ class Transactions:
     def stored(self) -> Iterator[StoredFence]:
         for producer_id, fence in self.fences.items():
             parts = [(topic, partition, first) for (topic, partition), first in fence.parts.items()]
-            staged: list[tuple[_StoredKey, _StoredCursor]] = list(fence.staged.items())
+            staged = list(fence.staged.items())
             yield StoredFence(
                 producer_id, fence.epoch, fence.number, fence.log_time_ms, fence.open, tuple(parts), tuple(staged)
             )
@@ -178,13 +178,9 @@ class Transactions:
     def restore(self, stored: StoredFence) -> None:
         fence = Fence(stored.epoch, stored.number, stored.log_time_ms, is_open=stored.open)
         fence.parts = {(topic, partition): first for topic, partition, first in stored.parts}
-        fence.staged = {CursorKey(*key): Cursor(*cursor) for key, cursor in stored.staged}
+        fence.staged = dict(stored.staged)
         self.fences[stored.producer_id] = fence
         self.open_count += stored.open
-
-
-_StoredKey = tuple[str, TopicId, int, int]
-_StoredCursor = tuple[int, str, int, Offset, tuple[tuple[int, int], ...], str, int]
 
 
 class StoredFence(NamedTuple):
@@ -196,4 +192,4 @@ class StoredFence(NamedTuple):
     log_time_ms: int
     open: bool
     parts: Sequence[tuple[TopicId, int, Offset]]
-    staged: Sequence[tuple[_StoredKey, _StoredCursor]]
+    staged: Sequence[tuple[CursorKey, Cursor]]

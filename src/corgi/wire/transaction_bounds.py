@@ -76,6 +76,7 @@ def _checkpoints(checkpoints: tuple[t.Checkpoint, ...]) -> None:
         check_range("owner epoch", one.owner_epoch, 0, I64)
         check_range("version", one.version, -1, I64)
         check_range("offset", one.offset, 0, I64)
+        check_range("leader epoch", one.leader_epoch, -1, 2**31 - 1)
         if len(one.member) > NAME_CHARS_MAX or len(one.metadata) > METADATA_CHARS_MAX:
             raise CorgiError("invalid-argument", "a member or the metadata of a checkpoint is too long")
         _count("ranges", len(one.ranges), RANGES_MAX)

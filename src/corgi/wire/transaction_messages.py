@@ -34,7 +34,7 @@ class InitTransactionsReply(WireMessage, frozen=True, array_like=True, gc=False)
 
 class Checkpoint(WireMessage, frozen=True, array_like=True, gc=False):
     """A consumer group's checkpoint that moves with a transaction. ``version``: that of the cursor which it replaces,
-    -1 for any."""
+    -1 for any. ``reset``: it may go back. ``leader_epoch``: of the last record done, kept with the checkpoint."""
 
     group: str
     topic: TopicId
@@ -46,6 +46,8 @@ class Checkpoint(WireMessage, frozen=True, array_like=True, gc=False):
     offset: Offset
     ranges: Ranges = ()
     metadata: str = ""
+    reset: bool = False
+    leader_epoch: int = -1
 
 
 class OpenTransaction(WireMessage, frozen=True, array_like=True, gc=False):
