@@ -9,7 +9,7 @@ import pytest
 from corgi.base.command import CommandKind
 from corgi.base.errors import BY_NUMBER, CorgiError
 from corgi.base.ids import GroupId, NodeId, TopicId
-from corgi.broker.coordinator import kept_in
+from corgi.broker.reigns import kept_in
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
 from memory_cluster import Cluster

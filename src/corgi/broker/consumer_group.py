@@ -18,46 +18,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-import msgspec
-
 from corgi.base.ids import TopicId
 from corgi.base.ports import ClientSession
 from corgi.broker.assignment import STEP, Unit, assigning
+from corgi.broker.group_records import StoredGroup, StoredMember, encode_record
 from corgi.state.consumer_groups import GROUP_BYTES_MAX
 from corgi.state.cursors import Cursor
 from corgi.wire.group_messages import GroupHeartbeat
 
 CLOSED_GRACE_S = 3.0  # a member whose connection closed may come back on another within this time
 INTERVAL_MS_MAX = 3_000  # between two heartbeats
-FORMAT = 1
 PATROL_S = 1.0
 PATROL_UNITS = 100
 LOOKS_MAX = 250  # units looked at in one turn, and claims begun
 RECORD_BYTES_MAX = GROUP_BYTES_MAX - 1024  # of all members together
-
-
-class StoredMember(msgspec.Struct, frozen=True, array_like=True):
-    """What of a member outlives its coordinator."""
-
-    member: str
-    instance: str
-    client: str
-    topics: tuple[str, ...]
-    session_ms: int
-    rebalance_ms: int
-
-
-class StoredGroup(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a record in `__groups`. ``epoch`` counts the changes of the members."""
-
-    format: int
-    slices: int
-    epoch: int
-    members: tuple[StoredMember, ...]
-
-
-encode_stored = msgspec.msgpack.Encoder().encode
-decode_stored = msgspec.msgpack.Decoder(StoredGroup).decode
 
 
 class Claim(NamedTuple):
@@ -75,7 +49,7 @@ class Member:
 
     def __init__(self, stored: StoredMember, now: float, serial: int) -> None:
         self.stored = stored
-        self.size = len(encode_stored(stored))
+        self.size = len(encode_record(stored))
         self.heard_at = now
         self.closed_at: float | None = None
         self.session: ClientSession | None = None
@@ -141,7 +115,7 @@ class ConsumerGroup:
     def room_for(self, message: GroupHeartbeat) -> bool:
         """Whether the group's record takes the member as it says it is."""
         known = self.members.get(message.member)
-        more = len(encode_stored(_stored(message))) - (known.size if known else 0)
+        more = len(encode_record(_stored(message))) - (known.size if known else 0)
         return self.bytes + more <= RECORD_BYTES_MAX
 
     def heard(self, message: GroupHeartbeat, session: ClientSession, now: float) -> bool:
@@ -158,7 +132,7 @@ class ConsumerGroup:
             self.bytes += member.size
         elif changed:
             self.bytes -= member.size
-            member.stored, member.size = stored, len(encode_stored(stored))
+            member.stored, member.size = stored, len(encode_record(stored))
             self.bytes += member.size
         if changed:
             self._roster += 1

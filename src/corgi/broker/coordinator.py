@@ -1,38 +1,25 @@
-"""The coordinator of consumer groups: the leader of the Paxos group in whose `__groups` partition they are kept.
+"""The coordinator of consumer groups, in its reigns: the leader of the Paxos group in whose `__groups` partition they
+are kept.
 
-A new leader first goes through the log of every Paxos group, so that it sees all cursors and records as of its
-election; heartbeats that come meanwhile wait. Members get their time in full again. Then it drives each group: save the
-members, claim units for those who should hold them (OWNER in the unit's own Paxos group, next owner epoch), show each
-member what its cursors say it holds. A coordinator that is none any more does no harm: its writes name versions and
-owner epochs that are over.
+When a reign begins, members get their time in full again. Then it drives each group: save the members, claim units for
+those who should hold them (OWNER in the unit's own Paxos group, next owner epoch), show each member what its cursors
+say it holds. A coordinator that is none any more does no harm: its writes name versions and owner epochs that are over.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from corgi.base import errors
-from corgi.base.command import CommandKind, encode_data
+from corgi.base.command import CommandKind
 from corgi.base.errors import OK, CorgiError
-from corgi.base.ids import GROUPS, GroupId, TopicId
+from corgi.base.ids import GroupId, TopicId
 from corgi.base.ports import ClientSession
 from corgi.broker.assignment import Unit
-from corgi.broker.consumer_group import (
-    FORMAT,
-    INTERVAL_MS_MAX,
-    Claim,
-    ConsumerGroup,
-    Member,
-    StoredGroup,
-    decode_stored,
-    encode_stored,
-)
-from corgi.state.commands import Owner, encode_owner, guard_group_at
-from corgi.state.consumer_groups import encode_group
+from corgi.broker.consumer_group import INTERVAL_MS_MAX, Claim, ConsumerGroup, Member
+from corgi.broker.group_records import StoredGroup, decode_record, encode_record
+from corgi.broker.reigns import SUBMIT_TIMEOUT_S, Reign, Reigns
+from corgi.state.commands import Owner, encode_owner
 from corgi.state.cursors import NEW, Cursor, CursorKey
 from corgi.state.outcomes import Outcome
 from corgi.state.topics import Topics
@@ -42,66 +29,36 @@ if TYPE_CHECKING:
     from corgi.broker.node import Node
 
 CHECK_S = 0.1  # how late a silent member is noticed
-SUBMIT_TIMEOUT_S = 5.0
 TURN_S = 0.002  # for driving groups
-WAITING_MAX = 10_000  # heartbeats that wait for a coordinator to become one
 MEMBERS_MAX = 1_000
 UNITS_MAX = 5_000  # of one group
 GROUPS_MAX = 10_000  # kept in one Paxos group
 
 
-def kept_in(group: str, groups: int) -> GroupId:
-    """The Paxos group that keeps a consumer group."""
-    return GroupId(zlib.crc32(group.encode()) % groups)
-
-
-class Reign:
-    """What this node coordinates as the leader of one Paxos group in one ballot."""
-
-    def __init__(self, group: GroupId, ballot: int) -> None:
-        self.group = group
-        self.ballot = ballot
-        self.begun = False  # every log was gone through
-        self.waiting: list[tuple[ClientSession, int, GroupHeartbeat]] = []
-        self.groups: dict[str, ConsumerGroup] = {}
-        self.saving: set[str] = set()
-        self.dirty: dict[str, None] = {}
-        self.asking: dict[
-            str, list[tuple[ClientSession, int, str, int]]
-        ] = {}  # answered when it is known who holds what
-        self.joining: dict[str, list[tuple[ClientSession, int, str]]] = {}  # answered when the record is saved
-        self._serial = ballot << 24
-
-    def next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
-
-
 class Coordinator:
     """Every consumer group that is kept where this node leads."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, reigns: Reigns) -> None:
         self._node = node
-        self._reigns: dict[GroupId, Reign] = {}
+        self._reigns = reigns
         self._check_at = 0.0
+        reigns.when_begun.append(self._load)
+        reigns.when_ended.append(self._ended)
 
     # -- requests -------------------------------------------------------------------------------------------------
 
     def heartbeat(self, client: ClientSession, correlation: int, message: GroupHeartbeat) -> None:
         """Answers GroupHeartbeatReply; raises CorgiError "not-leader", "overloaded", "invalid-argument"."""
-        reign = self._reign(message.group)
-        if not reign.begun:
-            if len(reign.waiting) >= WAITING_MAX:
-                raise CorgiError("overloaded", "too many consumers wait for their coordinator")
-            reign.waiting.append((client, correlation, message))
-            return
-        self._heard(reign, client, correlation, message)
+        self._reigns.attend(
+            message.group,
+            client,
+            lambda reign: self._heard(reign, client, correlation, message),
+            lambda error: _refuse(client, correlation, error),
+        )
 
     def group(self, name: str) -> ConsumerGroup:
         """A group that has a record or cursors, at its coordinator. Raises "not-leader", "unknown-group"."""
-        reign = self._reign(name)
-        if not reign.begun:
-            raise CorgiError("not-leader", "the coordinator has just been elected")
+        reign = self._reigns.begun(name)
         group = self._group(reign, name)
         if group is None:
             if not cursors_of(self._node, name):
@@ -109,44 +66,16 @@ class Coordinator:
             group = reign.groups[name] = self._new(reign, name, None)
         return group
 
-    def reign_of(self, name: str) -> Reign:
-        """Where a group is coordinated by this node. Raises "not-leader"."""
-        return self._reign(name)
-
-    def version(self, reign: Reign, name: str) -> int:
-        """Of the group's record."""
-        return self._node.groups[reign.group].machine.consumer_groups.version(name)
-
-    def write(
-        self,
-        reign: Reign,
-        name: str,
-        body: bytes | None,
-        version: int,
-        done: Callable[[Outcome], None],
-        timeout_s: float,
-    ) -> None:
-        """Replace the group's record of ``version``; None ends it."""
-        batch = encode_group(name, body, self._node.clock.wall_ms())
-        command = encode_data([(GROUPS, int(reign.group), batch)], [guard_group_at(name, version)])
-        self._node.submit(reign.group, CommandKind.DATA, command, done, timeout_s=timeout_s)
-
     def touch(self, name: str) -> None:
         """Something was done to the group: drive it."""
-        reign = self._reigns.get(kept_in(name, len(self._node.groups)))
+        reign = self._reigns.known(name)
         if reign is not None and name in reign.groups:
             reign.dirty[name] = None
 
     # -- facts ----------------------------------------------------------------------------------------------------
 
-    def leader_changed(self, group: GroupId) -> None:
-        """Whatever was begun under another leader is over."""
-        reign = self._reigns.get(group)
-        if reign is not None and not self._reigns_still(reign):
-            self._end(reign)
-
     def topics_changed(self) -> None:
-        for reign in self._reigns.values():
+        for reign in self._reigns.all():
             for name, group in reign.groups.items():
                 if group.members:
                     group.stale = True
@@ -155,8 +84,7 @@ class Coordinator:
 
     def client_closed(self, client: ClientSession) -> None:
         now = self._node.clock.now()
-        for reign in self._reigns.values():
-            reign.waiting = [waiting for waiting in reign.waiting if waiting[0] is not client]
+        for reign in self._reigns.all():
             for group in reign.groups.values():
                 group.session_closed(client, now)
 
@@ -165,10 +93,7 @@ class Coordinator:
         if now < self._check_at:
             return
         self._check_at = now + CHECK_S
-        for reign in list(self._reigns.values()):
-            if not self._reigns_still(reign):
-                self._end(reign)
-                continue
+        for reign in self._reigns.all():
             for name, group in reign.groups.items():
                 group.bury(now)
                 group.expire(now)
@@ -177,7 +102,7 @@ class Coordinator:
 
     def next_deadline(self) -> float | None:
         """When ``advance`` and ``flush`` must be called at the latest; None while nothing is coordinated here."""
-        if any(reign.begun and reign.dirty for reign in self._reigns.values()):
+        if any(reign.begun and reign.dirty for reign in self._reigns.all()):
             return self._node.clock.now()
         return self._check_at if self._reigns else None
 
@@ -186,7 +111,7 @@ class Coordinator:
         if not self._reigns:
             return
         until = self._node.clock.now() + TURN_S
-        for reign in self._reigns.values():
+        for reign in self._reigns.all():
             if not reign.begun:
                 continue
             for name in list(reign.dirty):
@@ -197,66 +122,8 @@ class Coordinator:
 
     # -- reigns ---------------------------------------------------------------------------------------------------
 
-    def _reign(self, name: str) -> Reign:
-        """Raises "not-leader"; if nobody leads, has somebody take over."""
-        number = kept_in(name, len(self._node.groups))
-        group = self._node.groups[number]
-        reign = self._reigns.get(number)
-        if reign is not None and self._reigns_still(reign):
-            return reign
-        if reign is not None:
-            self._end(reign)
-        if self._node.stopping:
-            raise CorgiError("not-leader", "the node is stopping")
-        if not group.replica.leading:
-            if not group.replica.route():
-                self._node.submit(number, CommandKind.BARRIER, b"", lambda _: None, timeout_s=1.0)
-            raise CorgiError("not-leader", f"consumer group {name!r} is coordinated by node {group.replica.route()}")
-        reign = self._reigns[number] = Reign(number, int(group.replica.ballot))
-        self._begin(reign)
-        return reign
-
-    def _reigns_still(self, reign: Reign) -> bool:
-        replica = self._node.groups[reign.group].replica
-        return replica.leading and int(replica.ballot) == reign.ballot
-
-    def _begin(self, reign: Reign) -> None:
-        left = {group.id for group in self._node.groups}
-
-        def gone_through(number: GroupId, outcome: Outcome) -> None:
-            if self._reigns.get(reign.group) is not reign:
-                return
-            if outcome.error:
-                self._end(reign)
-                return
-            left.discard(number)
-            if not left:
-                reign.begun = True
-                waiting, reign.waiting = reign.waiting, []
-                self._load(reign)
-                for client, correlation, message in waiting:
-                    if client.closed:
-                        continue
-                    try:
-                        self._heard(reign, client, correlation, message)
-                    except CorgiError as error:
-                        _refuse(client, correlation, error)
-
-        for group in self._node.groups:
-            number = group.id
-            self._node.submit(
-                number,
-                CommandKind.BARRIER,
-                b"",
-                lambda outcome, number=number: gone_through(number, outcome),  # type: ignore[misc]
-                timeout_s=SUBMIT_TIMEOUT_S,
-            )
-
-    def _end(self, reign: Reign) -> None:
-        del self._reigns[reign.group]
+    def _ended(self, reign: Reign) -> None:
         error = CorgiError("not-leader", "the coordinator has changed")
-        for client, correlation, _ in reign.waiting:
-            _refuse(client, correlation, error)
         for joining in reign.joining.values():
             for client, correlation, _ in joining:
                 _refuse(client, correlation, error)
@@ -265,16 +132,19 @@ class Coordinator:
                 _refuse(client, correlation, error)
 
     def _load(self, reign: Reign) -> None:
-        for name in self._node.groups[reign.group].machine.consumer_groups.by_name:
-            self._group(reign, name)
-            reign.dirty[name] = None
+        for name, kept in self._node.groups[reign.group].machine.consumer_groups.by_name.items():
+            if isinstance(decode_record(kept.body), StoredGroup):
+                self._group(reign, name)
+                reign.dirty[name] = None
 
     def _group(self, reign: Reign, name: str) -> ConsumerGroup | None:
         group = reign.groups.get(name)
         if group is None:
             kept = self._node.groups[reign.group].machine.consumer_groups.by_name.get(name)
             if kept is not None:
-                group = reign.groups[name] = self._new(reign, name, _decoded(kept.body))
+                stored = decode_record(kept.body)
+                group = self._new(reign, name, stored if isinstance(stored, StoredGroup) else None)
+                reign.groups[name] = group
         return group
 
     def _new(self, reign: Reign, name: str, stored: StoredGroup | None) -> ConsumerGroup:
@@ -306,6 +176,10 @@ class Coordinator:
         known = group is not None and message.member in group.members
         if not known and message.epoch:
             raise CorgiError("unknown-member", f"{message.member!r} is no member of {name!r} any more")
+        if not known and name in reign.classic:
+            if reign.classic[name].occupied:
+                raise CorgiError("inconsistent-protocol", f"Kafka clients are members of the consumer group {name!r}")
+            del reign.classic[name]  # an empty group may change its kind
         if group is None:
             group = reign.groups[name] = self._new(reign, name, None)
         if group.slices not in (0, message.slices) and (group.members or cursors_of(self._node, name)):
@@ -445,12 +319,12 @@ class Coordinator:
             return
         reign.saving.add(name)
         (roster, members), epoch = group.roster(), group.epoch + 1
-        body = encode_stored(StoredGroup(FORMAT, max(group.slices, 1), epoch, members))
+        body = encode_record(StoredGroup(max(group.slices, 1), epoch, members))
         joining = reign.joining.pop(name, [])
 
         def decided(outcome: Outcome) -> None:
             reign.saving.discard(name)
-            if self._reigns.get(reign.group) is not reign:
+            if reign.ended:
                 for client, correlation, _ in joining:
                     _refuse(client, correlation, CorgiError("not-leader"))
                 return
@@ -464,7 +338,7 @@ class Coordinator:
             for client, correlation, member in joining:
                 self._answer(reign, group, client, correlation, member, 0)
 
-        self.write(reign, name, body, self.version(reign, name), decided, SUBMIT_TIMEOUT_S)
+        self._reigns.write(reign, name, body, self._reigns.version(reign, name), decided, SUBMIT_TIMEOUT_S)
 
     @property
     def _topics(self) -> Topics:
@@ -478,15 +352,6 @@ def cursors_of(node: Node, name: str) -> list[tuple[GroupId, CursorKey, Cursor]]
     return [
         (group.id, key, cursor) for group in node.groups for key, cursor in sorted(group.machine.cursors.of_group(name))
     ]
-
-
-def _decoded(body: bytes) -> StoredGroup | None:
-    """None for what this release does not understand: the group's members join anew."""
-    try:
-        stored = decode_stored(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return stored if stored.format == FORMAT else None
 
 
 def _refuse(client: ClientSession, correlation: int, error: CorgiError) -> None:

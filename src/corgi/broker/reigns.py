@@ -1,0 +1,218 @@
+"""Reigns: for which consumer groups this node is the coordinator, and since when it knows all that it has to.
+
+The leader of the Paxos group in whose `__groups` partition consumer groups are kept coordinates them. A new one first
+goes through the log of every Paxos group, so that it sees all cursors and records as of its election; who asks
+meanwhile waits. A reign ends when another ballot leads: what was begun in it is over.
+
+Invariant: nothing is coordinated in a reign before it has begun or after it has ended.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from corgi.base.command import CommandKind, encode_data
+from corgi.base.errors import CorgiError
+from corgi.base.ids import GROUPS, GroupId
+from corgi.base.ports import ClientSession
+from corgi.state.commands import guard_group_at
+from corgi.state.consumer_groups import encode_group
+from corgi.state.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from corgi.broker.classic_groups import Seat
+    from corgi.broker.consumer_group import ConsumerGroup
+    from corgi.broker.node import Node
+
+SUBMIT_TIMEOUT_S = 5.0
+WAITING_MAX = 10_000  # requests that wait for a coordinator to become one
+
+
+def kept_in(group: str, groups: int) -> GroupId:
+    """The Paxos group that keeps a consumer group."""
+    return GroupId(zlib.crc32(group.encode()) % groups)
+
+
+class Waiting(NamedTuple):
+    """A request that came before the reign had begun."""
+
+    client: ClientSession
+    go: Callable[[Reign], None]
+    refuse: Callable[[CorgiError], None]
+
+    def tell(self, reign: Reign) -> None:
+        if self.client.closed:
+            return
+        try:
+            self.go(reign)
+        except CorgiError as error:
+            self.refuse(error)
+
+
+class Reign:
+    """What this node coordinates as the leader of one Paxos group in one ballot."""
+
+    def __init__(self, group: GroupId, ballot: int) -> None:
+        self.group = group
+        self.ballot = ballot
+        self.begun = False  # every log was gone through
+        self.ended = False
+        self.waiting: list[Waiting] = []
+        self.groups: dict[str, ConsumerGroup] = {}
+        self.classic: dict[str, Seat] = {}
+        self.saving: set[str] = set()
+        self.dirty: dict[str, None] = {}
+        self.asking: dict[
+            str, list[tuple[ClientSession, int, str, int]]
+        ] = {}  # answered when it is known who holds what
+        self.joining: dict[str, list[tuple[ClientSession, int, str]]] = {}  # answered when the record is saved
+        self._serial = ballot << 24
+
+    def next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+
+class Reigns:
+    """Those of this node. ``when_begun`` and ``when_ended`` hear of each, in this order."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._current: dict[GroupId, Reign] = {}
+        self.when_begun: list[Callable[[Reign], None]] = []
+        self.when_ended: list[Callable[[Reign], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._current)
+
+    def all(self) -> list[Reign]:
+        return list(self._current.values())
+
+    def of(self, name: str) -> Reign:
+        """Where a group is coordinated by this node. Raises "not-leader"; if nobody leads, has somebody take over."""
+        number = kept_in(name, len(self._node.groups))
+        group = self._node.groups[number]
+        reign = self._current.get(number)
+        if reign is not None and self._lasts(reign):
+            return reign
+        if reign is not None:
+            self._end(reign)
+        if self._node.stopping:
+            raise CorgiError("not-leader", "the node is stopping")
+        if not group.replica.leading:
+            if not group.replica.route():
+                self._node.submit(number, CommandKind.BARRIER, b"", lambda _: None, timeout_s=1.0)
+            raise CorgiError("not-leader", f"consumer group {name!r} is coordinated by node {group.replica.route()}")
+        reign = self._current[number] = Reign(number, int(group.replica.ballot))
+        self._begin(reign)
+        return reign
+
+    def begun(self, name: str) -> Reign:
+        """As ``of``, also raises "not-leader" while it has not begun."""
+        reign = self.of(name)
+        if not reign.begun:
+            raise CorgiError("not-leader", "the coordinator has just been elected")
+        return reign
+
+    def known(self, name: str) -> Reign | None:
+        """The present reign over this group, if there is one."""
+        return self._current.get(kept_in(name, len(self._node.groups)))
+
+    def attend(
+        self,
+        name: str,
+        client: ClientSession,
+        go: Callable[[Reign], None],
+        refuse: Callable[[CorgiError], None],
+    ) -> None:
+        """Call ``go`` when the reign has begun, at once if it has: then what it raises goes up. Raises as ``of``, and
+        "overloaded"."""
+        reign = self.of(name)
+        if reign.begun:
+            go(reign)
+            return
+        if len(reign.waiting) >= WAITING_MAX:
+            raise CorgiError("overloaded", "too many consumers wait for their coordinator")
+        reign.waiting.append(Waiting(client, go, refuse))
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    def version(self, reign: Reign, name: str) -> int:
+        """Of the group's record."""
+        return self._node.groups[reign.group].machine.consumer_groups.version(name)
+
+    def write(
+        self,
+        reign: Reign,
+        name: str,
+        body: bytes | None,
+        version: int,
+        done: Callable[[Outcome], None],
+        timeout_s: float,
+    ) -> None:
+        """Replace the group's record of ``version``; None ends it."""
+        batch = encode_group(name, body, self._node.clock.wall_ms())
+        command = encode_data([(GROUPS, int(reign.group), batch)], [guard_group_at(name, version)])
+        self._node.submit(reign.group, CommandKind.DATA, command, done, timeout_s=timeout_s)
+
+    # -- facts ----------------------------------------------------------------------------------------------------
+
+    def leader_changed(self, group: GroupId) -> None:
+        reign = self._current.get(group)
+        if reign is not None and not self._lasts(reign):
+            self._end(reign)
+
+    def look(self) -> None:
+        """End those that are over."""
+        for reign in self.all():
+            if not self._lasts(reign):
+                self._end(reign)
+
+    def client_closed(self, client: ClientSession) -> None:
+        for reign in self._current.values():
+            reign.waiting = [waiting for waiting in reign.waiting if waiting.client is not client]
+
+    # -- their course ---------------------------------------------------------------------------------------------
+
+    def _lasts(self, reign: Reign) -> bool:
+        replica = self._node.groups[reign.group].replica
+        return replica.leading and int(replica.ballot) == reign.ballot
+
+    def _begin(self, reign: Reign) -> None:
+        left = {group.id for group in self._node.groups}
+
+        def gone_through(number: GroupId, outcome: Outcome) -> None:
+            if reign.ended:
+                return
+            if outcome.error:
+                self._end(reign)
+                return
+            left.discard(number)
+            if not left:
+                reign.begun = True
+                waiting, reign.waiting = reign.waiting, []
+                for told in self.when_begun:
+                    told(reign)
+                for one in waiting:
+                    one.tell(reign)
+
+        for group in self._node.groups:
+            number = group.id
+            self._node.submit(
+                number,
+                CommandKind.BARRIER,
+                b"",
+                lambda outcome, number=number: gone_through(number, outcome),  # type: ignore[misc]
+                timeout_s=SUBMIT_TIMEOUT_S,
+            )
+
+    def _end(self, reign: Reign) -> None:
+        del self._current[reign.group]
+        reign.ended = True
+        error = CorgiError("not-leader", "the coordinator has changed")
+        for waiting in reign.waiting:
+            waiting.refuse(error)
+        for told in self.when_ended:
+            told(reign)
