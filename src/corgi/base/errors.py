@@ -97,6 +97,16 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(55, "handler-timeout", True, "A handler took longer than it may.", "raise handler_timeout, or find what it waits for"),
     ErrorKind(56, "not-delivered", False, "The message was not delivered to this consumer, or was taken from it since.",
               "acknowledge the messages that this subscription gave you, while it holds their partition"),
+    ErrorKind(60, "inconsistent-protocol", False, "The consumer does not fit to the members that its group has.",
+              "use one kind of client, with one way of assigning, in a group; others take a group of another name"),
+    ErrorKind(61, "member-id-required", True, "The consumer joins again under the name that it was just given.", "Kafka clients do so by themselves"),
+    ErrorKind(62, "generation-over", True, "The consumer group has gone on to another generation of members.", "Kafka clients join again by themselves"),
+    ErrorKind(63, "rebalancing", True, "The members of the consumer group are sharing anew.", "Kafka clients join again by themselves"),
+    ErrorKind(64, "instance-fenced", False, "A newer process of the same group instance id has taken over.",
+              "stop this one, or give each process a group.instance.id of its own"),
+    ErrorKind(65, "checkpoint-unstable", True, "A transaction or a claim that has not ended may still move the checkpoint.", "retry in a moment"),
+    ErrorKind(66, "invalid-session-timeout", False, "The session time-out of a group's member is too short or too long.", "set session.timeout.ms between 500 and 3,600,000"),
+    ErrorKind(67, "metadata-too-large", False, "The text of a checkpoint is too long.", "it may have 4,096 characters"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}

@@ -13,7 +13,9 @@ from corgi.base.command import CommandKind, encode_data
 from corgi.base.errors import CorgiError
 from corgi.base.ids import CHECKPOINTS, GroupId, Offset, TopicId
 from corgi.broker.assignment import Unit
-from corgi.broker.coordinator import Coordinator, Reign, cursors_of
+from corgi.broker.classic_groups import ClassicGroups
+from corgi.broker.coordinator import Coordinator, cursors_of
+from corgi.broker.reigns import Reign, Reigns
 from corgi.broker.together import Done, Together
 from corgi.state.commands import Owner, encode_owner
 from corgi.state.cursors import CheckpointRecord, CursorKey, encode_checkpoint
@@ -35,20 +37,25 @@ def _retriable(done: Done) -> Done:
 class GroupChanges:
     """Deletes and resets groups that this node coordinates."""
 
-    def __init__(self, node: Node, coordinator: Coordinator) -> None:
+    def __init__(self, node: Node, reigns: Reigns, coordinator: Coordinator, classic: ClassicGroups) -> None:
         self._node = node
+        self._reigns = reigns
         self._coordinator = coordinator
+        self._classic = classic
 
     def delete(self, name: str, timeout_s: float, done: Done) -> None:
         """Forget a group without members, and its cursors. Raises as ``Coordinator.group``, and "group-not-empty"."""
         coordinator = self._coordinator
         group = coordinator.group(name)
-        reign = coordinator.reign_of(name)
+        reign = self._reigns.of(name)
         if group.members:
             raise CorgiError("group-not-empty", f"the consumer group {name!r} has {len(group.members)} members")
-        if group.unsaved or name in reign.saving:
+        seat = self._classic.find(reign, name)
+        if seat is not None and seat.occupied:
+            raise CorgiError("group-not-empty", f"Kafka clients are members of the consumer group {name!r}")
+        if group.unsaved or name in reign.saving or (seat is not None and seat.busy):
             raise CorgiError("unsettled", f"the last member of {name!r} has just left")
-        version = coordinator.version(reign, name)  # whoever joins from here on makes it another
+        version = self._reigns.version(reign, name)  # whoever joins from here on makes it another
         left = cursors_of(self._node, name)
 
         def emptied(error: int, text: str) -> None:
@@ -69,6 +76,10 @@ class GroupChanges:
         """Set checkpoints; who holds the units loses them and gets them again. Raises as ``Coordinator.group``, and
         "unsettled" while one of them is on its way to somebody."""
         group = self._coordinator.group(name)
+        seat = self._classic.find(self._reigns.of(name), name)
+        if seat is not None and seat.occupied:
+            text = f"Kafka clients are members of the consumer group {name!r}, and would not hear of a reset"
+            raise CorgiError("group-not-empty", text, hint="stop them first; they go on from there when they start")
         units: list[tuple[GroupId, Unit, Offset]] = []
         for topic, partition, offset in offsets:
             number = self._node.requests.places.to_write(topic, partition).group
@@ -100,6 +111,8 @@ class GroupChanges:
             group = reign.groups.get(name)
             if not outcome.error and group is not None and not group.members:
                 del reign.groups[name]  # otherwise somebody joined meanwhile: its record is written anew
+            if not outcome.error:
+                self._classic.drop(reign, name)
             done(outcome.error, outcome.detail)
 
-        self._coordinator.write(reign, name, None, version, decided, timeout_s)
+        self._reigns.write(reign, name, None, version, decided, timeout_s)

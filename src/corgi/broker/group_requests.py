@@ -14,10 +14,14 @@ from corgi.base.ids import GroupId
 from corgi.base.ports import ClientSession
 from corgi.broker.barriers import Barriers
 from corgi.broker.bounds import timeout_s
-from corgi.broker.consumer_group import decode_stored
+from corgi.broker.classic_group import State
+from corgi.broker.classic_groups import ClassicGroups, Seat
+from corgi.broker.consumer_protocol import topics_wanted
 from corgi.broker.coordinator import Coordinator, cursors_of
 from corgi.broker.group_changes import GroupChanges
+from corgi.broker.group_records import StoredClassic, decode_record
 from corgi.broker.places import Places
+from corgi.broker.reigns import Reigns
 from corgi.delivery.pushes import Pushes
 from corgi.state.cursors import Cursor, CursorKey
 from corgi.wire import group_messages as g
@@ -30,14 +34,23 @@ class GroupRequests:
     """Everything but Commit."""
 
     def __init__(
-        self, node: Node, places: Places, barriers: Barriers, pushes: Pushes, coordinator: Coordinator
+        self,
+        node: Node,
+        places: Places,
+        barriers: Barriers,
+        pushes: Pushes,
+        reigns: Reigns,
+        coordinator: Coordinator,
+        classic: ClassicGroups,
     ) -> None:
         self._node = node
         self._places = places
         self._barriers = barriers
         self._pushes = pushes
+        self._reigns = reigns
         self._coordinator = coordinator
-        self._changes = GroupChanges(node, coordinator)
+        self._classic = classic
+        self.changes = GroupChanges(node, reigns, coordinator, classic)
 
     def heartbeat(self, client: ClientSession, correlation: int, message: g.GroupHeartbeat) -> None:
         try:
@@ -78,12 +91,16 @@ class GroupRequests:
         self._barriers.confirm(client, groups, timeout_s(message.timeout_ms), confirmed)
 
     def describe(self, client: ClientSession, correlation: int, message: g.DescribeGroup) -> None:
+        now = self._node.clock.now()
         try:
+            seat = self._classic.find(self._reigns.begun(message.group), message.group)
+            if seat is not None:
+                client.reply(correlation, self._described(seat, now))
+                return
             group = self._coordinator.group(message.group)
         except CorgiError as error:
             client.reply(correlation, g.DescribeGroupReply(error.kind.number, error.message))
             return
-        now = self._node.clock.now()
         members = [
             g.MemberInfo(
                 name, member.stored.instance, member.stored.client, member.stored.topics,
@@ -98,13 +115,29 @@ class GroupRequests:
         )  # fmt: skip
         client.reply(correlation, reply)
 
+    def _described(self, seat: Seat, now: float) -> g.DescribeGroupReply:
+        """A group of Kafka clients, in the words of ours."""
+        group = seat.group
+        members = [
+            g.MemberInfo(
+                member.name, member.instance, member.client, topics_wanted(member.protocols[0][1]),
+                int((now - member.heard_at) * 1000),
+            )
+            for member in group.members.values()
+        ]  # fmt: skip
+        state = "empty" if not group.members else "stable" if group.state is State.STABLE else "rebalancing"
+        units = sorted(key[1:] for _, key, _ in cursors_of(self._node, seat.name))
+        return g.DescribeGroupReply(
+            OK, "", state, group.generation, 1, tuple(members), self._infos(seat.name, units), "classic"
+        )
+
     def delete(self, client: ClientSession, correlation: int, message: g.DeleteGroup) -> None:
         def done(error: int, text: str) -> None:
             if not client.closed:
                 client.reply(correlation, g.DeleteGroupReply(error, text))
 
         try:
-            self._changes.delete(message.group, timeout_s(message.timeout_ms), done)
+            self.changes.delete(message.group, timeout_s(message.timeout_ms), done)
         except CorgiError as error:
             done(error.kind.number, error.message)
 
@@ -116,7 +149,7 @@ class GroupRequests:
         try:
             if not message.offsets:
                 raise CorgiError("invalid-argument", "no partition is named")
-            self._changes.reset(message.group, message.offsets, timeout_s(message.timeout_ms), done)
+            self.changes.reset(message.group, message.offsets, timeout_s(message.timeout_ms), done)
         except CorgiError as error:
             done(error.kind.number, error.message)
 
@@ -163,11 +196,14 @@ class GroupRequests:
         found: dict[str, g.GroupSummary] = {}
         for group in self._node.groups:
             for name, kept in group.machine.consumer_groups.by_name.items():
-                stored = decode_stored(kept.body)
-                topics = sorted({topic for member in stored.members for topic in member.topics})
-                found[name] = g.GroupSummary(
-                    name, len(stored.members), tuple(topics), stored.slices, group.replica.route()
-                )
+                stored, leader = decode_record(kept.body), group.replica.route()
+                if isinstance(stored, StoredClassic):
+                    wanted = {topic for one in stored.members for topic in topics_wanted(one.protocols[0][1])}
+                    topics = tuple(sorted(wanted))
+                    found[name] = g.GroupSummary(name, len(stored.members), topics, 1, leader, "classic")
+                elif stored is not None:
+                    topics = tuple(sorted({topic for member in stored.members for topic in member.topics}))
+                    found[name] = g.GroupSummary(name, len(stored.members), topics, stored.slices, leader)
             for name in group.machine.cursors.groups():
                 found.setdefault(name, g.GroupSummary(name, 0, (), 1, group.replica.route()))
         return [found[name] for name in sorted(found)]

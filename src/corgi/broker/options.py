@@ -47,5 +47,6 @@ class NodeOptions:
     scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
     scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them
     accept_lost_votes: bool = False  # the operator's word for a node that is alone in its cluster
+    classic_join_delay_s: float = 0.25  # how long an empty group waits for more members than its first
     software: str = "corgi"
     process_id: int = 0  # told to who asks for the status; 0: not a process of its own

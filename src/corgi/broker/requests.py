@@ -14,6 +14,8 @@ from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ports import ClientSession, Message
 from corgi.broker.administration import Administration
 from corgi.broker.barriers import Barriers
+from corgi.broker.classic_commits import ClassicCommits
+from corgi.broker.classic_groups import ClassicGroups
 from corgi.broker.commits import Commits
 from corgi.broker.coordinator import Coordinator
 from corgi.broker.fetch import Fetches
@@ -23,6 +25,7 @@ from corgi.broker.offsets import OffsetQueries
 from corgi.broker.places import Places
 from corgi.broker.produce import Produces
 from corgi.broker.producer_ids import ProducerIds
+from corgi.broker.reigns import Reigns
 from corgi.broker.status import status_reply
 from corgi.broker.subscriptions import Subscriptions
 from corgi.broker.topic_requests import TopicRequests
@@ -65,9 +68,14 @@ class Requests:
         self.metadata = MetadataQueries(node, self.administration, self.barriers)
         self.topics = TopicRequests(self.administration)
         self.commits = Commits(node, self.places)
-        self.coordinator = Coordinator(node)
+        self.reigns = Reigns(node)
+        self.coordinator = Coordinator(node, self.reigns)
+        self.classic = ClassicGroups(node, self.reigns)
+        self.classic_commits = ClassicCommits(node, self.places, self.barriers, self.classic)
         self.administration.when_opened = self.coordinator.topics_changed
-        self.groups = GroupRequests(node, self.places, self.barriers, self.pushes, self.coordinator)
+        self.groups = GroupRequests(
+            node, self.places, self.barriers, self.pushes, self.reigns, self.coordinator, self.classic
+        )
         self.producer_ids = ProducerIds(node.options.node)
         self.transactions = TransactionRequests(node, self.places, self.barriers, self.producer_ids)
         self._id_waiters: list[tuple[ClientSession, int]] = []
@@ -98,6 +106,7 @@ class Requests:
         self.schedule.remove(session)
         self.metadata.client_closed(session)
         self.produces.client_closed(session)
+        self.reigns.client_closed(session)
         self.coordinator.client_closed(session)
         self.transactions.client_closed(session)
         self._id_waiters = [waiter for waiter in self._id_waiters if waiter[0] is not session]
@@ -125,7 +134,7 @@ class Requests:
     def leader_changed(self, group: Group) -> None:
         self.metadata.leader_changed(group.id)
         self.administration.leader_changed(group)
-        self.coordinator.leader_changed(group.id)
+        self.reigns.leader_changed(group.id)
 
     def stopping(self) -> None:
         """The node stops: subscribers and polls go elsewhere; writes under way are still answered."""
@@ -137,6 +146,7 @@ class Requests:
     def flush(self) -> None:
         """End of a turn: serve who waits, within the turn's bounds, and tell the watchers."""
         self.coordinator.flush()
+        self.classic.flush()
         self.schedule.run(self._node.clock.now())
         self.values.admit()
         self.metadata.flush()
@@ -147,7 +157,9 @@ class Requests:
         self.schedule.advance(now)
         self.administration.advance(now)
         self.transactions.advance(now)
+        self.reigns.look()
         self.coordinator.advance(now)
+        self.classic.advance(now)
         if now >= self._counted_next:
             self._counted_next = now + COUNT_INTERVAL_S
             self._node.counters.update(self.sums())
@@ -167,6 +179,7 @@ class Requests:
                 self.administration.next_deadline(),
                 self.transactions.next_deadline(),
                 self.coordinator.next_deadline(),
+                self.classic.next_deadline(),
                 now + NEXT_MILLISECOND_S if self._id_waiters else None,
             )
             if deadline is not None

@@ -37,8 +37,9 @@ def list_(*, cluster: ClusterOption = None, output: OutputOption = "table") -> i
 
     Example: corgi group list -o json
 
-    JSON: [{"group", "members", "topics", "slices", "coordinator"}]; the
-    coordinator is a node, 0 if none leads at the moment.
+    JSON: [{"group", "kind", "members", "topics", "slices", "coordinator"}]; the
+    kind is native, or classic for Kafka clients; the coordinator is a node, 0
+    if none leads at the moment.
     """
 
     async def work() -> list[GroupSummary]:
@@ -51,6 +52,7 @@ def list_(*, cluster: ClusterOption = None, output: OutputOption = "table") -> i
             [
                 {
                     "group": group.name,
+                    "kind": group.kind,
                     "members": group.members,
                     "topics": list(group.topics),
                     "slices": group.slices,
@@ -61,8 +63,8 @@ def list_(*, cluster: ClusterOption = None, output: OutputOption = "table") -> i
         )
     elif groups:
         print_table(
-            ("group", ">members", ">slices", ">coordinator", "topics"),
-            [(g.name, g.members, g.slices, g.coordinator or "?", ", ".join(g.topics)) for g in groups],
+            ("group", "kind", ">members", ">slices", ">coordinator", "topics"),
+            [(g.name, g.kind, g.members, g.slices, g.coordinator or "?", ", ".join(g.topics)) for g in groups],
         )
     else:
         say("there are no consumer groups")
@@ -79,7 +81,7 @@ def describe(group: str, /, *, cluster: ClusterOption = None, output: OutputOpti
 
     Example: corgi group describe billing
 
-    JSON: {"group", "state", "epoch", "slices", "lag", "members": [{"member",
+    JSON: {"group", "kind", "state", "epoch", "slices", "lag", "members": [{"member",
     "instance", "client", "topics", "silent_ms"}], "units": [{"topic",
     "partition", "slice", "member", "owner_epoch", "checkpoint", "ahead",
     "start", "end", "lag", "metadata", "committed_ms"}], "deliveries": [{"node",
@@ -100,7 +102,8 @@ def describe(group: str, /, *, cluster: ClusterOption = None, output: OutputOpti
     if output == "json":
         print_json(document(found))
         return Exit.OK
-    print(f"{found.name}: {found.state}, {len(found.members)} members, lag {found.lag}")
+    kind = "" if found.kind == "native" else f"{found.kind}, "
+    print(f"{found.name}: {kind}{found.state}, {len(found.members)} members, lag {found.lag}")
     if found.members:
         print_table(
             ("member", "client", "instance", "topics", ">silent ms"),
@@ -141,7 +144,7 @@ def reset(
     """Set where a consumer group goes on in a topic, back or ahead.
 
     Its consumers may run meanwhile: they lose the partitions for a moment and
-    get them again at the new place.
+    get them again at the new place. Kafka clients have to be stopped first.
 
     Examples:
 

@@ -38,13 +38,15 @@ ResetTo = StartAt
 
 
 class GroupSummary(msgspec.Struct, frozen=True):
-    """A consumer group in the list. ``coordinator`` 0: no node leads it at the moment."""
+    """A consumer group in the list. ``coordinator`` 0: no node leads it at the moment. ``kind``: "native", or "classic"
+    for a group of Kafka clients."""
 
     name: str
     members: int
     topics: tuple[str, ...]
     slices: int
     coordinator: int
+    kind: str
 
 
 class GroupMember(msgspec.Struct, frozen=True):
@@ -96,9 +98,11 @@ class GroupDelivery(msgspec.Struct, frozen=True):
 
 
 class GroupDescription(msgspec.Struct, frozen=True):
-    """``state``: "empty", "stable", or "rebalancing" while a unit is on its way to another member."""
+    """``state``: "empty", "stable", or "rebalancing" while a unit is on its way to another member. ``kind`` as in
+    GroupSummary; the ``epoch`` of a classic group is its generation."""
 
     name: str
+    kind: str
     state: str
     epoch: int
     slices: int
@@ -127,7 +131,7 @@ class Groups:
         """Every consumer group, by name."""
         timeout_s = seconds(timeout, "timeout")
         reply = await ask_for(self._shell, ListGroups(int(timeout_s * 1000)), ListGroupsReply, timeout_s=timeout_s)
-        return [GroupSummary(g.name, g.members, g.topics, g.slices, int(g.coordinator)) for g in reply.groups]
+        return [GroupSummary(g.name, g.members, g.topics, g.slices, int(g.coordinator), g.kind) for g in reply.groups]
 
     async def describe(self, name: str, *, timeout: Duration = "10s") -> GroupDescription:
         """A group's members, its units and their lag, and how its members are delivered to. Raises "unknown-group"."""
@@ -149,6 +153,7 @@ class Groups:
         ]  # fmt: skip
         return GroupDescription(
             name,
+            reply.kind,
             reply.state,
             reply.epoch,
             reply.slices,
@@ -169,9 +174,9 @@ class Groups:
         """Set where a group goes on in a topic: "earliest", "latest", an aware datetime, an offset, or
         {partition: offset}. Returns the offset by partition.
 
-        Works while members consume: they lose the partitions, and get them again behind the reset. An offset is
-        between 0 and the partition's end. Raises "unknown-group", "unknown-topic", "unknown-partition",
-        "offset-out-of-range".
+        Works while members consume: they lose the partitions, and get them again behind the reset. A classic group has
+        to be empty: Kafka clients would not hear of it. An offset is between 0 and the partition's end. Raises
+        "unknown-group", "unknown-topic", "unknown-partition", "offset-out-of-range", "group-not-empty".
         """
         group_name(name)
         timeout_s = seconds(timeout, "timeout")

@@ -140,13 +140,14 @@ class ListGroups(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class GroupSummary(WireMessage, frozen=True, array_like=True, gc=False):
-    """``coordinator`` 0: nobody leads at the moment."""
+    """``coordinator`` 0: nobody leads at the moment. ``kind``: "native", or "classic" for one of Kafka's clients."""
 
     name: str
     members: int
     topics: tuple[str, ...]
     slices: int
     coordinator: NodeId
+    kind: str = "native"
 
 
 class ListGroupsReply(WireMessage, frozen=True, array_like=True, gc=False):
@@ -171,7 +172,8 @@ class MemberInfo(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class DescribeGroupReply(WireMessage, frozen=True, array_like=True, gc=False):
-    """``state``: "empty", "stable", or "rebalancing" while a unit is on its way to another member."""
+    """``state``: "empty", "stable", or "rebalancing" while a unit is on its way to another member. ``kind`` as in
+    GroupSummary."""
 
     TYPE: ClassVar[int] = 147
     error: int
@@ -181,6 +183,7 @@ class DescribeGroupReply(WireMessage, frozen=True, array_like=True, gc=False):
     slices: int = 1
     members: tuple[MemberInfo, ...] = ()
     cursors: tuple[CursorInfo, ...] = ()
+    kind: str = "native"
 
 
 class DeleteGroup(WireMessage, frozen=True, array_like=True, gc=False):
@@ -199,7 +202,7 @@ class DeleteGroupReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 class ResetGroup(WireMessage, frozen=True, array_like=True, gc=False):
     """Set checkpoints, all slices of (topic, partition) to an offset. Members that hold them are taken off first and
-    get them again behind the reset."""
+    get them again behind the reset; a classic group has to be empty, for its members would not hear of it."""
 
     TYPE: ClassVar[int] = 21
     group: str
