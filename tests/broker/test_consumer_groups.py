@@ -484,7 +484,7 @@ def test_a_plan_takes_several_turns_and_is_begun_anew_when_a_member_leaves_meanw
     node, _ = world(partitions=1_500)
     stays, leaves = Consumer(node, "stays"), Consumer(node, "leaves")
     stays.beat()
-    (group,) = [group for reign in node.requests.coordinator._reigns.values() for group in reign.groups.values()]
+    (group,) = [group for reign in node.requests.reigns.all() for group in reign.groups.values()]
     before = dict(stays.held)
 
     def now() -> float:  # whatever is done takes as long as a turn may

@@ -11,7 +11,7 @@ Invariant: a unit is claimed under epochs of the present generation only, and ne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from corgi.base.command import CommandKind
@@ -47,10 +47,11 @@ def owns(cursor: Cursor, member: str, generation: int) -> bool:
 
 
 class Claims:
-    """Those of one group. ``left``: what is not claimed yet; ``tried``: each was tried once."""
+    """Those of one group; ``changed`` is called when one has its outcome. ``left``: what is not claimed yet."""
 
-    def __init__(self, node: Node, name: str) -> None:
+    def __init__(self, node: Node, name: str, changed: Callable[[], None]) -> None:
         self._node = node
+        self._changed = changed
         self._name = name
         self._generation = 0
         self._queue: deque[Unit] = deque()
@@ -61,6 +62,7 @@ class Claims:
 
     @property
     def tried(self) -> bool:
+        """Whether each was tried once."""
         return not self._queue and not self._under_way
 
     @property
@@ -110,6 +112,7 @@ class Claims:
             if begun == self._round:
                 self._under_way -= 1
                 self._decided(unit, outcome.error)
+                self._changed()
 
         self._under_way += 1
         body = encode_owner(Owner(self._name, *unit, epoch, member))

@@ -240,7 +240,8 @@ class ClassicGroups:
             floor=floor,
             empty_assignment=empty_assignment,
         )
-        seat = reign.classic[name] = Seat(name, reign, group, Claims(self._node, name))
+        claims = Claims(self._node, name, lambda: self._mark(seat))
+        seat = reign.classic[name] = Seat(name, reign, group, claims)
         self._mark(seat)
         return seat
 

@@ -116,6 +116,14 @@ _MEANING = {
     "transaction-aborted": Code.INVALID_TXN_STATE,
     "transaction-in-progress": Code.CONCURRENT_TRANSACTIONS,
     "unknown-transaction": Code.TRANSACTIONAL_ID_NOT_FOUND,
+    "inconsistent-protocol": Code.INCONSISTENT_GROUP_PROTOCOL,
+    "member-id-required": Code.MEMBER_ID_REQUIRED,
+    "generation-over": Code.ILLEGAL_GENERATION,
+    "rebalancing": Code.REBALANCE_IN_PROGRESS,
+    "instance-fenced": Code.FENCED_INSTANCE_ID,
+    "checkpoint-unstable": Code.UNSTABLE_OFFSET_COMMIT,
+    "invalid-session-timeout": Code.INVALID_SESSION_TIMEOUT,
+    "metadata-too-large": Code.OFFSET_METADATA_TOO_LARGE,
 }
 
 BY_NUMBER: dict[int, Code] = {BY_CODE[code].number: meaning for code, meaning in _MEANING.items()}
