@@ -134,7 +134,8 @@ async def test_the_command_line_shows_and_changes_the_same(
         return code, out, err
 
     _, out, _ = await corgi_("list", "-o", "json")
-    assert {"group": name, "members": 1, "topics": [name], "slices": 1, "coordinator": 1} in json.loads(out)
+    listed = {"group": name, "kind": "native", "members": 1, "topics": [name], "slices": 1, "coordinator": 1}
+    assert listed in json.loads(out)
     assert name in (await corgi_("list"))[1]
     _, out, _ = await corgi_("describe", name, "-o", "json")
     told = json.loads(out)
