@@ -29,6 +29,7 @@ GOOD: list[tuple[m.WireMessage, dict[str, tuple[int, ...]]]] = [
     (m.CreateTopic("n", 1), {"partitions": (0, -1, 2**31, 2**63), "timeout_ms": (0, -1, 2**31, 2**63)}),
     (m.AlterTopic("t"), {"partitions": (-1, 2**31, 2**63), "timeout_ms": (0, -1, 2**31, 2**63)}),
     (m.DeleteTopic("t"), {"timeout_ms": (0, -1, 2**31, 2**63)}),
+    (m.DeleteRecords(((16, 0, 0),)), {"timeout_ms": (0, -1, 2**31, 2**63)}),
     (m.ListOffsets(((16, 0, -2),)), {"timeout_ms": (0, -1, 2**31, 2**63)}),
 ]
 CASES = [(message, field, value) for message, fields in GOOD for field, values in fields.items() for value in values]

@@ -56,8 +56,8 @@ def test_the_newest_time_so_far_counts() -> None:
 def test_a_start_never_goes_back() -> None:
     log = log_of({"retention_bytes": "700"})
     log.trim(Offset(20))
-    assert log.start == 18
-    assert due(log, 10_000) == 18
+    assert log.start == 20
+    assert due(log, 10_000) == 20
 
 
 def test_what_is_not_a_users_is_left_alone() -> None:

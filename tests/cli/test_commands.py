@@ -93,6 +93,11 @@ def test_a_topic_from_its_creation_to_its_end(corgi: Shell) -> None:
     assert all(
         (partition["start"], partition["end"], partition["leader"]) == (0, 0, 1) for partition in told["partitions"]
     )
+    assert corgi.json("topic", "trim", "orders", "--before", "latest")["starts"] == dict.fromkeys("01234", 0)
+    assert corgi.json("topic", "trim", "orders", "--before", "0", "--partition", "3")["starts"] == {"3": 0}
+    for wrong in (("--before", "5"), ("--before", "x", "--partition", "0"), ("--before", "latest", "--partition", "9")):
+        assert corgi("topic", "trim", "orders", *wrong)[0] == Exit.USAGE
+    assert "[offset-out-of-range]" in corgi("topic", "trim", "orders", "--before", "5", "--partition", "3")[2]
     assert corgi.json("topic", "delete", "orders") == {"deleted": "orders"}
     code, _, err = corgi("topic", "describe", "orders")
     assert code == Exit.FAILURE

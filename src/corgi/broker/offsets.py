@@ -84,5 +84,5 @@ class OffsetQueries:
             i = log.find_time(timestamp)
             if i < log.count:
                 entry = log.entry(i)
-                return OK, entry.base_offset, entry.max_timestamp
+                return OK, max(entry.base_offset, log.start), entry.max_timestamp
         return OK, log.end, NO_TIME

@@ -18,6 +18,7 @@ from corgi.broker.classic_commits import ClassicCommits
 from corgi.broker.classic_groups import ClassicGroups
 from corgi.broker.commits import Commits
 from corgi.broker.coordinator import Coordinator
+from corgi.broker.deletions import Deletions
 from corgi.broker.fetch import Fetches
 from corgi.broker.group_requests import GroupRequests
 from corgi.broker.metadata import MetadataQueries
@@ -65,6 +66,7 @@ class Requests:
         self.fetches = Fetches(node, self.places, self.barriers, self.polls)
         self.subscriptions = Subscriptions(node, self.places, self.barriers, self.pushes)
         self.offsets = OffsetQueries(node, self.places, self.barriers)
+        self.deletions = Deletions(node, self.places, self.barriers)
         self.metadata = MetadataQueries(node, self.administration, self.barriers)
         self.topics = TopicRequests(self.administration)
         self.commits = Commits(node, self.places)
@@ -253,6 +255,7 @@ class Requests:
             m.AlterTopic: plain(self.topics.alter),
             m.DeleteTopic: plain(self.topics.delete),
             m.ListOffsets: plain(self.offsets.received),
+            m.DeleteRecords: plain(self.deletions.received),
             m.InitProducer: lambda client, correlation, _message, _: self._init_producer(client, correlation),
             m.Status: lambda client, correlation, _message, _: self._status(client, correlation),
             g.Commit: cast("Handler", self.commits.received),

@@ -1,4 +1,4 @@
-"""``corgi topic``: create, list, describe, alter and delete topics."""
+"""``corgi topic``: create, list, describe, alter, trim and delete topics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="topic",
-    help="Create, list, describe, alter and delete topics.",
+    help="Create, list, describe, alter, trim and delete topics.",
     help_epilogue="""Examples:
 
 corgi topic create flights --partitions 8
@@ -208,6 +208,59 @@ def alter(
         print_json(document(topic))
     else:
         say(f"{topic.name} has {_counted(len(topic.partitions), 'partition')}, settings: {_shown(topic.config)}")
+    return Exit.OK
+
+
+@app.command(help_epilogue="")
+def trim(
+    name: str,
+    /,
+    *,
+    before: str,
+    partition: int = -1,
+    cluster: ClusterOption = None,
+    output: OutputOption = "table",
+) -> int:
+    """Forget the beginning of a topic's partitions, for ever.
+
+    Examples:
+
+    corgi topic trim flights --before 1200 --partition 3
+
+    corgi topic trim flights --before latest        (all that is there now)
+
+    JSON: {"topic", "starts": {"0": first offset that is left}}
+
+    Parameters
+    ----------
+    name
+        The topic.
+    before
+        An offset, which stays; or latest.
+    partition
+        Which one; without it "latest" is meant of all.
+    """
+    if before != "latest" and not (before.isascii() and before.isdigit() and partition >= 0):
+        raise CorgiError(
+            "invalid-argument",
+            f"--before {before!r} is neither an offset of one partition nor latest",
+            hint="an offset needs --partition",
+        )
+
+    async def work() -> dict[int, int]:
+        async with connected(cluster) as mq:
+            wanted = await mq.topics.offsets(name) if before == "latest" else {partition: int(before)}
+            if partition >= 0:
+                if partition not in wanted:
+                    raise CorgiError("unknown-partition", f"{name!r} has no partition {partition}")
+                wanted = {partition: wanted[partition]}
+            return await mq.topics.trim(name, wanted)
+
+    starts = run(work())
+    if output == "json":
+        print_json({"topic": name, "starts": {str(number): start for number, start in starts.items()}})
+    else:
+        print_table((">partition", ">start"), list(starts.items()))
     return Exit.OK
 
 

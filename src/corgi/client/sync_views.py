@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from corgi.client import corgi as asynchronous
 from corgi.client.groups import GroupDescription, GroupSummary, ResetTo
@@ -49,6 +49,9 @@ class Topics:
 
     def delete(self, name: str, *, timeout: Duration = "10s") -> None:
         self._thread.call(lambda: self._topics.delete(name, timeout=timeout))
+
+    def trim(self, name: str, before: Mapping[int, int] | str, *, timeout: Duration = "10s") -> dict[int, int]:
+        return self._thread.call(lambda: self._topics.trim(name, before, timeout=timeout))
 
     def nodes(self) -> Sequence[NodeDescription]:
         return self._thread.call(self._topics.nodes)

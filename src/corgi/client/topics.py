@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
+from corgi.base.ids import TopicId
 from corgi.client.core.asks import Ask, Judge
 from corgi.client.core.links import Answer
 from corgi.client.core.routing import TopicRoute
@@ -18,6 +19,8 @@ from corgi.wire.frame import encode_frame
 from corgi.wire.messages import (
     AlterTopic,
     CreateTopic,
+    DeleteRecords,
+    DeleteRecordsReply,
     DeleteTopic,
     GroupInfo,
     ListOffsets,
@@ -38,6 +41,7 @@ END, START, COMPACTED = -1, -2, -3
 OFFSETS_AT_ONCE = 500  # partitions in one ListOffsets
 Told = tuple[int, int]  # offset, and a time or a share in thousandths
 Numbers = list[int]  # the class below has a method named list
+Places = list[tuple[TopicId, int, int]]
 
 
 async def ask(
@@ -218,6 +222,38 @@ class Topics:
                 raise
             raise CorgiError(error.code, error.message, hint="see which there are: corgi topic list") from None
 
+    async def trim(self, name: str, before: Mapping[int, int] | str, *, timeout: Duration = "10s") -> dict[int, int]:
+        """Forget the records before an offset, for ever: by partition, or "latest" for all that is there now.
+
+        The first offsets that are left, by partition. Raises "unknown-topic", "unknown-partition",
+        "offset-out-of-range" for one beyond the end; going back changes nothing.
+        """
+        topic_name(name)
+        timeout_s = seconds(timeout, "timeout")
+        if isinstance(before, str) and before != "latest":
+            raise CorgiError("invalid-argument", f'before is "latest" or a mapping of partitions, not {before!r}')
+        topic = await self._metadata((name,))
+        info = next((info for info in topic.topics if info.name == name and not info.error), None)
+        if info is None:
+            raise CorgiError("unknown-topic", f"the topic {name!r} does not exist")
+        wanted = dict.fromkeys(range(len(info.groups)), END) if isinstance(before, str) else dict(before)
+        by_group: dict[int, Places] = {}
+        for partition, offset in wanted.items():
+            if type(partition) is not int or not 0 <= partition < len(info.groups):
+                raise CorgiError("unknown-partition", f"{name!r} has no partition {partition!r}")
+            if type(offset) is not int or (offset < 0 and not isinstance(before, str)):
+                raise CorgiError("invalid-argument", f"an offset is 0 or more, not {offset!r}")
+            by_group.setdefault(info.groups[partition], []).append((info.topic, partition, offset))
+        asked = [
+            self._trim_some(places[at : at + OFFSETS_AT_ONCE], group, timeout_s)
+            for group, places in by_group.items()
+            for at in range(0, len(places), OFFSETS_AT_ONCE)
+        ]
+        found: dict[int, int] = {}
+        for part in await asyncio.gather(*asked):
+            found.update(part)
+        return dict(sorted(found.items()))
+
     async def nodes(self) -> Sequence[NodeDescription]:
         """The nodes of the cluster, by number."""
         reply = await self._metadata(())
@@ -272,6 +308,19 @@ class Topics:
             found.update(part)
         return [found[partition] for partition in partitions]
 
+    async def _trim_some(self, places: Places, group: int, timeout_s: float) -> dict[int, int]:
+        message = DeleteRecords(tuple(places), int(timeout_s * 1000))
+        answer, _ = await ask(self._shell, message, group=group, judge=_retryable_part, timeout_s=timeout_s)
+        if not isinstance(answer, DeleteRecordsReply) or len(answer.partitions) != len(places):
+            raise CorgiError("malformed-frame", "the answer to DeleteRecords was another")
+        found: dict[int, int] = {}
+        for (_, partition, _), (error, start) in zip(places, answer.partitions, strict=True):
+            if error:
+                failure = error_from_number(error)
+                raise CorgiError(failure.code, f"partition {partition}: {failure.message}")
+            found[partition] = start
+        return found
+
     async def _ask_offsets(self, info: TopicInfo, group: int, numbers: Numbers, question: int) -> dict[int, Told]:
         message = ListOffsets(tuple([(info.topic, number, question) for number in numbers]))
         answer, _ = await ask(self._shell, message, group=group, judge=_offsets_error)
@@ -315,6 +364,14 @@ def _retryable_only(answer: WireMessage) -> CorgiError | None:
     if isinstance(answer, TopicReply) and answer.error:
         error = error_from_number(answer.error, answer.message)
         return error if error.retryable else None
+    return None
+
+
+def _retryable_part(answer: WireMessage) -> CorgiError | None:
+    if isinstance(answer, DeleteRecordsReply):
+        for number, _ in answer.partitions:
+            if number and error_from_number(number).retryable:
+                return error_from_number(number)
     return None
 
 

@@ -14,6 +14,7 @@ from corgi.base.limits import BATCH_BYTES_MAX, MIB
 from corgi.broker.metadata import takeover_order
 from corgi.kafka.api import AnyApi
 from corgi.kafka.kept import Kept
+from corgi.kafka.topic_config import TopicKeys
 from corgi.state.topics import Topic
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Front:
         self.options = options
         self.apis = apis
         self.metadata = Kept()
+        self.topic_keys = TopicKeys(len(node.options.members))
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 

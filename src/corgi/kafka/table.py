@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 from corgi.kafka.api import AnyApi
-from corgi.kafka.apis import api_versions, fetch, init_producer_id, list_offsets, metadata, produce
+from corgi.kafka.apis import (
+    alter_configs,
+    api_versions,
+    create_partitions,
+    create_topics,
+    delete_records,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    describe_log_dirs,
+    elect_leaders,
+    fetch,
+    incremental_alter_configs,
+    init_producer_id,
+    list_offsets,
+    metadata,
+    produce,
+)
 
-APIS: dict[int, AnyApi] = {
-    module.API.key: module.API for module in (produce, fetch, list_offsets, metadata, api_versions, init_producer_id)
-}
+_MODULES = (
+    produce, fetch, list_offsets, metadata,
+    api_versions, init_producer_id,
+    create_topics, delete_topics, create_partitions, delete_records, elect_leaders,
+    describe_configs, alter_configs, incremental_alter_configs, describe_cluster, describe_log_dirs,
+)  # fmt: skip
+
+APIS: dict[int, AnyApi] = {module.API.key: module.API for module in _MODULES}

@@ -72,7 +72,7 @@ class ProducersExpired(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class LogStart(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """LOG_START: of each (topic, partition) what lies in whole batches below ``offset`` is no longer stored."""
+    """LOG_START: each (topic, partition) begins at ``offset``; whole batches below it are no longer stored."""
 
     starts: list[tuple[Unsigned32, Unsigned32, Natural]]
 

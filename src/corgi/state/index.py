@@ -4,8 +4,8 @@ A batch is named by (slot, offset in the slot's value); where the slot lies on t
 columns are cut into blocks (``state.blocks``), so that growing never copies much and old blocks can be dropped; 24
 bytes per batch.
 
-Invariant: batches follow each other in the order of their offsets from ``start`` to ``end``, without a gap except for
-those that compaction left; the newest batch ends at ``end``.
+Invariant: batches follow each other in the order of their offsets from the one that holds ``start`` to ``end``, without
+a gap except for those that compaction left; the newest batch ends at ``end``.
 """
 
 from __future__ import annotations
@@ -291,14 +291,16 @@ class PartitionLog:
         return self.start if i == 0 else Offset(self._base(i))
 
     def trim(self, offset: Offset) -> list[Dropped]:
-        """Move the log start up to the batch that holds ``offset``, the next one, or the end; tells what was dropped.
+        """Move the log start up to ``offset``, beyond a hole, or to the end; tells which whole batches were dropped.
 
         The last block stays, for its times, though all of it be dropped.
         """
-        i = self.find(offset)
-        if i == 0 or not self._blocks:
+        if offset <= self.start or not self.count:
             return []
-        self.start = self.end if i == self.count else Offset(self._base(i))
+        i = self.find(offset)
+        self.start = self.end if i == self.count else Offset(max(offset, self._base(i)))
+        if i == 0:
+            return []
         dropped: list[Dropped] = []
         gone = 0
         for block, start in zip(self._blocks, self._starts, strict=True):

@@ -247,8 +247,8 @@ def _producers_expired(state: GroupState, body: Buffer) -> Verdict:
 
 
 def _log_start(state: GroupState, body: Buffer) -> Verdict:
-    """Each named partition forgets the whole batches below an offset. A start that was passed already changes nothing,
-    one beyond the end empties the partition; a partition that is not here is passed over."""
+    """Each named partition begins at an offset, and forgets the whole batches below it. A start that was passed
+    already changes nothing, one beyond the end empties the partition; a partition that is not here is passed over."""
     wanted = decode_log_start(body)
     if wanted is None:
         return MALFORMED, "a log start does not decode"

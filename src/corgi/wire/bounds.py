@@ -119,6 +119,13 @@ def _list_offsets(message: m.ListOffsets) -> None:
         check_range("time", timestamp, -3, I64)
 
 
+def _delete_records(message: m.DeleteRecords) -> None:
+    check_range("timeout_ms", message.timeout_ms, 0, TIMEOUT_MS_MAX)
+    for topic, partition, offset in message.partitions:
+        check_place(topic, partition)
+        check_range("offset", offset, -1, I64)
+
+
 def _config(config: dict[str, str] | dict[str, str | None]) -> None:
     check_range("number of configuration keys", len(config), 0, CONFIG_KEYS_MAX)
     for key, value in config.items():
@@ -136,6 +143,7 @@ _CHECKS: dict[type[m.WireMessage], Callable[[Any], None]] = {
     m.AlterTopic: _alter_topic,
     m.DeleteTopic: _delete_topic,
     m.ListOffsets: _list_offsets,
+    m.DeleteRecords: _delete_records,
     **GROUP_CHECKS,
     **TRANSACTION_CHECKS,
 }

@@ -222,6 +222,21 @@ class ListOffsetsReply(WireMessage, frozen=True, array_like=True, gc=False):
     partitions: tuple[tuple[int, Offset, int], ...]
 
 
+class DeleteRecords(WireMessage, frozen=True, array_like=True, gc=False):
+    """Forget what lies before an offset. Entries: topic id, partition, the offset; -1 is the end, all that is there."""
+
+    TYPE: ClassVar[int] = 31
+    partitions: tuple[tuple[TopicId, int, int], ...]
+    timeout_ms: int = 10_000
+
+
+class DeleteRecordsReply(WireMessage, frozen=True, array_like=True, gc=False):
+    """Per partition: error number, the log start now (-1 with an error)."""
+
+    TYPE: ClassVar[int] = 159
+    partitions: tuple[tuple[int, Offset], ...]
+
+
 class InitProducer(WireMessage, frozen=True, array_like=True, gc=False):
     TYPE: ClassVar[int] = 12
 

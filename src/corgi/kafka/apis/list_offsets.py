@@ -220,8 +220,8 @@ class _Look:
         header = parse_header(batch)
         try:
             for record in iter_batch(batch, checked=True):
-                if record.timestamp >= self._timestamp:
-                    offset = entry.base_offset + record.offset - header.base_offset
+                offset = entry.base_offset + record.offset - header.base_offset
+                if record.timestamp >= self._timestamp and offset >= self.log.start:
                     return Answer(self._partition, OK, record.timestamp, offset, entry.epoch)
         except CorgiError as error:
             return Answer(self._partition, code_of(error.kind.number))
