@@ -95,7 +95,8 @@ def test_a_topic_from_its_creation_to_its_end(corgi: Shell) -> None:
     )
     assert corgi.json("topic", "trim", "orders", "--before", "latest")["starts"] == dict.fromkeys("01234", 0)
     assert corgi.json("topic", "trim", "orders", "--before", "0", "--partition", "3")["starts"] == {"3": 0}
-    for wrong in (("--before", "5"), ("--before", "x", "--partition", "0"), ("--before", "latest", "--partition", "9")):
+    assert "[unknown-partition]" in corgi("topic", "trim", "orders", "--before", "latest", "--partition", "9")[2]
+    for wrong in (("--before", "5"), ("--before", "x", "--partition", "0")):
         assert corgi("topic", "trim", "orders", *wrong)[0] == Exit.USAGE
     assert "[offset-out-of-range]" in corgi("topic", "trim", "orders", "--before", "5", "--partition", "3")[2]
     assert corgi.json("topic", "delete", "orders") == {"deleted": "orders"}
