@@ -369,7 +369,8 @@ def test_against_a_model(seed: int) -> None:
             for slot in range(twin.applied + 1, world.machine.applied + 1):
                 twin.apply(Slot(slot), world.values[slot])
             assert (twin.digest, fingerprint(twin)) == (world.machine.digest, fingerprint(world.machine))
-        stored = {offset: (key, value) for offset, key, value in world.read()}
+        start = world.log.start  # readers leave out what its batch holds before it
+        stored = {offset: (key, value) for offset, key, value in world.read() if offset >= start}
         assert list(stored) == sorted(stored)
         assert stored.items() <= model.items()
         newest: dict[str, int] = {key: offset for offset, (key, _) in sorted(model.items())}
