@@ -80,20 +80,24 @@ class Feed:
         return []
 
     def _take_some(self, open_max: int) -> list[Delivered[Any]]:
-        room = min([open_max - len(held.progress.open) for held in self.units.values()], default=0)
-        if room <= 0 or self.stream is None:
-            return []
-        if not self._rest:
-            delivery = self.stream.take()
-            if delivery is None:
-                return []
-            self._rest.extend(
-                [one for one in iter_batch(delivery.batch, checked=True) if one.offset >= delivery.wanted]
-            )
-            self._rest_next = delivery.next_offset
-        records = [self._rest.popleft() for _ in range(min(room, len(self._rest)))]
-        position = self._rest[0].offset if self._rest else self._rest_next
-        return self._messages(records, position)
+        while self.stream is not None:
+            room = min([open_max - len(held.progress.open) for held in self.units.values()], default=0)
+            if room <= 0:
+                break
+            if not self._rest:
+                delivery = self.stream.take()
+                if delivery is None:
+                    break
+                self._rest.extend(
+                    [one for one in iter_batch(delivery.batch, checked=True) if one.offset >= delivery.wanted]
+                )
+                self._rest_next = delivery.next_offset
+            records = [self._rest.popleft() for _ in range(min(room, len(self._rest)))]
+            position = self._rest[0].offset if self._rest else self._rest_next
+            messages = self._messages(records, position)
+            if messages:  # otherwise all of them are others'
+                return messages
+        return []
 
     def _messages(self, records: list[DecodedRecord], position: int) -> list[Delivered[Any]]:
         if self._slices == 1:
