@@ -10,9 +10,7 @@ does not know what became of a batch is given up (or, under a transactional name
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from time import time
 from types import TracebackType
 from typing import Self
 
@@ -100,7 +98,7 @@ class Atomic:
         """Publish with the block. Raises "transaction-ended" after its end, "record-too-large" for too much."""
         self._check_open()
         raw_key, raw_value = as_bytes(key, "key"), as_bytes(value, "value")
-        time_ms = int(time() * 1000) if timestamp is None else milliseconds(timestamp)
+        time_ms = int(self._acts.wall() * 1000) if timestamp is None else milliseconds(timestamp)
         self._bytes += len(raw_key or b"") + len(raw_value or b"") + 64
         if self._bytes > ATOMIC_BYTES_MAX:
             raise CorgiError("record-too-large", f"one act has at most {ATOMIC_BYTES_MAX} bytes")
@@ -165,6 +163,7 @@ class Acts:
     """Carries out blocks. Producers without a name are taken from a pool; a named one serves one block at a time."""
 
     def __init__(self, shell: Shell, publisher: Publisher) -> None:
+        self.wall = shell.wall
         self._shell = shell
         self._publisher = publisher
         self._two_phases = TwoPhases(shell)
@@ -240,7 +239,8 @@ class Acts:
         near = groups | {batch.group for batch in batches.values()}
         for number, item, route in free:
             fitting = [p for p, group in enumerate(route.groups) if not near or int(group) in near]
-            partition = secrets.choice(fitting or range(route.partitions))
+            choices = fitting or range(route.partitions)
+            partition = choices[int(self._shell.chance() * len(choices))]
             near.add(int(route.groups[partition]))
             put(number, item, route, partition)
         return list(batches.values())
@@ -258,7 +258,7 @@ class Acts:
             return self._named.setdefault(name, Identity(name))
         if pool:
             return pool.pop()
-        return own_identity() if double else Identity()
+        return own_identity(self._shell) if double else Identity()
 
     # -- carrying out -------------------------------------------------------------------------------------------------
 

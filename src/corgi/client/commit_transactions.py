@@ -33,7 +33,7 @@ class CommitTransactions:
 
     async def store(self, group: str, member: str, home: int, flight: Flight) -> CorgiError | None:
         """Store it; why it is not stored otherwise. ``home``: the Paxos group of the unit."""
-        identity = self._free.pop() if self._free else own_identity()
+        identity = self._free.pop() if self._free else own_identity(self._shell)
         entry = flight.entry
         checkpoint = Checkpoint(
             group,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -140,7 +138,7 @@ def consume_options(
         name,
         names + again,
         instance,
-        f"{socket.gethostname()}-{os.getpid()}"[:NAME_MAX],
+        shell.process_name[:NAME_MAX],
         number,
         int(session_s * 1000),
         int(seconds(rebalance_timeout, "rebalance_timeout") * 1000),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -107,7 +106,7 @@ class Consumption:
             core.routing,
             shell.core.clock,
             backoff,
-            lambda: f"{options.wish.client or 'corgi'}-{secrets.token_hex(8)}",
+            lambda: f"{options.wish.client or 'corgi'}-{shell.token()}",
             shell.wake,
             self,
         )

@@ -8,7 +8,6 @@ when the first message needs them. The record keeps key, value and headers of th
 from __future__ import annotations
 
 import re
-from time import time
 from typing import Any
 
 from corgi.base.errors import CorgiError
@@ -79,7 +78,7 @@ class Failures:
         if attempt is not None and attempt.isdigit():
             message.attempt = int(attempt[:9])
         if not_before is not None and not_before.isdigit():
-            return int(not_before[:18]) / 1000 - time()
+            return int(not_before[:18]) / 1000 - self._shell.wall()
         return 0.0
 
     async def again(self, message: Delivered[Any], error: BaseException, after_s: float) -> Result:
@@ -87,7 +86,7 @@ class Failures:
         self.retried += 1
         more: list[Header] = [
             (ATTEMPT, b"%d" % (message.attempt + 1)),
-            (NOT_BEFORE, b"%d" % int((time() + after_s) * 1000)),
+            (NOT_BEFORE, b"%d" % int((self._shell.wall() + after_s) * 1000)),
         ]
         return await self._record(message, error, retry_topic(self._origin(message), self._group), more)
 

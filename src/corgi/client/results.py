@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from time import time
 from typing import TYPE_CHECKING, Any
 
 from corgi.base.errors import CorgiError
@@ -78,7 +77,7 @@ def _not_a_result(item: object) -> CorgiError:
 async def placed(shell: Shell, results: Results, cause: Delivered[Any]) -> tuple[Result, ...]:
     """The results with their places. Raises "unknown-topic", "unknown-partition", "invalid-record"."""
     results.ended = True
-    now = int(time() * 1000)
+    now = int(shell.wall() * 1000)
     group = shell.core.routing.topics[cause.topic].groups[cause.partition]
     found = []
     for topic, key, value, headers, partition in results.items:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
+import secrets
+import socket
+import time
 from collections.abc import Callable, Sequence
 
 from corgi.base.errors import CorgiError
@@ -33,10 +37,24 @@ class LoopClock:
 class Shell:
     """One client in one event loop. Not for use from other threads."""
 
-    def __init__(self, options: ClientOptions, seeds: Sequence[Address]) -> None:
+    def __init__(
+        self,
+        options: ClientOptions,
+        seeds: Sequence[Address],
+        *,
+        chance: Callable[[], float] = random.random,
+        token: Callable[[], str] = lambda: secrets.token_hex(8),
+        wall: Callable[[], float] = time.time,
+        process_name: str = "",
+    ) -> None:
+        """``token``: a name that nobody else has; ``wall``: seconds since 1970, for records; ``process_name``: under
+        which people find this process, by default computer and process id."""
         self.loop = asyncio.get_running_loop()
         self.options = options
-        self.chance = random.random
+        self.chance = chance
+        self.token = token
+        self.wall = wall
+        self.process_name = process_name or f"{socket.gethostname()}-{os.getpid()}"
         self.dirty: dict[Connection, None] = {}  # links with something to write
         self._connections: dict[Connection, None] = {}
         self._dials: set[asyncio.Task[None]] = set()
@@ -50,7 +68,7 @@ class Shell:
             options,
             seeds,
             clock=LoopClock(self.loop),
-            chance=random.random,
+            chance=chance,
             dialer=self,
             wake=self.wake,
         )

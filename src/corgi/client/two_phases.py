@@ -10,7 +10,6 @@ Invariant: a producer is used by one transaction at a time, and its sequences co
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,9 +66,9 @@ class Identity:
         self.sequences[part.place] = (self.sequences.get(part.place, 0) + part.records) & SEQUENCE_MASK
 
 
-def own_identity() -> Identity:
+def own_identity(shell: Shell) -> Identity:
     """A producer under a name that nobody else uses."""
-    return Identity(f"sdk-{secrets.token_hex(8)}")
+    return Identity(f"sdk-{shell.token()}")
 
 
 class TwoPhases:
