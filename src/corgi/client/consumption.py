@@ -199,7 +199,10 @@ class Consumption:
             self._place(held)
 
     def revoked(self, unit: Unit) -> None:
-        held = self.units[unit]
+        held = self.units.get(unit)
+        if held is None:  # a commit was refused because it has another owner already
+            self.membership.released(unit)
+            return
         if held.state is UnitState.STARTING:
             self._release(held)
             return
