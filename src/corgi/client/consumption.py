@@ -117,21 +117,29 @@ class Consumption:
 
     # Taking
 
-    def take(self, room: int = OPEN_MAX) -> list[Delivered[Any]] | None:
+    def take(self) -> list[Delivered[Any]] | None:
         """Messages of one batch; empty if there are none, None if too many are open."""
-        if sum([len(held.progress.open) for held in self.units.values()]) >= room:
+        if sum([len(held.progress.open) for held in self.units.values()]) >= OPEN_MAX:
             return None
         for _ in range(len(self._order)):
             feed = self._order.pop(0)
             self._order.append(feed)
             if self._all_paused or feed.key[1] in self._paused:
                 continue
-            messages = feed.take(EXACT_OPEN_MAX if self.exact else 0)
+            messages = feed.take(self._open_max(feed))
             if messages:
                 return messages
             if feed.error is not None:
                 self._stream_failed(feed, feed.error)
         return []
+
+    def _open_max(self, feed: Feed) -> int:
+        """How many messages of a unit may be open; 0: any number. Those that wait for another try leave room for the
+        others, however many they are: the rest of them waits in its topic."""
+        if feed.key[0] in self.options.optional:
+            optional = sum([held.topic in self.options.optional for held in self.units.values()])
+            return max(1, OPEN_MAX // 2 // max(1, optional))
+        return EXACT_OPEN_MAX if self.exact else 0
 
     @property
     def streaming(self) -> bool:
