@@ -37,6 +37,20 @@ def test_publish_then_subscribe(corgi_embedded: RunningBroker) -> None:
     ("name", "told"),
     [
         ("typed.py", {"ada wants 3 apples", "bob wants 5 pears"}),
+        ("group.py", {"99 delivered, 1 dead, 4 tries failed", "b'parcel 13': b'ValueError: no such address'"}),
+        (
+            "exactly_once.py",
+            {
+                "receipts: 0 commits took two phases",
+                "ledger: some commits took two phases",
+                "200 messages in receipts, 200 of them different",
+                "200 messages in ledger, 200 of them different",
+            },
+        ),
+        (
+            "transaction.py",
+            {"transferred 2 messages", "nothing of it happened: not enough money", "+10", "-10", "order o-1"},
+        ),
         ("sync.py", {"a is stored at offset 0", "read b'a'", "read b'b'", "read b'c'"}),
     ],
 )
@@ -44,11 +58,29 @@ def test_an_example_says_what_it_does(corgi_embedded: RunningBroker, name: str, 
     assert told <= set(run(name, corgi_embedded.servers).splitlines())
 
 
+def test_a_database_has_every_delivery_once(corgi_embedded: RunningBroker, tmp_path: Path) -> None:
+    told = run("database.py", f"sqlite:///{tmp_path}/stock.sqlite", corgi_embedded.servers)
+    pieces = [sum(n % 10 for n in range(fruit, 1_000, 3)) for fruit in range(3)]
+    assert told.splitlines() == [f"apple {pieces[0]}", f"fig {pieces[2]}", f"pear {pieces[1]}"]
+
+
 def test_embedded_needs_nothing() -> None:
     assert run("embedded.py") == "b'nobody else needs to run'\n"
 
 
-@pytest.mark.parametrize("name", ["publish.py", "subscribe.py", "sync.py", "typed.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "database.py",
+        "exactly_once.py",
+        "group.py",
+        "publish.py",
+        "subscribe.py",
+        "sync.py",
+        "transaction.py",
+        "typed.py",
+    ],
+)
 def test_without_an_address_an_example_uses_what_the_client_uses(name: str) -> None:
     assert f'CORGI_DEV = "{DEFAULT_SERVERS}"' in (EXAMPLES / name).read_text(encoding="utf-8")
 

@@ -29,6 +29,7 @@ def blocks() -> list[re.Match[str]]:
     return list(BLOCK.finditer(TUTORIAL.read_text(encoding="utf-8")))
 
 
+@pytest.mark.timeout(300)
 def test_every_block_does_what_the_tutorial_says(cluster: LocalCluster, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "corgi"
@@ -61,6 +62,9 @@ def test_every_block_does_what_the_tutorial_says(cluster: LocalCluster, tmp_path
         "stored at ",
         "10000 more, errors: {}",
         "Order(fruit='apples', pieces=3)",
+        "handled by the group: True",
+        "two phases: ",
+        "at least 10,000 bills: True",
         "published 1 messages",
         "something is not well: 3",
         "the configuration of node 1 can be used",
