@@ -85,12 +85,14 @@ class Identity:
         self.given_up: list[str] = []  # losses that the operator accepted, in this life and in earlier ones
         self._hole_behind = False  # of the log, behind the beginning of the last recovery
         self._reaffirm_at = float("inf")
+        self._found = Recall(options.incarnation, (), 0)
 
     @property
     def voting(self) -> bool:
         return self.state == "voting"
 
     def start(self) -> None:
+        self._found = self._recall_of()
         if self._doubted and self._needed == 0 and self._node.options.accept_lost_votes:
             self._accept(self._doubted)
         elif self._doubted:
@@ -138,6 +140,11 @@ class Identity:
             self._recall(peer)
 
     def _recall(self, peer: NodeId) -> None:
+        self._node.network.send(peer, self._found)
+
+    def _recall_of(self) -> Recall:
+        """What the disk held at the start. Not what it holds later: what a node is told of chosen values while it asks
+        makes its log longer, and a disk that has forgotten votes would look as if it had not."""
         marks = tuple(
             (
                 group.id,
@@ -146,7 +153,7 @@ class Identity:
             )
             for group in self._node.groups
         )
-        self._node.network.send(peer, Recall(self._node.options.incarnation, marks, self._node.durable_to))
+        return Recall(self._node.options.incarnation, marks, self._node.durable_to)
 
     def on_remembered(self, sender: NodeId, message: Remembered) -> None:
         if len(message.promised) == len(self._node.groups):

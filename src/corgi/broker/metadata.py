@@ -1,21 +1,31 @@
 """Metadata: nodes, groups with their leaders, topics; and telling those who watch what changed, once per loop turn.
 
 A topic that is asked for by name and not known here is looked for behind the log of group 0 before it is called
-unknown, for it may just have been created through another node.
+unknown, for it may just have been created through another node. One that is known may be deleted by now: who must not
+be told of that one asks to ``confirm``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corgi.base.errors import UNKNOWN_TOPIC
+from corgi.base.errors import BY_NUMBER, UNKNOWN_TOPIC
 from corgi.base.ids import GroupId, NodeId, TopicId
 from corgi.base.ports import ClientSession
 from corgi.broker.administration import Administration
 from corgi.broker.barriers import Barriers
 from corgi.broker.bounds import REQUEST_PARTITIONS_MAX, check_count
 from corgi.delivery.limits import CLIENT_BUFFER_HIGH
-from corgi.wire.messages import GroupInfo, LeaderChanged, Metadata, MetadataReply, NodeInfo, TopicInfo, TopicsChanged
+from corgi.wire.messages import (
+    ErrorReply,
+    GroupInfo,
+    LeaderChanged,
+    Metadata,
+    MetadataReply,
+    NodeInfo,
+    TopicInfo,
+    TopicsChanged,
+)
 
 if TYPE_CHECKING:
     from corgi.broker.group import Group
@@ -62,15 +72,19 @@ class MetadataQueries:
         if message.watch:
             self._watchers.setdefault(client, _News())
         names = message.topics
-        if names is None or not any(self._administration.topic_info(name).error for name in names):
+        missing = names is not None and any(self._administration.topic_info(name).error for name in names)
+        if not missing and not message.confirm:
             self._answer(client, correlation, names, 0)
             return
-        self._barriers.confirm(
-            client,
-            (META_GROUP,),
-            CONFIRM_S,
-            lambda errors: self._answer(client, correlation, names, errors.get(META_GROUP, 0)),
-        )
+
+        def confirmed(errors: dict[GroupId, int]) -> None:
+            error = errors.get(META_GROUP, 0)
+            if error and message.confirm:
+                client.reply(correlation, ErrorReply(error, BY_NUMBER[error].meaning))
+            else:
+                self._answer(client, correlation, names, error)
+
+        self._barriers.confirm(client, (META_GROUP,), CONFIRM_S, confirmed)
 
     def client_closed(self, client: ClientSession) -> None:
         self._watchers.pop(client, None)

@@ -169,7 +169,7 @@ class Topics:
     async def describe(self, name: str) -> TopicDescription:
         """One topic with the offsets of its partitions. Raises "unknown-topic"."""
         topic_name(name)
-        reply = await self._metadata((name,))
+        reply = await self._metadata((name,), confirm=True)
         info = next((info for info in reply.topics if info.name == name), None)
         if info is None or info.error:
             error = error_from_number(info.error) if info is not None else CorgiError("unknown-topic")
@@ -263,8 +263,8 @@ class Topics:
 
     # Asking
 
-    async def _metadata(self, names: tuple[str, ...] | None) -> MetadataReply:
-        answer, _ = await ask(self._shell, Metadata(names))
+    async def _metadata(self, names: tuple[str, ...] | None, *, confirm: bool = False) -> MetadataReply:
+        answer, _ = await ask(self._shell, Metadata(names, confirm=confirm))
         if not isinstance(answer, MetadataReply):
             raise CorgiError("malformed-frame", "the answer to Metadata was another")
         return answer

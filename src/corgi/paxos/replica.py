@@ -37,9 +37,8 @@ class Replica:
     def __init__(self, group: GroupId, me: NodeId, members: Members, host: Host) -> None:
         self.group = group
         self.me = me
-        self.members = members
+        self.members, self.host = members, host
         self.others = members.others(me)
-        self.host = host
         self.acceptor = Acceptor(group, me, host)
         self.learner = Learner(group, self.acceptor, host)
         self.candidate: Candidate | None = None
@@ -341,6 +340,14 @@ class Replica:
             self._follow(ballot)
             self.learner.commit(ballot, prefix, sender)
             return
+        if (
+            lives
+            and leader == sender
+            and self.leader == 0
+            and self.acceptor.voting
+            and not self.host.may_lead(self.group)
+        ):
+            self.host.send(sender, Refuse(self.group, ballot, self.acceptor.promised))  # it can neither follow nor lead
         if lives and leader not in (self.me, sender) and ballot >= self.ballot and not self.host.linked(leader):
             if self.tenure is None and (self.leader == 0 or ballot > self.ballot):
                 self._set_leader(leader, ballot)
@@ -491,9 +498,8 @@ class Replica:
             return
         if (not forced and self.route() != 0) or not self.host.may_lead(self.group):
             return
-        if not self.takeover.quorum_in_reach():
-            return  # tried again at a later tick
-        if self.leader != 0 or self.host.heard_all():  # else somebody just met may know a leader: its beat will tell
+        # Without a quorum it is tried again at a later tick. Somebody just met may know a leader: its beat will tell.
+        if self.takeover.quorum_in_reach() and (self.leader != 0 or self.host.heard_all()):
             self._start_candidate(forced=forced)
 
     def _saw(self, ballot: Ballot) -> None:

@@ -27,6 +27,7 @@ RARE = frozenset(
     {"power-all", "wipe", "bit-flip", "header-flip", "lost-segment", "old-disk", "stop", "clock-jump", "failed-sync"}
 )
 COMMON_CHANCE, RARE_CHANCE = 0.35, 0.2
+LAST_S = 20.0
 LATE_S = 15.0
 ALONE_S = 2.0  # how long at most a fault lasts that befalls the only node
 SETTLE_S = 4.0  # undisturbed time that a node with a lost disk gets to recover
@@ -59,6 +60,13 @@ class Faults:
     def start(self, at: float) -> None:
         self.world.note("faults", f"enabled {' '.join(self.enabled)}")
         self.world.at(at, self._next)
+        self.world.at(LAST_S, self._at_least_one)
+
+    def _at_least_one(self) -> None:
+        """A run in which nothing befell the cluster proves nothing."""
+        if not self.injected and self._inject["kill"]():
+            self.injected += 1
+            self.cluster.count("fault kill")
 
     def heal(self) -> None:
         """End every fault and start every node."""

@@ -122,11 +122,14 @@ class UnsubscribeReply(WireMessage, frozen=True, array_like=True, gc=False):
 
 
 class Metadata(WireMessage, frozen=True, array_like=True, gc=False):
-    """``topics``: names, or None for all. ``watch``: push LeaderChanged and TopicsChanged on this connection."""
+    """``topics``: names, or None for all. ``watch``: push LeaderChanged and TopicsChanged on this connection.
+    ``confirm``: answer with what holds now in the cluster; else the node tells of topics as it knows them.
+    """
 
     TYPE: ClassVar[int] = 7
     topics: tuple[str, ...] | None = None
     watch: bool = False
+    confirm: bool = False
 
 
 class NodeInfo(WireMessage, frozen=True, array_like=True, gc=False):

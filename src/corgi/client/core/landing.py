@@ -204,6 +204,7 @@ class Landing:
         fate = "it may be stored or not" if batch.attempt else "it was never sent"
         if told is None and not self._routing.links:
             return CorgiError("unreachable", f"no node can be reached; the time for publishing is up: {fate}")
-        if told is None:
-            return CorgiError("timeout", f"no definite answer in time; {fate}")
+        if told is None or not told.retryable:  # what is final ends a batch at once, unless the node that says it lags
+            said = "" if told is None else f"; a node that lags said: {told.message}"
+            return CorgiError("timeout", f"no definite answer in time; {fate}{said}")
         return CorgiError(told.code, f"{told.message} (the time for publishing is up: {fate})", hint=told.hint)
