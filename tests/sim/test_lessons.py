@@ -1,5 +1,6 @@
 """What seeds have taught, as small tests: a seed changes its meaning with the simulator, these do not."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -217,6 +218,7 @@ class LoneNode:
         node = ME
         groups = 1
         recovering = False
+        incarnation = bytes(16)
 
     groups: tuple[Any, ...] = ()
 
@@ -231,6 +233,20 @@ def test_the_last_record_about_itself_tells_a_node_whether_it_is_in_doubt() -> N
         identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
     identity.start()
     assert identity.state == "asking"
+
+
+def test_a_node_that_asks_again_tells_what_its_disk_held_at_the_start() -> None:
+    """What it is told of meanwhile makes its log longer: an old disk would look as if it had forgotten nothing."""
+    node = LoneNode()
+    sent: list[Recall] = []
+    node.network = SimpleNamespace(send=lambda _peer, message: sent.append(message))  # type: ignore[attr-defined]
+    node.durable_to = 100  # type: ignore[attr-defined]
+    identity = Identity(node)  # type: ignore[arg-type]
+    identity.start()
+    identity.peer_connected(LEADER)
+    node.durable_to = 500  # type: ignore[attr-defined]
+    identity.peer_connected(LEADER)
+    assert [message.durable_to for message in sent] == [100, 100]
 
 
 BEGUN, REPEATED, ENDED, HOLE = "begun", "repeated", "ended", "hole"

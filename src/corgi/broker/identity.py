@@ -85,7 +85,7 @@ class Identity:
         self.given_up: list[str] = []  # losses that the operator accepted, in this life and in earlier ones
         self._hole_behind = False  # of the log, behind the beginning of the last recovery
         self._reaffirm_at = float("inf")
-        self._found = Recall(options.incarnation, (), 0)
+        self._found: Recall  # by ``start``
 
     @property
     def voting(self) -> bool:
