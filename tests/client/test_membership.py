@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from tests.client.model import TOPIC, ModelCluster, Request
 
 from corgi.base.errors import BY_CODE, CorgiError
 from corgi.base.ids import Offset
-from corgi.client.consumption import Consumption
 from corgi.client.core.backoff import Backoff
 from corgi.client.core.membership import CUT_S, Membership, Wish
 from corgi.wire.group_messages import Assigned, GroupChanged, GroupHeartbeat, GroupHeartbeatReply, Unit
@@ -258,10 +256,3 @@ def test_who_leaves_says_so_and_is_silent_then() -> None:
     assert done == [True]
     member.after(60)
     assert not member.heartbeats()
-
-
-def test_a_unit_that_a_refused_commit_took_is_given_back_at_once_when_it_is_revoked() -> None:
-    given_back: list[object] = []
-    world = SimpleNamespace(units={}, membership=SimpleNamespace(released=given_back.append))
-    Consumption.revoked(world, (16, 2, 0))  # type: ignore[arg-type]
-    assert given_back == [(16, 2, 0)]

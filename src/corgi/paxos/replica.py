@@ -35,8 +35,7 @@ class Replica:
     """See the module. ``leader`` and ``ballot`` are what this node believes; ``leading`` is certain for this ballot."""
 
     def __init__(self, group: GroupId, me: NodeId, members: Members, host: Host) -> None:
-        self.group = group
-        self.me = me
+        self.group, self.me = group, me
         self.members, self.host = members, host
         self.others = members.others(me)
         self.acceptor = Acceptor(group, me, host)
@@ -340,13 +339,8 @@ class Replica:
             self._follow(ballot)
             self.learner.commit(ballot, prefix, sender)
             return
-        if (
-            lives
-            and leader == sender
-            and self.leader == 0
-            and self.acceptor.voting
-            and not self.host.may_lead(self.group)
-        ):
+        stands = self.leader == 0 and self.acceptor.voting and not self.host.may_lead(self.group)
+        if lives and leader == sender and stands:
             self.host.send(sender, Refuse(self.group, ballot, self.acceptor.promised))  # it can neither follow nor lead
         if lives and leader not in (self.me, sender) and ballot >= self.ballot and not self.host.linked(leader):
             if self.tenure is None and (self.leader == 0 or ballot > self.ballot):
