@@ -72,7 +72,9 @@ class Committer:
         self.closed = False
 
     def touch(self, held: Held, *, now: bool = False) -> None:
-        """Its progress moved."""
+        """Its progress moved. Of a unit that is gone nothing is stored: what was in work there is not told any more."""
+        if held.state is UnitState.GONE:
+            return
         if held not in self._dirty:
             self._dirty[held] = None
             self._arm(0.0 if now else self._interval_s)
