@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.command import CommandKind, encode_data
-from corgi.base.errors import BY_CODE, BY_NUMBER, CONSUMER_FENCED, NOT_LEADER, OK, CorgiError
+from corgi.base.errors import BY_CODE, BY_NUMBER, CONSUMER_FENCED, NOT_LEADER, OFFSET_OUT_OF_RANGE, OK, CorgiError
 from corgi.base.ids import CHECKPOINTS, GroupId, TopicId
 from corgi.base.ports import ClientSession
 from corgi.broker.assignment import Unit
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX = 3  # of claiming what somebody else claims at the same moment
 ENTRIES_PER_COMMAND = 256
 UNKNOWN_MEMBER = BY_CODE["unknown-member"].number
-INVALID_ARGUMENT = BY_CODE["invalid-argument"].number
 
 
 class Committer(NamedTuple):
@@ -307,7 +306,7 @@ class _Stakes:
 def _fault(entry: Entry) -> int:
     if len(entry.metadata) > METADATA_MAX:
         return BY_CODE["metadata-too-large"].number
-    return OK if 0 <= entry.offset < 2**63 else INVALID_ARGUMENT
+    return OK if entry.offset >= 0 else OFFSET_OUT_OF_RANGE
 
 
 def _of_slices(kept: list[tuple[CursorKey, Cursor, bool]]) -> Found:

@@ -134,3 +134,23 @@ BY_NUMBER: dict[int, Code] = {BY_CODE[code].number: meaning for code, meaning in
 def code_of(error: int) -> Code:
     """The code for an error number of Corgi; 0 is 0."""
     return Code.NONE if error == 0 else BY_NUMBER.get(error, Code.UNKNOWN_SERVER_ERROR)
+
+
+_GROUP_MEANING = {
+    "not-leader": Code.NOT_COORDINATOR,
+    "recovering": Code.NOT_COORDINATOR,
+    "invalid-argument": Code.INVALID_GROUP_ID,
+    "no-quorum": Code.COORDINATOR_NOT_AVAILABLE,
+    "timeout": Code.COORDINATOR_NOT_AVAILABLE,
+    "overloaded": Code.COORDINATOR_NOT_AVAILABLE,
+    "disk-full": Code.COORDINATOR_NOT_AVAILABLE,
+    "unsettled": Code.COORDINATOR_LOAD_IN_PROGRESS,  # asked again, of the same node
+    "transaction-in-progress": Code.COORDINATOR_LOAD_IN_PROGRESS,
+    "record-too-large": Code.UNKNOWN_SERVER_ERROR,
+}
+_BY_NUMBER_OF_GROUPS = {**BY_NUMBER, **{BY_CODE[code].number: meaning for code, meaning in _GROUP_MEANING.items()}}
+
+
+def group_code_of(error: int) -> Code:
+    """As ``code_of`` where a group's coordinator answers: whether to ask it again, or to look for another."""
+    return Code.NONE if error == 0 else _BY_NUMBER_OF_GROUPS.get(error, Code.UNKNOWN_SERVER_ERROR)

@@ -15,15 +15,23 @@ from corgi.kafka.apis import (
     describe_log_dirs,
     elect_leaders,
     fetch,
+    find_coordinator,
+    heartbeat,
     incremental_alter_configs,
     init_producer_id,
+    join_group,
+    leave_group,
     list_offsets,
     metadata,
+    offset_commit,
+    offset_fetch,
     produce,
+    sync_group,
 )
 
 _MODULES = (
     produce, fetch, list_offsets, metadata,
+    find_coordinator, join_group, sync_group, heartbeat, leave_group, offset_commit, offset_fetch,
     api_versions, init_producer_id,
     create_topics, delete_topics, create_partitions, delete_records, elect_leaders,
     describe_configs, alter_configs, incremental_alter_configs, describe_cluster, describe_log_dirs,
