@@ -10,7 +10,8 @@ from typing import Any
 
 import aiokafka
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from corgi.client.corgi import connect
 from corgi.server.local import LocalCluster
@@ -118,3 +119,27 @@ async def test_our_own_tools_see_and_reset_the_group_of_aiokafka(cluster: LocalC
         assert (await mq.groups.describe(topic)).lag == COUNT
     with consuming(cluster.kafka, topic, topic) as again:
         assert len(await asyncio.to_thread(read, again, COUNT)) == COUNT
+
+
+def test_administrators_list_describe_alter_and_delete_groups(cluster: LocalCluster, topic: str) -> None:
+    publish(cluster.kafka, topic)
+    admin = AdminClient({"bootstrap.servers": cluster.kafka})
+    with consuming(cluster.kafka, topic, topic, **{"client.id": "reader"}) as one:
+        assert len(read(one, COUNT)) == COUNT
+        one.commit(asynchronous=False)
+        listed = admin.list_consumer_groups().result(20)
+        assert listed.errors == []
+        assert (topic, "STABLE") in [(group.group_id, group.state.name) for group in listed.valid]
+        described = admin.describe_consumer_groups([topic])[topic].result(20)
+        (member,) = described.members
+        assert (described.state.name, member.client_id) == ("STABLE", "reader")
+        assert sorted(part.partition for part in member.assignment.topic_partitions) == [0, 1, 2]
+        with pytest.raises(Exception, match="NON_EMPTY_GROUP"):
+            admin.delete_consumer_groups([topic])[topic].result(20)
+    back = ConsumerGroupTopicPartitions(topic, [TopicPartition(topic, 0, 7)])
+    admin.alter_consumer_group_offsets([back])[topic].result(20)
+    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(topic)])[topic].result(20)
+    assert {part.partition: part.offset for part in asked.topic_partitions} == {0: 7, 1: 30, 2: 30}
+    admin.delete_consumer_groups([topic])[topic].result(20)
+    assert topic not in [group.group_id for group in admin.list_consumer_groups().result(20).valid]
+    assert admin.describe_consumer_groups([topic])[topic].result(20).state.name == "DEAD"

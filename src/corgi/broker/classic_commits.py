@@ -115,6 +115,31 @@ class ClassicCommits:
 
         self.stake(client, who, list(units), patience_s, staked)
 
+    def forget(
+        self,
+        client: ClientSession,
+        who: Committer,
+        units: Sequence[Unit],
+        patience_s: float,
+        done: Callable[[list[int]], None],
+    ) -> None:
+        """End the cursors of units while the group is empty. ``done``: an error for each."""
+        errors = [OK] * len(units)
+
+        def staked(stakes: Mapping[Unit, Stake | int]) -> None:
+            appends: dict[GroupId, list[tuple[int, bytes]]] = {}
+            for place, unit in enumerate(units):
+                stake = stakes[unit]
+                if isinstance(stake, int):
+                    errors[place] = stake
+                    continue
+                batch = encode_checkpoint(CursorKey(who.group, *unit), None, self._node.clock.wall_ms())
+                group = self._places.to_write(unit[0], unit[1]).group
+                appends.setdefault(group, []).append((place, batch))
+            self._append(appends, errors, patience_s, lambda: done(errors))
+
+        self.stake(client, who, units, patience_s, staked)
+
     def stake(
         self, client: ClientSession, who: Committer, units: Sequence[Unit], patience_s: float, done: OnStaked
     ) -> None:
