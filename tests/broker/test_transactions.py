@@ -10,6 +10,7 @@ import pytest
 from corgi.base.errors import BY_NUMBER
 from corgi.base.ids import TopicId
 from corgi.base.records import restamped
+from corgi.broker.decisions import DONE, Decided, Decisions
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
 from corgi.wire import transaction_messages as t
@@ -175,6 +176,28 @@ def test_a_transaction_of_nothing_ends_well() -> None:
     producer = Producer(node)
     producer.number += 1
     assert producer.end(commit=True) == "ok"
+
+
+def test_a_node_that_lags_behind_confirms_no_commit_of_a_transaction_that_it_has_yet_to_hear_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node, topic = two_partitions()
+    producer = Producer(node)
+    assert producer.begin((topic, 0), (topic, 1)) == "ok"
+    assert producer.put(topic, 0, b"a") == "ok"
+    get = Decisions.get
+    asked: list[str] = []
+
+    def late(self: Decisions, name: str) -> Decided | None:
+        found = get(self, name)
+        asked.append(name)
+        if found is None or len(asked) > 1:
+            return found
+        return msgspec.structs.replace(found, number=found.number - 1, state=DONE, committed=True, groups=())
+
+    monkeypatch.setattr(Decisions, "get", late)
+    assert producer.end(commit=True) == "ok"
+    assert fetch(node, topic, 0) == [b"a"]
 
 
 def test_an_abandoned_transaction_is_aborted_by_log_time() -> None:

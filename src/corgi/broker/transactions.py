@@ -74,8 +74,12 @@ class _Call:
 
     def refuse(self, group: GroupId, error: CorgiError) -> None:
         """What this node knows speaks against it; is it so?"""
+        self.confirm(group, error.kind.number, error.message)
+
+    def confirm(self, group: GroupId, error: int = OK, text: str = "") -> None:
+        """Answer this, if what this node knows is current; otherwise look again behind a barrier."""
         if self.current:
-            self._answer(error.kind.number, error.message)
+            self._answer(error, text)
             return
 
         def passed(outcome: Outcome) -> None:
@@ -235,9 +239,9 @@ class Transactions:
             found = self._known(message, call)
             if found is None:
                 return
-            if found.number < message.number:  # nothing was ever opened in it
+            if found.number < message.number:  # nothing was ever opened in it, or this node has yet to hear of that
                 if found.state == DONE:
-                    call.answer()
+                    call.confirm(self._decisions.home(message.name))
                 else:
                     raise CorgiError("transaction-in-progress", f"transaction {found.number} has not ended")
             elif found.state == OPEN:
