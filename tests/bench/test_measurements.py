@@ -10,11 +10,13 @@ from xml.etree import ElementTree
 import pytest
 
 from corgi.base.errors import CorgiError
+from corgi.bench.backlog import BacklogOptions, backlog, blocked_key
 from corgi.bench.echo import EchoOptions, echo
 from corgi.bench.failover import FailoverOptions, Publishes, failover, terms_ms
 from corgi.bench.memory import MemoryOptions, memory
 from corgi.bench.pace import schedule
 from corgi.bench.publish import PublishOptions, publish_latency
+from corgi.bench.rebalance import RebalanceOptions, rebalance
 from corgi.bench.slow import SlowOptions, slow_beside_fast
 from corgi.bench.target import Target, TargetOptions, file_system, median_of, target
 from corgi.bench.throughput import ThroughputOptions, Via, throughput
@@ -95,6 +97,34 @@ def test_a_measurement_as_a_command(cluster: Target, capsys: pytest.CaptureFixtu
     assert "latency p99_ms" in capsys.readouterr().out
 
 
+def test_a_backlog_is_consumed_in_three_ways(cluster: Target) -> None:
+    told = asyncio.run(backlog(cluster, BacklogOptions(records=3_000, partitions=4)))
+    assert all(told[f"{way}_per_s"] > 0 for way in ("stream", "group", "handlers"))
+    assert (told["lost"], told["duplicated"]) == (0, 0)
+
+
+def test_a_blocked_key_is_measured_beside_a_free_run(cluster: Target) -> None:
+    options = BacklogOptions(records=500, keys=50, partitions=2, concurrency=16, blocked_s=1.0, rate=200)
+    told = asyncio.run(blocked_key(cluster, options))
+    for kind in ("free", "blocked"):
+        assert told[kind]["latency"]["samples"] == 200 - 4, "the blocked key's are not counted"
+        assert told[kind]["records_per_s"] > 0
+    assert told["p50_ratio"] == pytest.approx(
+        told["blocked"]["latency"]["p50_ms"] / told["free"]["latency"]["p50_ms"], abs=0.001
+    )
+    assert (told["lost"], told["duplicated"], told["reordered"]) == (0, 0, 0)
+
+
+def test_members_that_come_and_go(cluster: Target) -> None:
+    told = asyncio.run(rebalance(cluster, RebalanceOptions(members=4, partitions=8, step=1, rate=5)))
+    assert told["steps"] == 4
+    assert 4 <= told["moved_units"] <= 14
+    assert 0 < told["pause_ms"]["p50"] <= told["pause_ms"]["max"]
+    assert told["epochs_of_unmoved"] == 0
+    assert told["leadership_changes"] or not told["sessions_of_unmoved"]
+    assert (told["lost"], told["duplicated"], told["reordered"]) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -102,6 +132,8 @@ def test_a_measurement_as_a_command(cluster: Target, capsys: pytest.CaptureFixtu
         ("throughput", "--records", str(2**63)), ("throughput", "--tasks", "0"), ("publish", "--records", "0"),
         ("publish", "--partitions", "0"), ("echo", "--rate", "-1"), ("echo", "--records", "0"),
         ("failover", "--rate", "0"), ("failover", "--before", "-1"), ("publish", "--repeat", "0"),
+        ("backlog", "--records", "0"), ("backlog", "--blocked", "-1"), ("backlog", "--pairs", "0"),
+        ("rebalance", "--members", "1"), ("rebalance", "--step", "51"), ("rebalance", "--processes", "0"),
     ],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused_before_anything_starts(

@@ -27,7 +27,7 @@ def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -
         *(["group", name] for name in ("list", "describe", "reset", "delete")),
         *(["tx", name] for name in ("list", "settle")),
         *(["bench", name] for name in ("throughput", "publish", "echo", "failover", "gaps", "memory")),
-        *(["bench", name] for name in ("volume", "slow", "semantics")),
+        *(["bench", name] for name in ("volume", "slow", "semantics", "backlog", "rebalance")),
     ):
         assert main([*words, "--help"]) == 0
     known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

@@ -210,6 +210,7 @@ class Requests:
             "delivered_batches": pushes.batches,
             "delivered_bytes": pushes.bytes,
             "delivered_frames": pushes.frames,
+            "delivery_sessions_begun": pushes.begun,
             "delivery_to_tail": pushes.to_tail,
             "delivery_to_catching_up": pushes.to_catching_up,
             "delivery_out_of_credit": pushes.out_of_credit,
@@ -231,6 +232,7 @@ class Requests:
             "delivery_catching_up": pushes.subscriptions - pushes.at_tail,
             "delivery_clients_parked": self.schedule.clients_parked,
             "fetches_waiting": len(self.polls),
+            "group_turn_max_s": self.coordinator.turn_max_s,
             "cold_bytes_held": self.values.bytes_held,
         }
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from corgi.cli.common import run
+from corgi.cli.consuming import backlog, rebalance
 from corgi.cli.exits import Exit
-from corgi.cli.measuring import check_repeat, compare, complain_of_spoiled, rate_of, report
+from corgi.cli.measuring import (
+    Chart,
+    Cluster,
+    Folder,
+    Partitions,
+    Repeat,
+    Size,
+    check_repeat,
+    compare,
+    complain_of_spoiled,
+    rate_of,
+    report,
+)
 from corgi.cli.output import OutputOption, print_json, print_table
 from corgi.cli.words import say
 
@@ -38,17 +50,8 @@ corgi bench gaps --faults stop,isolate,chain --repeat 5""",
     help_format="plaintext",
 )
 
-Repeat = Annotated[int, Parameter(help="How often; the medians are shown.")]
-Cluster = Annotated[
-    str | None,
-    Parameter(name=("--cluster", "-c"), show_default=False, help="HOST:PORT,… instead of a cluster of its own."),
-]
-Folder = Annotated[
-    Path | None, Parameter(name="--dir", show_default=False, help="Where its own cluster writes; by default temporary.")
-]
-Chart = Annotated[Path | None, Parameter(show_default=False, help="Draw the medians as a picture (SVG) in this file.")]
-Partitions = Annotated[int, Parameter(help="Of the topic.")]
-Size = Annotated[int, Parameter(help="Bytes of each value; random, so it does not compress.")]
+for measurement in (backlog, rebalance):
+    app.command(measurement, help_epilogue="")
 
 
 @app.command(help_epilogue="")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from corgi.base.errors import CorgiError
 from corgi.cli.common import addresses_of, run
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
     from corgi.bench.target import Target
 
 REPEAT_MAX = 1_000
+
+Repeat = Annotated[int, Parameter(help="How often; the medians are shown.")]
+Cluster = Annotated[
+    str | None,
+    Parameter(name=("--cluster", "-c"), show_default=False, help="HOST:PORT,… instead of a cluster of its own."),
+]
+Folder = Annotated[
+    Path | None, Parameter(name="--dir", show_default=False, help="Where its own cluster writes; by default temporary.")
+]
+Chart = Annotated[Path | None, Parameter(show_default=False, help="Draw the medians as a picture (SVG) in this file.")]
+Partitions = Annotated[int, Parameter(help="Of the topic.")]
+Size = Annotated[int, Parameter(help="Bytes of each value; random, so it does not compress.")]
 
 
 def rate_of(text: str) -> float:

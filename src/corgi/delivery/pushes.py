@@ -20,6 +20,7 @@ class PushStatistics(NamedTuple):
     """A snapshot: sessions open now, how many of them at the tail, and sums over all that ever were."""
 
     subscriptions: int
+    begun: int
     at_tail: int
     frames: int
     batches: int
@@ -64,6 +65,7 @@ class Pushes:
             raise CorgiError("invalid-argument", f"subscription {subscription} is in use on this connection")
         if len(sessions) >= SUBSCRIPTIONS_MAX:
             raise CorgiError("overloaded", f"a connection has at most {SUBSCRIPTIONS_MAX} subscriptions")
+        self._around.counters.begun += 1
         session = DeliverySession(client, subscription, log, group, offset, credit, self._around, committed=committed)
         sessions[subscription] = session
         self._by_partition.setdefault((log.topic, log.partition), {})[session] = None
@@ -122,6 +124,7 @@ class Pushes:
         sessions = list(self.sessions())
         return PushStatistics(
             len(sessions),
+            counters.begun,
             sum(session.tail for session in sessions),
             counters.frames,
             counters.batches,

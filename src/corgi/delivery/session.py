@@ -49,12 +49,13 @@ class SessionStatistics(NamedTuple):
 class DeliveryCounters:
     """Sums over all sessions of a node, ever."""
 
-    __slots__ = ("batches", "bytes", "frames", "out_of_credit", "to_catching_up", "to_tail")
+    __slots__ = ("batches", "begun", "bytes", "frames", "out_of_credit", "to_catching_up", "to_tail")
 
     def __init__(self) -> None:
         self.batches = 0
         self.bytes = 0
         self.frames = 0
+        self.begun = 0
         self.out_of_credit = 0
         self.to_tail = 0
         self.to_catching_up = 0
