@@ -114,6 +114,10 @@ def test_modes_and_switches_are_visible() -> None:
     assert (one.statistics().mode, one.statistics().behind) == (session.TAIL, 0)
     counters = node.requests.counters()
     assert (counters["delivery_to_catching_up"], counters["delivery_to_tail"]) == (1, 1)
+    assert counters["delivery_sessions_begun"] == 1
+    client.call(m.Unsubscribe(1))
+    client.call(m.Subscribe(2, topic, 0, 6, 200))
+    assert node.requests.counters()["delivery_sessions_begun"] == 2
     assert counters["delivered_batches"] == 6
 
 
