@@ -45,6 +45,7 @@ class Coordinator:
         self.turn_max_s = 0.0  # that driving groups took
         reigns.when_begun.append(self._load)
         reigns.when_ended.append(self._ended)
+        self.turn_max_s = 0.0  # that driving groups took
 
     # -- requests -------------------------------------------------------------------------------------------------
 
