@@ -97,7 +97,7 @@ async def test_what_librdkafka_publishes_corgi_reads_and_the_other_way_round(clu
 @pytest.mark.parametrize("codec", ["none", "gzip"])  # for the others it wants more packages
 def test_kafka_python_publishes_and_reads(cluster: LocalCluster, topic: str, codec: str) -> None:
     """In a process of its own: that client leaves sockets open, and warns of itself."""
-    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("kafka_python_client.py"))]
+    program = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "clients" / "kafka_python_client.py")]
     ran = subprocess.run(
         [*program, cluster.kafka, topic, codec, str(COUNT)], check=False, capture_output=True, text=True, timeout=60
     )
