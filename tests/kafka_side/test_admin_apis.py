@@ -362,6 +362,23 @@ def test_sizes_on_disk_are_told(world: KafkaNode, client: KafkaClient, version: 
     assert [[int(one.partition_index) for one in topic.partitions] for topic in folder.topics] == [[1]]
 
 
+@pytest.mark.parametrize("version", versions(29))
+def test_there_are_no_access_rules(client: KafkaClient, version: int) -> None:
+    pattern = {"resource_type_filter": 2, "resource_name_filter": None, "pattern_type_filter": 3}
+    who = {"principal_filter": None, "host_filter": None, "operation": 1, "permission_type": 1}
+    answer = client.call(request(29, version)(**pattern, **who))
+    assert (int(answer.error_code), answer.resources) == (54, ())
+    delete = request(31, version)
+    one = inner(delete, "filters")(**pattern, **who)
+    assert [int(result.error_code) for result in client.call(delete(filters=(one, one))).filter_results] == [54, 54]
+    create = request(30, version)
+    rule = inner(create, "creations")(
+        resource_type=2, resource_name="a", resource_pattern_type=3, principal="User:ada", host="*", operation=3,
+        permission_type=3,
+    )  # fmt: skip
+    assert [int(result.error_code) for result in client.call(create(creations=(rule,))).results] == [54]
+
+
 def test_without_a_quorum_everything_is_answered(world: KafkaNode, client: KafkaClient) -> None:
     topic = world.node.create("a", 1)
     world.node.produce(topic, 0, b"1")

@@ -6,11 +6,14 @@ from corgi.kafka.api import AnyApi
 from corgi.kafka.apis import (
     alter_configs,
     api_versions,
+    create_acls,
     create_partitions,
     create_topics,
+    delete_acls,
     delete_groups,
     delete_records,
     delete_topics,
+    describe_acls,
     describe_cluster,
     describe_configs,
     describe_groups,
@@ -40,6 +43,7 @@ _MODULES = (
     api_versions, init_producer_id,
     create_topics, delete_topics, create_partitions, delete_records, elect_leaders,
     describe_configs, alter_configs, incremental_alter_configs, describe_cluster, describe_log_dirs,
+    describe_acls, create_acls, delete_acls,
 )  # fmt: skip
 
 APIS: dict[int, AnyApi] = {module.API.key: module.API for module in _MODULES}
