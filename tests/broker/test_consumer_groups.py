@@ -174,6 +174,25 @@ def test_whoever_does_not_let_go_in_time_is_fenced() -> None:
     assert BY_NUMBER[reply.entries[0]].code == "consumer-fenced"
 
 
+def test_a_holder_has_its_time_from_when_it_knows_what_it_has_to_let_go() -> None:
+    node, _ = world(2)
+    one, two = Consumer(node, "one", slow=True), Consumer(node, "two")
+    settle(one)
+    two.beat()
+    known = one.epoch
+    for _ in range(7):  # 35 s, more than its rebalance time, and no answer reaches it
+        node.wait(5.0)
+        one.beat()
+        one.epoch = known
+        two.beat()
+    assert not two.held
+    for _ in range(2):
+        node.wait(4.0)
+        one.beat()
+        two.beat()
+    assert len(two.held) == 1  # nor may it ignore its answers for ever
+
+
 def test_a_silent_member_loses_everything() -> None:
     node, _ = world()
     one, two = Consumer(node, "one"), Consumer(node, "two")

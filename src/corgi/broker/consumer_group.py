@@ -149,7 +149,11 @@ class ConsumerGroup:
             member.held = frozenset((topic, partition, number) for topic, partition, number, _ in message.owned)
         self._death_at = min(self._death_at, member.dies_at())
         if name in self._leaving:
-            self._look.update(dict.fromkeys(self._leaving[name]))
+            units = self._leaving[name]
+            if member.seen == member.serial:  # from now on it has its time; before, it could not know
+                until = now + member.stored.rebalance_ms / 1000
+                units.update({unit: min(units[unit], until) for unit in units if unit not in member.shown})
+            self._look.update(dict.fromkeys(units))
         return changed
 
     def remove(self, name: str) -> bool:
@@ -369,7 +373,9 @@ class ConsumerGroup:
             if self._leaves.get(unit) != owner:
                 self._settled(unit)
                 self._leaves[unit] = owner
-                self._leaving.setdefault(owner, {})[unit] = now + holder.stored.rebalance_ms / 1000
+                # Whoever does not even take note of it within its session has no more time than that besides.
+                patience_ms = holder.stored.session_ms + holder.stored.rebalance_ms
+                self._leaving.setdefault(owner, {})[unit] = now + patience_ms / 1000
             if now < self._leaving[owner][unit] and not self._let_go(holder, unit):
                 return None
         self._settled(unit)
