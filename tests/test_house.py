@@ -8,6 +8,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,9 @@ def test_every_decision_is_in_the_index() -> None:
     folder = ROOT / "docs" / "adr"
     index = (folder / "README.md").read_text(encoding="utf-8")
     assert not [path.name for path in sorted(folder.glob("[0-9]*.md")) if f"({path.name})" not in index]
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """pytest imports them by their names alone: two of one name cannot be collected together."""
+    counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in counts.items() if count > 1] == []

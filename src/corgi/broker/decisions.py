@@ -11,7 +11,7 @@ Invariant: a marker is proposed only behind its decision; a record is done only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -84,6 +84,13 @@ class Decisions:
         """The record of a name as applied here."""
         found = self._node.groups[self.home(name)].machine.transaction_records.by_key.get(key_of(name))
         return None if found is None else _decode(found.body)
+
+    def of_groups(self, groups: Iterable[GroupId]) -> Iterator[tuple[str, Decided]]:
+        """(name, record) of all that these Paxos groups keep, as applied here."""
+        for group in groups:
+            for key, stored in self._node.groups[group].machine.transaction_records.by_key.items():
+                if key[:1] == TRANSACTION:
+                    yield key[1:].decode(), _decode(stored.body)
 
     def write(self, name: str, before: Decided | None, after: Decided, patience_s: float, then: Then) -> None:
         """Replace what was read; "unsettled" if somebody else did before, and the view tells then what."""

@@ -3,6 +3,10 @@
 Each request may be repeated. It reads the record as applied here, writes what follows from it, and looks again if
 somebody else wrote first; what looks like a client's mistake is judged only after a barrier, for this node may be
 behind. Producers are told apart by epoch, transactions of one producer by number.
+
+Kafka's protocol has no numbers. Its requests mean the transaction that is open, or the next one, or the one that ended
+last; which that is stands in the record, so any node can tell: what is written names the record that it replaces, and
+what is answered from the record alone is answered only behind a barrier.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import msgspec
 
 from corgi.base.batch import check_batch
 from corgi.base.command import CommandKind, encode_data
-from corgi.base.errors import BY_NUMBER, OK, UNSETTLED, CorgiError
+from corgi.base.errors import BY_NUMBER, OK, TRANSACTION_ENDED, UNSETTLED, CorgiError
 from corgi.base.ids import CHECKPOINTS, GroupId, TopicId
 from corgi.base.limits import COMMAND_BYTES_MAX
 from corgi.base.ports import ClientSession, Message
@@ -33,9 +37,14 @@ if TYPE_CHECKING:
     from corgi.broker.node import Node
 
 ATTEMPTS_MAX = 50  # of one request against others that write the same record
+LIFE_MS = 60_000  # of a transaction whose producer did not tell
+OPEN_OR_NEXT = -1  # as the number of a transaction: the open one, or the next
+OPEN_ONE = -2  # … the open one
+LAST_ONE = -3  # … the open one, or the one that ended last
 _replace = msgspec.structs.replace
 
 Answer = Callable[[int, str], None]
+Became = Callable[[int, str, Decided | None], None]
 
 
 class _Call:
@@ -80,7 +89,11 @@ class _Call:
         """Answer this, if what this node knows is current; otherwise look again behind a barrier."""
         if self.current:
             self._answer(error, text)
-            return
+        else:
+            self.look_again(group)
+
+    def look_again(self, group: GroupId) -> None:
+        """Run the step once more when this node knows all that was written before now."""
 
         def passed(outcome: Outcome) -> None:
             self.current = True
@@ -107,38 +120,57 @@ class Transactions:
     # -- init ---------------------------------------------------------------------------------------------------------
 
     def init(self, client: ClientSession, correlation: int, message: t.InitTransactions) -> None:
-        name = message.name
-        became: list[Decided] = []
-
-        def answer(error: int, text: str) -> None:
-            found = became[-1] if became and not error else None
+        def answer(error: int, text: str, found: Decided | None) -> None:
             if found is None:
-                _reply(client, correlation, t.InitTransactionsReply(error, text or _meaning(error)))
+                _reply(client, correlation, t.InitTransactionsReply(error, text))
             else:
                 reply = t.InitTransactionsReply(OK, "", found.producer_id, found.epoch, found.number)
                 _reply(client, correlation, reply)
 
+        self.become(message.name, message.timeout_ms, answer)
+
+    def become(
+        self, name: str, timeout_ms: int, answer: Became, *, life_ms: int = 0, mine: tuple[int, int] | None = None
+    ) -> None:
+        """Begin as the producer ``name``. ``life_ms``: of its transactions that do not tell theirs; ``mine``: the
+        producer id and epoch that go on, unless somebody else has begun meanwhile ("transaction-fenced")."""
+        became: list[Decided] = []
+
+        def answered(error: int, text: str) -> None:
+            found = became[-1] if became and not error else None
+            answer(error, text or _meaning(error), found)
+
         def step(call: _Call) -> None:
+            nonlocal mine
             found = self._decisions.get(name)
-            if found is not None and found.state == OPEN:
+            if mine is not None and not _goes_on(found, mine):
+                call.refuse(self._decisions.home(name), CorgiError("transaction-fenced", f"others began as {name!r}"))
+            elif found is not None and found.state == OPEN:
                 aborted = _replace(found, state=ABORT, epoch=min(found.epoch + 1, EPOCH_MAX))
-                self._decisions.write(name, found, aborted, call.patience_s, call.written)
+
+                def written(error: int, text: str) -> None:
+                    nonlocal mine
+                    if mine is not None and not error:
+                        mine = aborted.producer_id, aborted.epoch
+                    call.written(error, text)
+
+                self._decisions.write(name, found, aborted, call.patience_s, written)
             elif found is not None and found.state != DONE:
                 self._decisions.finish(name, call.patience_s, call.written)
             else:
-                self._become(name, found, call, became)
+                self._become(name, found, call, became, life_ms)
 
-        _Call(self._node, message.timeout_ms, step, answer).run()
+        _Call(self._node, timeout_ms, step, answered).run()
 
-    def _become(self, name: str, found: Decided | None, call: _Call, became: list[Decided]) -> None:
+    def _become(self, name: str, found: Decided | None, call: _Call, became: list[Decided], life_ms: int) -> None:
         """Write the next epoch, or the first of a new producer id, and fence the last one everywhere."""
         everywhere = tuple(group.id for group in self._node.groups)
         fences: list[Decided] = []
         if found is None or found.epoch >= EPOCH_MAX - 1:
-            mine = Decided(self._new_id(), 0, 0 if found is None else found.number)
+            mine = Decided(self._new_id(), 0, 0 if found is None else found.number, life_ms=life_ms)
             fences += [] if found is None else [_replace(found, epoch=EPOCH_MAX)]
         else:
-            mine = _replace(found, epoch=found.epoch + 1, timed_out=False)
+            mine = _replace(found, epoch=found.epoch + 1, timed_out=False, life_ms=life_ms)
             fences += [mine]
 
         def written(error: int, text: str) -> None:
@@ -164,51 +196,73 @@ class Transactions:
 
     def open(self, client: ClientSession, correlation: int, message: t.OpenTransaction) -> None:
         def answer(error: int, text: str) -> None:
-            _reply(client, correlation, t.OpenTransactionReply(error, text or _meaning(error)))
+            _reply(client, correlation, t.OpenTransactionReply(error, text))
 
-        opened = False
+        self.begin(message, answer)
+
+    def begin(self, message: t.OpenTransaction, answer: Answer) -> None:
+        """Open a transaction, or add to it. ``number`` may be OPEN_OR_NEXT or OPEN_ONE; ``life_ms`` 0: as told when
+        the producer began."""
+        opened = 0  # the number under which the record was written
 
         def step(call: _Call) -> None:
             nonlocal opened
             if opened:
-                self._open_in_groups(message, call)
+                self._open_in_groups(_replace(message, number=opened), call, in_groups)
                 return
             groups = {self._places.to_write(topic, partition).group for topic, partition in _touched(message)}
             found = self._known(message, call)
             if found is None:
                 return
-            if found.number == message.number and found.state != OPEN:
-                code = "transaction-aborted" if found.timed_out else "transaction-ended"
-                raise CorgiError(code, f"transaction {message.number} of {message.name!r} has ended")
-            if found.number == message.number:
-                after = _joined(found, groups, message.partitions)
-            elif found.state == OPEN:
-                raise CorgiError("transaction-in-progress", f"transaction {found.number} has not ended")
-            elif found.state != DONE:
-                self._decisions.finish(message.name, call.patience_s, call.written)
+            number = _number_of(found, message)
+            after = self._opened(found, number, message, call)
+            if after is None:
                 return
-            else:
-                home = self._node.groups[self._decisions.home(message.name)].machine
-                now_ms = max(home.log_time_ms, self._node.clock.wall_ms())
-                begun = Decided(
-                    found.producer_id, found.epoch, message.number, OPEN, life_ms=message.life_ms, started_ms=now_ms
-                )
-                after = _joined(begun, groups, message.partitions)
-            opened = True
+            after = _joined(after, groups, message.partitions)
+            opened = number
             if after == found:
                 call.run()
                 return
 
             def written(error: int, text: str) -> None:
                 nonlocal opened
-                opened = not error
+                opened = 0 if error else opened
                 call.written(error, text)
 
             self._decisions.write(message.name, found, after, call.patience_s, written)
 
-        _Call(self._node, message.timeout_ms, step, answer).run()
+        def in_groups(call: _Call, error: int, text: str) -> None:
+            nonlocal opened
+            if error == TRANSACTION_ENDED and message.number < 0 and not call.current:
+                opened = 0  # it was another one that is open
+                call.look_again(self._decisions.home(message.name))
+            else:
+                call.answer(error, text)
 
-    def _open_in_groups(self, message: t.OpenTransaction, call: _Call) -> None:
+        _Call(self._node, message.timeout_ms, step, lambda error, text: answer(error, text or _meaning(error))).run()
+
+    def _opened(self, found: Decided, number: int, message: t.OpenTransaction, call: _Call) -> Decided | None:
+        """The record with the transaction open; None if ``call`` looks again."""
+        if found.number == number and found.state != OPEN:
+            code = "transaction-aborted" if found.timed_out else "transaction-ended"
+            error = CorgiError(code, f"transaction {number} of {message.name!r} has ended")
+            if message.number >= 0:
+                raise error
+            call.refuse(self._decisions.home(message.name), error)
+            return None
+        if found.number == number:
+            return found
+        if found.state == OPEN:
+            raise CorgiError("transaction-in-progress", f"transaction {found.number} has not ended")
+        if found.state != DONE:
+            self._decisions.finish(message.name, call.patience_s, call.written)
+            return None
+        home = self._node.groups[self._decisions.home(message.name)].machine
+        now_ms = max(home.log_time_ms, self._node.clock.wall_ms())
+        life_ms = message.life_ms or found.life_ms or LIFE_MS
+        return Decided(found.producer_id, found.epoch, number, OPEN, life_ms=life_ms, started_ms=now_ms)
+
+    def _open_in_groups(self, message: t.OpenTransaction, call: _Call, done: Callable[[_Call, int, str], None]) -> None:
         """The record names the groups: now they may know of it."""
         partitions: dict[GroupId, list[tuple[TopicId, int]]] = {}
         checkpoints: dict[GroupId, list[StagedCheckpoint]] = {}
@@ -218,7 +272,7 @@ class Transactions:
             group = self._places.to_write(one.topic, one.partition).group
             checkpoints.setdefault(group, []).append(StagedCheckpoint(*msgspec.structs.astuple(one)))
         groups = partitions.keys() | checkpoints.keys()
-        openings = Together(len(groups), call.answer)
+        openings = Together(len(groups), lambda error, text: done(call, error, text))
         for group in sorted(groups):
             body = encode_transaction_open(
                 message.producer_id,
@@ -233,13 +287,21 @@ class Transactions:
 
     def end(self, client: ClientSession, correlation: int, message: t.EndTransaction) -> None:
         def answer(error: int, text: str) -> None:
-            _reply(client, correlation, t.EndTransactionReply(error, text or _meaning(error)))
+            _reply(client, correlation, t.EndTransactionReply(error, text))
+
+        self.decide(message, answer)
+
+    def decide(self, message: t.EndTransaction, answer: Answer) -> None:
+        """Commit or abort. ``number`` may be LAST_ONE."""
 
         def step(call: _Call) -> None:
             found = self._known(message, call)
             if found is None:
                 return
-            if found.number < message.number:  # nothing was ever opened in it, or this node has yet to hear of that
+            number = _number_of(found, message)
+            if message.number < 0 and found.state == DONE and not call.current:
+                call.look_again(self._decisions.home(message.name))
+            elif found.number < number:  # nothing was ever opened in it, or this node has yet to hear of that
                 if found.state == DONE:
                     call.confirm(self._decisions.home(message.name))
                 else:
@@ -249,25 +311,26 @@ class Transactions:
                 self._decisions.write(message.name, found, decided, call.patience_s, call.written)
             elif (found.committed if found.state == DONE else found.state == COMMIT) != message.commit:
                 code = "transaction-aborted" if message.commit else "transaction-ended"
-                raise CorgiError(code, f"transaction {message.number} ended otherwise")
+                raise CorgiError(code, f"transaction {number} ended otherwise")
             elif found.state == DONE:
                 call.answer()
             else:
                 self._decisions.finish(message.name, call.patience_s, call.written)
 
-        _Call(self._node, message.timeout_ms, step, answer).run()
+        _Call(self._node, message.timeout_ms, step, lambda error, text: answer(error, text or _meaning(error))).run()
 
     def _known(self, message: t.OpenTransaction | t.EndTransaction, call: _Call) -> Decided | None:
         """The record, if this producer and this number may go on with it; None if ``call`` looks again.
 
         Raises CorgiError "transaction-fenced", "transaction-aborted", "transaction-ended".
         """
-        name, number = message.name, message.number
+        name = message.name
         home = self._decisions.home(name)
         found = self._decisions.get(name)
         if found is None:
             call.refuse(home, CorgiError("unknown-transaction", f"nobody has begun as {name!r}"))
             return None
+        number = _number_of(found, message)
         theirs, ours = (found.producer_id, found.epoch), (message.producer_id, message.producer_epoch)
         if theirs != ours:
             if found.timed_out and found.number == number and theirs == (ours[0], ours[1] + 1):
@@ -362,6 +425,22 @@ BY_TIMEOUT = CorgiError("timeout").kind.number
 
 def _touched(message: t.OpenTransaction) -> list[tuple[TopicId, int]]:
     return [*message.partitions, *((one.topic, one.partition) for one in message.checkpoints)]
+
+
+def _number_of(found: Decided, message: t.OpenTransaction | t.EndTransaction) -> int:
+    """Which transaction is meant, as far as the record tells."""
+    if message.number >= 0:
+        return message.number
+    return found.number + (message.number == OPEN_OR_NEXT and found.state != OPEN)
+
+
+def _goes_on(found: Decided | None, mine: tuple[int, int]) -> bool:
+    """Whether nobody has begun since this producer did. An epoch that rose because it was late is still its own."""
+    if found is None:
+        return False
+    return mine == (found.producer_id, found.epoch) or (
+        found.timed_out and mine == (found.producer_id, found.epoch - 1)
+    )
 
 
 def _joined(found: Decided, groups: set[GroupId], partitions: Iterable[tuple[TopicId, int]]) -> Decided:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from corgi.kafka.api import AnyApi
 from corgi.kafka.apis import (
+    add_partitions_to_txn,
     alter_configs,
     api_versions,
     create_acls,
@@ -18,7 +19,10 @@ from corgi.kafka.apis import (
     describe_configs,
     describe_groups,
     describe_log_dirs,
+    describe_producers,
+    describe_transactions,
     elect_leaders,
+    end_txn,
     fetch,
     find_coordinator,
     heartbeat,
@@ -28,6 +32,7 @@ from corgi.kafka.apis import (
     leave_group,
     list_groups,
     list_offsets,
+    list_transactions,
     metadata,
     offset_commit,
     offset_delete,
@@ -44,6 +49,7 @@ _MODULES = (
     create_topics, delete_topics, create_partitions, delete_records, elect_leaders,
     describe_configs, alter_configs, incremental_alter_configs, describe_cluster, describe_log_dirs,
     describe_acls, create_acls, delete_acls,
+    add_partitions_to_txn, end_txn, describe_producers, describe_transactions, list_transactions,
 )  # fmt: skip
 
 APIS: dict[int, AnyApi] = {module.API.key: module.API for module in _MODULES}
