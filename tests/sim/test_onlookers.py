@@ -13,7 +13,7 @@ from corgi.sim.ledger import Ledger
 from corgi.sim.run import Options, run_seed
 
 WATCHING = ("synced", "sent", "beaten", "heard", "turn_ended", "answered")
-OPTIONS = Options(nodes=3, faults=("kill", "isolate", "power", "wipe"))
+OPTIONS = Options(groups=True, transactions=True, nodes=3, faults=("kill", "isolate", "power", "wipe"))
 
 
 def test_a_run_is_the_same_when_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:

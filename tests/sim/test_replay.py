@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 
-from corgi.sim.run import run_seed
+from corgi.sim.run import Options, run_seed
 
 SEED = 6
-PROGRAM = f"from corgi.sim.run import run_seed; print(run_seed({SEED}).trace_hash)"
+GROUPS = Options(groups=True, transactions=True)  # so that there are clients of every kind
+PROGRAM = f"from corgi.sim.run import *; print(run_seed({SEED}, Options(groups=True, transactions=True)).trace_hash)"
 
 
 def hash_elsewhere(hash_seed: str) -> str:
@@ -19,7 +20,7 @@ def hash_elsewhere(hash_seed: str) -> str:
 
 
 def test_a_seed_gives_one_trace_hash_under_any_hash_seed() -> None:
-    here = run_seed(SEED, trace=True)
+    here = run_seed(SEED, GROUPS, trace=True)
     assert hash_elsewhere("1") == hash_elsewhere("4711") == here.trace_hash
     assert len(here.transcript) > 1000
 

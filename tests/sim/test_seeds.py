@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,17 @@ pytestmark = pytest.mark.timeout(900)
 SEEDS = 300
 CHUNK = 25
 FAILED_ONCE = [
-    int(line.split()[0])
+    line.split()[0]
     for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
     if line and not line.startswith("#")
 ]
+WITH_GROUPS = "+groups"  # behind a number in that file; the others are of runs without
 
 
-def run(first: int, count: int) -> Counter[str]:
+def run(first: int, count: int, options: Options | None = None) -> Counter[str]:
     """All seeds hold; what they covered together."""
     coverage: Counter[str] = Counter()
-    for result in run_suite(first, count):
+    for result in run_suite(first, count, options=options):
         assert result.ok, explain(result)
         assert result.seconds >= SECONDS_MIN
         assert result.operations >= OPERATIONS_MIN
@@ -117,9 +119,15 @@ SOUGHT = {
         Options(faults=("bit-flip", "kill")),
         ("flipped_values", "damaged_records", "repaired_values", "repaired_in_place"),
     ),
-    "damaged votes are told": (Options(rough=True, faults=("bit-flip", "mumble")), ("faulty_votes_told",)),
+    "damaged votes are told": (
+        Options(rough=True, faults=("bit-flip", "mumble")),
+        ("faulty_votes_told",),
+    ),
     "cold damage is found": (Options(faults=("bit-flip",)), ("scrub_passes", "scrub_damaged")),
-    "holes are settled while a node runs": (Options(faults=("header-flip",)), ("scrub_holes", "reaffirmed")),
+    "holes are settled while a node runs": (
+        Options(faults=("header-flip",)),
+        ("scrub_holes", "reaffirmed"),
+    ),
     "lost records are made up for": (
         Options(faults=("header-flip", "lost-segment")),
         ("log_holes", "recoveries", "repaired_values"),
@@ -130,11 +138,43 @@ SOUGHT = {
 @pytest.mark.parametrize("what", SOUGHT)
 def test_rare_things_hold_too(what: str) -> None:
     options, counters = SOUGHT[what]
-    results = run_suite(301, 12, options=options)
+    results = run_suite(301, 12, options=replace(options, groups=False, transactions=False))
     assert not [explain(result) for result in results if not result.ok]
     assert not [name for name in counters if not sum(result.coverage[name] for result in results)]
 
 
-@pytest.mark.parametrize("seed", [seed for seed in FAILED_ONCE if seed > SEEDS])
-def test_a_seed_that_once_failed(seed: int) -> None:
-    run(seed, 1)
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_seed_that_once_failed(seed: str) -> None:
+    both = seed.endswith(WITH_GROUPS)
+    run(int(seed.removesuffix(WITH_GROUPS)), 1, Options(groups=both, transactions=both))
+
+
+# What consumer groups and transactions must have met in a few seeds that have them.
+OF_GROUPS = (
+    "rebalances",
+    "units_moved",
+    "member_kills",
+    "member_leaves",
+    "member_stalls",
+    "members_fenced",
+    "checkpoints",
+    "exactly_once_commits",
+    "exactly_once_transactions",
+    "given_up",
+    "acts_in_one",
+    "acts_in_two_phases",
+    "ferries_in_one",
+    "ferries_in_two_phases",
+    "transactions_committed",
+    "transactions_aborted",
+    "transactions_timed_out",
+    "transactor_kills",
+    "zombies_refused",
+    "prepared_committed",
+    "prepared_rolled_back",
+)
+
+
+def test_groups_and_transactions_hold() -> None:
+    coverage = run(401, 24, Options(groups=True, transactions=True))
+    assert not [name for name in OF_GROUPS if not coverage[name]]

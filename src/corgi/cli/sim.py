@@ -34,6 +34,8 @@ def sim(
     nodes: int | None = None,
     faults: str = "",
     rough: Annotated[bool | None, Parameter(negative="--smooth")] = None,
+    groups: bool | None = None,
+    transactions: bool | None = None,
     mutant: str = "",
     trace: Annotated[bool, Parameter(negative=())] = False,
     keep_going: Annotated[bool, Parameter(negative=())] = False,
@@ -78,6 +80,11 @@ def sim(
     rough
         Links that lose, double and reorder messages, or --smooth ones; by
         default the seed decides.
+    groups
+        Consumer groups in every seed, or --no-groups; by default the seed
+        decides.
+    transactions
+        The same of transactional clients.
     mutant
         Break the code in this way; then a run should fail.
     trace
@@ -89,7 +96,7 @@ def sim(
 
     count = seeds if seeds is not None else SEEDS_UNLESS_TOLD if seed is None else 1
     first = secrets.randbelow(2**32) if seed is None else seed
-    task = _task(faults, nodes, rough, mutant, trace=trace)
+    task = _task(faults, nodes, rough, (groups, transactions), mutant, trace=trace)
     _check(count, first, jobs)
     if seed is None:
         say(f"the first seed is {first}")
@@ -115,7 +122,15 @@ def _check(seeds: int, first: int, jobs: int) -> None:
         raise CorgiError("invalid-argument", f"--jobs {jobs}: expected 1 to {JOBS_MAX}")
 
 
-def _task(faults: str, nodes: int | None, rough: bool | None, mutant: str, *, trace: bool) -> Task:
+def _task(
+    faults: str,
+    nodes: int | None,
+    rough: bool | None,
+    crowd: tuple[bool | None, bool | None],
+    mutant: str,
+    *,
+    trace: bool,
+) -> Task:
     """What to do with each seed: the options of the mutant, if there is one, changed as asked for."""
     from dataclasses import replace
 
@@ -134,7 +149,14 @@ def _task(faults: str, nodes: int | None, rough: bool | None, mutant: str, *, tr
         if kind not in KINDS:
             raise CorgiError("invalid-argument", f"--faults: {kind!r} is no kind", hint="there are " + ", ".join(KINDS))
     options = replace(options, faults=kinds or options.faults, nodes=nodes or options.nodes)
-    return Task(options if rough is None else replace(options, rough=rough), mutant, trace)
+    if rough is not None:
+        options = replace(options, rough=rough)
+    groups, transactions = crowd
+    if groups is not None:
+        options = replace(options, groups=groups)
+    if transactions is not None:
+        options = replace(options, transactions=transactions)
+    return Task(options, mutant, trace)
 
 
 class Told:

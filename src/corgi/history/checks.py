@@ -200,7 +200,7 @@ def send_gap(history: History) -> Iterator[Violation]:
 def poll_skip(history: History) -> Iterator[Violation]:
     """A reader gets every offset from its position on, without a hole; where there may be holes, everything that is in
     the final drain."""
-    holes = history.compacted if history.dense else set(history.partitions())
+    holes = history.compacted | history.sparse if history.dense else set(history.partitions())
     held = {p: sorted(stored.values()) for p, stored in _stored(history).items() if p in holes}
     for read in history.reads:
         expected = read.position

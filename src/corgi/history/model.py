@@ -206,7 +206,8 @@ class History:
     """Everything recorded. ``final`` holds what each replica serves at the very end: (offset, value) in served order,
     from where the partition begins by then (``starts``, if that is not its first offset).
     ``dense``: the offsets of a partition have no holes; without it only what the final drain holds can be skipped.
-    ``compacted``: partitions in which of each key only the newest record is sure to stay, and offsets have holes."""
+    ``compacted``: partitions in which of each key only the newest record is sure to stay, and offsets have holes;
+    ``sparse``: those in which offsets have holes for another reason, such as control batches."""
 
     sends: list[Send] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
@@ -225,6 +226,7 @@ class History:
     healed: float = NEVER  # when the last fault was over
     dense: bool = True
     compacted: set[Partition] = field(default_factory=set)
+    sparse: set[Partition] = field(default_factory=set)
     limits: Limits = Limits()
 
     def operations(self) -> int:

@@ -1,15 +1,12 @@
 """Ways to break a cluster, each against one rule of the protocol, that the simulator must notice within so many seeds.
 
-A mutant replaces a method of the real code while it is in force. ``names`` are the checks that may report it; a mutant
-that nothing reports any more means that the simulator has gone blind, or that the code has a second guard.
+Those of consumer groups and transactions stand in ``group_mutants``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from math import ceil, log
+from dataclasses import replace
 from typing import Any
 
 from corgi.base.command import VALUE_HEADER_BYTES, Buffer
@@ -28,7 +25,8 @@ from corgi.paxos.learner import Learner
 from corgi.paxos.messages import Accepted, Forward, Promise
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
-from corgi.sim.run import Options
+from corgi.sim.group_mutants import GROUP_MUTANTS
+from corgi.sim.mutant import PLAIN, Mutant
 from corgi.sim.snapshots import SimSnapshots
 from corgi.state import compaction, group_state
 from corgi.state.compaction import NewestOffsets
@@ -36,35 +34,7 @@ from corgi.state.index import FrozenLog, PartitionLog
 from corgi.state.machine import Machine
 from corgi.state.producers import Producer
 
-Change = Callable[[], "tuple[object, str, Any]"]
-MISS = 1e-6  # chance that a mutant goes unnoticed
 SAFETY = ("agreement", "chosen-without-quorum", "diverged", "learned-unchosen")
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """What is broken, by which changes, how to run it, which checks report it, and in which share of the seeds."""
-
-    rule: str
-    changes: tuple[Change, ...]
-    names: tuple[str, ...]
-    rate: float = 0.8  # measured over 60 seeds
-    options: Options = field(default_factory=Options)
-
-    @property
-    def seeds(self) -> int:
-        """So many that one of them reports it, but for a chance of one in a million, even at half the rate."""
-        return ceil(log(MISS) / log(1 - self.rate / 2))
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """The code is broken inside, and whole again afterwards."""
-        with ExitStack() as stack:
-            for change in self.changes:
-                owner, name, replacement = change()
-                stack.callback(setattr, owner, name, getattr(owner, name))
-                setattr(owner, name, replacement)
-            yield
 
 
 def vote_before_durable() -> tuple[object, str, Callable[..., Any]]:
@@ -323,18 +293,19 @@ def compact_whole_batches() -> tuple[object, str, Callable[..., Any]]:
     return broker_compaction, "encode_compacted", nothing_left
 
 
-ROUGH = Options(rough=True, faults=("mumble", "kill-in-flight", "isolate", "split"))
-GAPS = Options(rough=True, faults=("mumble",))
-LAGGARDS = Options(faults=("power-all", "isolate", "kill"))
-COMEBACKS = Options(rough=False, faults=("isolate", "split"))  # leaders that take a fresh ballot beside their followers
-SPLITS = Options(nodes=5, faults=("split", "isolate", "one-way"))
-RESTARTS = Options(faults=("kill", "power", "isolate"))
-KILLS = Options(faults=("kill", "power"))
-DISKS = Options(faults=("wipe", "kill", "power"))
-OLD_DISKS = Options(faults=("old-disk", "kill", "power-all"))
-FAILED_SYNCS = Options(faults=("failed-sync",))
-FLIPS = Options(faults=("bit-flip",))
-FLIPPED_VOTES = Options(rough=True, faults=("bit-flip", "mumble"))
+ROUGH = replace(PLAIN, rough=True, faults=("mumble", "kill-in-flight", "isolate", "split"))
+GAPS = replace(PLAIN, rough=True, faults=("mumble",))
+LAGGARDS = replace(PLAIN, faults=("power-all", "isolate", "kill"))
+# Leaders that take a fresh ballot beside their followers.
+COMEBACKS = replace(PLAIN, rough=False, faults=("isolate", "split"))
+SPLITS = replace(PLAIN, nodes=5, faults=("split", "isolate", "one-way"))
+RESTARTS = replace(PLAIN, faults=("kill", "power", "isolate"))
+KILLS = replace(PLAIN, faults=("kill", "power"))
+DISKS = replace(PLAIN, faults=("wipe", "kill", "power"))
+OLD_DISKS = replace(PLAIN, faults=("old-disk", "kill", "power-all"))
+FAILED_SYNCS = replace(PLAIN, faults=("failed-sync",))
+FLIPS = replace(PLAIN, faults=("bit-flip",))
+FLIPPED_VOTES = replace(PLAIN, rough=True, faults=("bit-flip", "mumble"))
 
 MUTANTS: dict[str, Mutant] = {
     "vote-before-durable": Mutant(
@@ -446,4 +417,5 @@ MUTANTS: dict[str, Mutant] = {
     "stale-end": Mutant(
         "a confirmed end is current", (answer_without_a_barrier,), ("stale-end", "unjustified-refusal")
     ),
+    **GROUP_MUTANTS,
 }

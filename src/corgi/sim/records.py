@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
 from corgi.base.records import Header
-from corgi.history.model import Partition, Send
+from corgi.history.model import Partition, Send, Value
 from corgi.sim.clients import ID
 from corgi.sim.scene import Scene
 
@@ -31,8 +32,16 @@ class Made(NamedTuple):
         return (key, None, [(ID, self.identity), *headers]) if self.deletes else (key, self.identity, headers)
 
 
+def key_of(identity: Value) -> str:
+    """The key of a record in a topic whose records have keys for their order."""
+    text = identity if isinstance(identity, bytes) else identity.encode()
+    return f"k{zlib.crc32(text) % KEYS}"
+
+
 def make(scene: Scene, partition: Partition, identity: bytes, chance: Random) -> Made:
-    """A record for that partition: if it is compacted, with a key."""
+    """A record for that partition: if it is compacted, or shared by key, with one."""
+    if scene.keyed(partition):
+        return Made(identity, key_of(identity), padding=scene.padding)
     if not scene.compacted(partition):
         return Made(identity, padding=scene.padding)
     return Made(identity, f"k{chance.randrange(KEYS)}", chance.random() < TOMBSTONES, scene.padding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ class Options:
     faults: tuple[str, ...] | None = None
     nodes: int | None = None
     rough: bool | None = None
+    groups: bool | None = None  # are there consumer groups?
+    transactions: bool | None = None
     minimum: bool = True  # a run with too few operations is a failure of the simulator
 
     def flags(self) -> str:
@@ -48,6 +51,10 @@ class Options:
             flags.append(f"--nodes {self.nodes}")
         if self.rough is not None:
             flags.append("--rough" if self.rough else "--smooth")
+        if self.groups is not None:
+            flags.append("--groups" if self.groups else "--no-groups")
+        if self.transactions is not None:
+            flags.append("--transactions" if self.transactions else "--no-transactions")
         return " ".join(["", *flags])
 
 
@@ -82,10 +89,14 @@ class Result:
 def run_seed(seed: int, options: Options | None = None, *, trace: bool = False) -> Result:
     """Run one seed. With ``trace`` the transcript is kept as a whole; the run itself is the same."""
     collecting = gc.isenabled()
+    told = logging.getLogger("corgi.client")
+    quiet = told.disabled
     gc.disable()  # what a run makes lives until its end
+    told.disabled = True  # what befalls simulated users is in the transcript
     try:
         return _Run(seed, options or Options(), trace).run()
     finally:
+        told.disabled = quiet
         if collecting:
             gc.enable()
 
@@ -115,7 +126,9 @@ class _Run:
         self.front = Front(self.cluster)
         self.history = History()
         self.scene = Scene(self.world, self.front, self.cluster.members, self.history, self.cluster.ledger.violate)
-        self.workload = Workload(self.scene, busy=options.rough)
+        self.workload = Workload(
+            self.scene, busy=options.rough, groups=options.groups, transactions=options.transactions
+        )
         self.faults = Faults(self.cluster, self.front, only=options.faults)
         self.violations = self.cluster.ledger.violations
         self.replicas: list[str] = []
@@ -158,9 +171,12 @@ class _Run:
             self.cluster.compare_states()
             self.replicas = self.cluster.describe()
             self.cluster.finish()
+            self.workload.crowd.tell()
             self.violations.extend(check_history(self.history))
             self._check_size()
-        return self._result()
+        result = self._result()
+        self.workload.crowd.wind_up()
+        return result
 
     def _until(self, when: float) -> bool:
         """Whether something broke before ``when``."""
@@ -172,6 +188,7 @@ class _Run:
 
     def _heal(self) -> bool:
         self.faults.heal()
+        self.workload.heal()
         return self._until(STOP_AT_S)
 
     def _finish(self) -> bool:

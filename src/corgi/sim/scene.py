@@ -16,7 +16,7 @@ NOT_YET = TopicId(0)
 @dataclass(slots=True)
 class Topic:
     """A topic as the clients of a run know it; ``id`` 0 until somebody was told. ``partitions`` are wanted, ``open``
-    those that somebody was told of."""
+    those that somebody was told of. ``keyed``: each record has a key that follows from its value."""
 
     name: str
     partitions: int
@@ -25,6 +25,7 @@ class Topic:
     config: dict[str, str] = field(default_factory=dict)
     open: int = 0
     gone: bool = False
+    keyed: bool = False
 
     @property
     def lasting(self) -> bool:
@@ -50,6 +51,9 @@ class Scene:
 
     def compacted(self, partition: Partition) -> bool:
         return partition in self.history.compacted
+
+    def keyed(self, partition: Partition) -> bool:
+        return self.topics[partition.topic].keyed
 
     def ready(self) -> list[Topic]:
         """Topics that can be used, in the order of their making."""

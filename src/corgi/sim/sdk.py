@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
@@ -25,7 +26,7 @@ from corgi.sim.cluster import CLUSTER
 from corgi.sim.records import make, note_keys
 from corgi.sim.scene import Scene
 from corgi.sim.sessions import SimSession
-from corgi.sim.world import WALL_AT_ZERO_MS
+from corgi.sim.world import WALL_AT_ZERO_MS, World
 from corgi.wire.messages import ErrorReply, HelloReply, WireMessage
 
 TURN_S = 0.000_02
@@ -38,12 +39,33 @@ REQUEST_BYTES = 8192  # a value that is full but for a byte and takes all of it 
 MAYBE_STORED = "may be stored"  # how an error tells that some attempt has left the client; without it none is stored
 
 
+class LinkShell(Protocol):
+    """Who has links: what it does with what comes over them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def world(self) -> World: ...
+
+    @property
+    def client(self) -> Client: ...
+
+    def now(self) -> float: ...
+
+    def soon(self, call: Callable[..., None], *arguments: object) -> None:
+        """In the next turn."""
+        ...
+
+    def wake(self) -> None: ...
+
+
 class SimLink:
     """The ``Link`` port on a simulated connection."""
 
     __slots__ = ("_heard_at", "_pending", "_session", "_shell", "name")
 
-    def __init__(self, shell: SdkClient, session_of: Callable[[SimLink], SimSession | None]) -> None:
+    def __init__(self, shell: LinkShell, session_of: Callable[[SimLink], SimSession | None]) -> None:
         self.name = shell.name
         self._shell = shell
         self._heard_at = shell.now()

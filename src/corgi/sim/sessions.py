@@ -81,6 +81,10 @@ class SimSession:
             self._open = False
             self._world.after(self._delay(), self._hung_up)
 
+    def vanish(self) -> None:
+        """The client's computer is gone: nobody tells the node."""
+        self._open = False
+
     def broken(self, delay: float) -> None:
         """The node's side is gone: the client hears of it after ``delay``, behind what is on its way."""
         self.closed = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from corgi.base import errors
 from corgi.history.model import Partition
 from corgi.sim.clients import TRANSIENT, Client, failure
+from corgi.sim.crowd import Crowd
 from corgi.sim.producers import IdempotentProducer, PlainProducer
 from corgi.sim.readers import EndAsker, Poller, Subscriber
 from corgi.sim.registrars import Registrar
@@ -130,8 +131,16 @@ class Administrator(Client):
 class Workload:
     """All clients of a run."""
 
-    def __init__(self, scene: Scene, *, busy: bool | None = None) -> None:
-        """``busy`` asks for bursts of requests, so that several slots are in flight; None leaves it to the seed."""
+    def __init__(
+        self,
+        scene: Scene,
+        *,
+        busy: bool | None = None,
+        groups: bool | None = None,
+        transactions: bool | None = None,
+    ) -> None:
+        """``busy`` asks for bursts of requests, so that several slots are in flight; None leaves it to the seed.
+        ``groups`` and ``transactions``: whether there are any, None as above."""
         self.scene = scene
         self.world = scene.world
         self.chance = chance = scene.world.stream("workload")
@@ -153,6 +162,8 @@ class Workload:
             EndAsker(scene, "e0", 0.5),
         ]
         self.registrars = [Registrar(scene, f"r{number}", 0.25) for number in range(chance.choice((0, 2, 3)))]
+
+        self.crowd = Crowd(scene, groups=groups, transactions=transactions)
 
     @property
     def clients(self) -> list[Client | SdkClient]:
@@ -177,6 +188,13 @@ class Workload:
             topic = self.scene.topics["brief"] = Topic("brief", partitions, config=config)
             self.administrators[0].order("create", topic)
         self._make_compacted()
+        for topic in self.crowd.topics:
+            self.administrators[0].order("create", topic)
+        self.crowd.start(until)
+
+    def heal(self) -> None:
+        """All that was wrong is over."""
+        self.crowd.heal()
 
     def _make_compacted(self) -> None:
         """A topic that is compacted by key, in most runs; by chance of its own, so that the rest is drawn as ever."""
@@ -222,7 +240,7 @@ class Workload:
             *self.sdk,
             *self.registrars,
         ]
-        return all(client.idle() for client in writers)
+        return all(client.idle() for client in writers) and self.crowd.idle()
 
     def unfinished(self) -> list[str]:
-        return [client.describe() for client in self.clients if not client.idle()]
+        return [*(client.describe() for client in self.clients if not client.idle()), *self.crowd.unfinished()]
