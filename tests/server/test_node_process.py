@@ -200,10 +200,10 @@ def test_the_example_can_be_checked_and_a_typo_is_found(tmp_path: Path, capsys: 
 
 
 def test_numbers_can_be_scraped(tmp_path: Path, port: int) -> None:
-    with (
-        reserve_free(1) as free,
-        Running(tmp_path / "node", port, "--bootstrap", "--metrics-listen", f"127.0.0.1:{free.ports[0]}") as node,
-    ):
+    with reserve_free(2) as free, Running(
+        tmp_path / "node", port, "--bootstrap",
+        "--metrics-listen", f"127.0.0.1:{free.ports[0]}", "--kafka-listen", f"127.0.0.1:{free.ports[1]}",
+    ) as node:  # fmt: skip
         with socket.create_connection(("127.0.0.1", free.ports[0]), timeout=PATIENCE_S) as scrape:
             scrape.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             answer = b"".join(iter(lambda: scrape.recv(65536), b""))
