@@ -157,3 +157,94 @@ async def test_aiokafka_commits_and_aborts(cluster: LocalCluster, made: str) -> 
     finally:
         await consumer.stop()
     assert sorted(found) == [*range(10), *range(20, 30)]
+
+
+def consume_and_publish(servers: str, group: str, source: str, target: str, name: str, until: int) -> None:
+    """Copy records exactly once, until the group's checkpoints say that ``until`` were."""
+    producer = transactional(servers, name)
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.subscribe([source])
+    try:
+        while done(consumer, source) < until:
+            messages = [one for one in consumer.consume(10, 0.5) if one.error() is None]
+            if not messages:
+                continue
+            producer.begin_transaction()
+            try:
+                for one in messages:
+                    producer.produce(target, one.value(), partition=one.partition())
+                places = consumer.position(consumer.assignment())
+                producer.send_offsets_to_transaction(places, consumer.consumer_group_metadata(), 30)
+                commit(producer)
+            except KafkaException as error:
+                if not error.args[0].txn_requires_abort():
+                    raise
+                producer.abort_transaction(30)
+                for place in consumer.committed(consumer.assignment(), 30):
+                    consumer.seek(place if place.offset >= 0 else TopicPartition(source, place.partition, 0))
+    finally:
+        consumer.close()
+
+
+def commit(producer: Producer) -> None:
+    """Until it is told what became of it."""
+    while True:
+        try:
+            producer.commit_transaction(30)
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
+        else:
+            return
+
+
+def done(consumer: Consumer, topic: str) -> int:
+    found = consumer.committed([TopicPartition(topic, i) for i in range(PARTITIONS)], 30)
+    return sum(max(0, place.offset) for place in found)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["calm", "a node killed"])
+def test_records_and_checkpoints_of_a_group_move_together(cluster: LocalCluster, made: str, killed: bool) -> None:
+    source, target, count = made, f"{made}-copy", 120
+    producer = Producer({"bootstrap.servers": cluster.kafka})
+    producer.list_topics(target, 10)
+    publish(producer, source, range(count))
+    assert producer.flush(20) == 0
+    copy = (cluster.kafka, f"group-{made}", source, target, f"name-{made}")
+    if killed:
+        consume_and_publish(*copy, until=10)
+        node = (
+            Producer({"bootstrap.servers": cluster.kafka}).list_topics(target, 10).topics[target].partitions[0].leader
+        )
+        cluster.kill(node)
+        try:
+            consume_and_publish(*copy, until=count)
+        finally:
+            cluster.start_nodes([cluster.node(node)])
+    else:
+        consume_and_publish(*copy, until=count)
+    assert read(cluster.kafka, target, "read_committed") == list(range(count))
+
+
+def test_checkpoints_of_an_aborted_transaction_do_not_move(cluster: LocalCluster, made: str) -> None:
+    producer = transactional(cluster.kafka, f"name-{made}")
+    consumer = Consumer({"bootstrap.servers": cluster.kafka, "group.id": f"group-{made}"})
+    try:
+        for end, moved in ((producer.abort_transaction, -1001), (producer.commit_transaction, 0)):
+            producer.begin_transaction()
+            publish(producer, made, range(3))
+            places = [TopicPartition(made, 0, 0)]
+            producer.send_offsets_to_transaction(places, consumer.consumer_group_metadata(), 30)
+            end(30)
+            (found,) = consumer.committed([TopicPartition(made, 0)], 30)
+            assert found.offset == moved
+    finally:
+        consumer.close()

@@ -333,7 +333,8 @@ class Transactions:
         number = _number_of(found, message)
         theirs, ours = (found.producer_id, found.epoch), (message.producer_id, message.producer_epoch)
         if theirs != ours:
-            if found.timed_out and found.number == number and theirs == (ours[0], ours[1] + 1):
+            late = found.timed_out and found.number == number and theirs == (ours[0], ours[1] + 1)
+            if late and message.number >= 0:  # without a number it could not be told from a later one
                 raise CorgiError("transaction-aborted", f"transaction {number} of {name!r} was open for too long")
             text = f"a newer producer has begun as {name!r}"
             if theirs > ours:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from corgi.kafka.api import AnyApi
 from corgi.kafka.apis import (
+    add_offsets_to_txn,
     add_partitions_to_txn,
     alter_configs,
     api_versions,
@@ -39,6 +40,7 @@ from corgi.kafka.apis import (
     offset_fetch,
     produce,
     sync_group,
+    txn_offset_commit,
 )
 
 _MODULES = (
@@ -49,7 +51,8 @@ _MODULES = (
     create_topics, delete_topics, create_partitions, delete_records, elect_leaders,
     describe_configs, alter_configs, incremental_alter_configs, describe_cluster, describe_log_dirs,
     describe_acls, create_acls, delete_acls,
-    add_partitions_to_txn, end_txn, describe_producers, describe_transactions, list_transactions,
+    add_partitions_to_txn, add_offsets_to_txn, txn_offset_commit, end_txn,
+    describe_producers, describe_transactions, list_transactions,
 )  # fmt: skip
 
 APIS: dict[int, AnyApi] = {module.API.key: module.API for module in _MODULES}
