@@ -38,13 +38,14 @@ from corgi.kafka.apis import (
     offset_commit,
     offset_delete,
     offset_fetch,
+    offset_for_leader_epoch,
     produce,
     sync_group,
     txn_offset_commit,
 )
 
 _MODULES = (
-    produce, fetch, list_offsets, metadata,
+    produce, fetch, list_offsets, metadata, offset_for_leader_epoch,
     find_coordinator, join_group, sync_group, heartbeat, leave_group, offset_commit, offset_fetch,
     describe_groups, list_groups, delete_groups, offset_delete,
     api_versions, init_producer_id,
