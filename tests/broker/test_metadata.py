@@ -133,6 +133,14 @@ def test_producer_ids_do_not_repeat_when_the_clock_was_set_back() -> None:
     assert after > max(number for number in given if number is not None)
 
 
+def test_producer_ids_of_several_starts_differ_while_the_clock_is_behind_log_time() -> None:
+    wall = EPOCH_MS + 10_000_000
+    starts = [ProducerIds(NodeId(1), boot) for boot in range(wall, wall + 100)]
+    given = [ids.next(wall, [wall + 3_000]) for ids in starts for _ in range(50)]
+    assert len(set(given)) == len(given)
+    assert min(number for number in given if number is not None) >> 22 > wall + 3_000 - EPOCH_MS
+
+
 def test_producer_ids_go_out_until_2089() -> None:
     number = ProducerIds(NodeId(1)).next(EPOCH_MS + 2**41 - 1, ())
     assert number is not None

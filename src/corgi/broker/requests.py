@@ -78,7 +78,7 @@ class Requests:
         self.groups = GroupRequests(
             node, self.places, self.barriers, self.pushes, self.reigns, self.coordinator, self.classic
         )
-        self.producer_ids = ProducerIds(node.options.node)
+        self.producer_ids = ProducerIds(node.options.node, node.options.boot)
         self.transactions = TransactionRequests(node, self.places, self.barriers, self.producer_ids)
         self._id_waiters: list[tuple[ClientSession, int]] = []
         self._counts: dict[type, int] = {}
