@@ -50,7 +50,9 @@ SLOW = 0.01  # share of the handlers that take SLOW_S more
 SLOW_S = 1.2
 SEMANTICS: tuple[Semantics, ...] = (AT_LEAST_ONCE, AT_MOST_ONCE, EXACTLY_ONCE)
 # How a consumer may end: another process has its instance's name, or nobody could be asked for too long.
-ENDS = frozenset({"consumer-fenced", "unreachable", "timeout", "closed", "unknown-topic", "not-leader", "overloaded"})
+ENDS = frozenset(
+    {"consumer-fenced", "unreachable", "timeout", "closed", "unknown-topic", "not-leader", "overloaded", "disk-full"}
+)
 
 
 @dataclass(frozen=True, slots=True)
