@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from corgi.base.errors import CorgiError
@@ -123,7 +124,7 @@ class LocalRun:
         self._lanes: dict[Held, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._fault: Exception | None = None
         self._handled = self._transactions = self._failed = 0
         self._consumption = Consumption(shell, consume, self, self, self._begin)
@@ -136,12 +137,11 @@ class LocalRun:
             waiting.add(self._shell.loop.create_task(self._watch(stop)))
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            self._stopping = True
-            lanes = [lane.task for lane in self._lanes.values() if lane.task is not None]
-            if lanes and self._consumption.error is None:
-                await asyncio.wait(lanes, timeout=self._consumption.options.wish.rebalance_ms / 1000)
+            self._stopped.set()
+            if self._tasks and self._consumption.error is None:
+                await asyncio.wait(self._tasks, timeout=self._consumption.options.wish.rebalance_ms / 1000)
         finally:
-            self._stopping = True
+            self._stopped.set()
             for task in [*waiting, *self._tasks]:
                 task.cancel()
             await asyncio.gather(*waiting, *self._tasks, return_exceptions=True)
@@ -265,7 +265,7 @@ class LocalRun:
 
     async def _take(self) -> None:
         """Put what arrives into lanes, until something makes it impossible."""
-        while self._fault is None and self._consumption.error is None and not self._stopping:
+        while self._fault is None and self._consumption.error is None and not self._stopped.is_set():
             messages = self._consumption.take()
             if not messages:
                 self._changed.clear()
@@ -289,15 +289,16 @@ class LocalRun:
         """One transaction after the other, as long as something waits and the unit is ours."""
         held = lane.held
         try:
-            while lane.queue and held.may_begin() and not self._stopping and self._lanes.get(held) is lane:
+            while lane.queue and held.may_begin() and not self._stopped.is_set() and self._lanes.get(held) is lane:
                 async with self._turns:
-                    if not held.may_begin() or self._stopping:
+                    if not held.may_begin() or self._stopped.is_set():
                         break
                     pause_s = await self._transact(lane)
                 if len(lane.queue) <= self._batch_max and lane.bytes <= QUEUED_BYTES:
                     self._consumption.resume((held.partition,))
                 if pause_s:
-                    await asyncio.sleep(pause_s)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopped.wait(), pause_s)
         except CorgiError as error:
             await self._refused(held, error)
         except Exception as fault:  # noqa: BLE001 - raised to who runs it

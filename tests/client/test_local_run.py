@@ -1,0 +1,64 @@
+"""Messages handled inside a store's own transactions: what the partitions of one consumer may do to each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+import corgi
+from corgi.client.held import Delivered
+from corgi.client.local_run import HandlerFailedError, LocalUnit, StoreTroubleError
+
+
+class Memory:
+    """A store that keeps what it did. ``handler`` may raise."""
+
+    concurrency = 4
+
+    def __init__(self, handler: Callable[[Delivered[Any]], None] = lambda _: None) -> None:
+        self.next: dict[LocalUnit, int] = {}
+        self.values: list[bytes | None] = []
+        self.lost_answers = 0  # of commits that happen
+        self._handler = handler
+
+    async def claim(self, unit: LocalUnit, owner_epoch: int) -> int:
+        return self.next.get(unit, -1)
+
+    async def act(
+        self, unit: LocalUnit, owner_epoch: int, messages: Sequence[Delivered[Any]], next_offset: int
+    ) -> None:
+        for message in messages:
+            try:
+                self._handler(message)
+            except ValueError as error:
+                raise HandlerFailedError(error) from error
+        self.values += [message.value for message in messages]
+        self.next[unit] = next_offset
+        if messages and self.lost_answers:
+            self.lost_answers -= 1
+            raise StoreTroubleError("the answer is lost")
+
+
+@pytest.fixture
+async def mq(servers: str) -> AsyncIterator[corgi.Corgi]:
+    async with corgi.connect(servers) as client:
+        yield client
+
+
+async def test_a_run_that_is_stopped_does_not_sit_out_the_pause_before_another_try(mq: corgi.Corgi, name: str) -> None:
+    await mq.topics.create(name)
+    await mq.publish(name, b"x")
+    stop = asyncio.Event()
+
+    def handler(message: Delivered[Any]) -> None:
+        stop.set()
+        raise ValueError("in an hour")
+
+    run = mq.run_in(
+        Memory(handler), name, group=name, start="earliest", stop=stop,
+        backoff="1h", backoff_max="1h", rebalance_timeout="1h",
+    )  # fmt: skip
+    assert (await asyncio.wait_for(run, 20)).failed == 1
