@@ -48,6 +48,35 @@ async def mq(servers: str) -> AsyncIterator[corgi.Corgi]:
         yield client
 
 
+async def test_a_partition_that_waits_does_not_hold_back_that_number_of_another_topic(
+    mq: corgi.Corgi, name: str
+) -> None:
+    slow, quick = f"{name}-slow", f"{name}-quick"
+    for topic in (slow, quick):
+        await mq.topics.create(topic)
+    stop, failed = asyncio.Event(), asyncio.Event()
+
+    def handler(message: Delivered[Any]) -> None:
+        if message.topic == slow:
+            failed.set()
+            raise ValueError("in an hour")
+        if message.value == b"last":
+            stop.set()
+
+    await mq.publish_many(slow, [b"%d" % n for n in range(50)])
+    store = Memory(handler)
+    hour: Any = {"backoff": "1h", "backoff_max": "1h"}
+    run = asyncio.ensure_future(
+        mq.run_in(store, (slow, quick), group=name, batch=1, start="earliest", stop=stop, **hour)
+    )
+    await asyncio.wait_for(failed.wait(), 20)
+    await mq.publish(quick, b"first")
+    await mq.publish(quick, b"last")
+    sums = await asyncio.wait_for(run, 20)
+    assert store.values == [b"first", b"last"]
+    assert (sums.handled, sums.dead) == (2, 0)
+
+
 async def test_a_run_that_is_stopped_does_not_sit_out_the_pause_before_another_try(mq: corgi.Corgi, name: str) -> None:
     await mq.topics.create(name)
     await mq.publish(name, b"x")

@@ -124,7 +124,7 @@ class Consumption:
         for _ in range(len(self._order)):
             feed = self._order.pop(0)
             self._order.append(feed)
-            if self._all_paused or feed.key[1] in self._paused:
+            if self._all_paused or feed.key[1] in self._paused or any(held.full for held in feed.units.values()):
                 continue
             messages = feed.take(self._open_max(feed))
             if messages:

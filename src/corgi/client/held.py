@@ -64,11 +64,11 @@ class Held:
     """A unit that this consumer holds. ``running``: messages that users have, not settled."""
 
     __slots__ = (
-        "checkpoint",
         "committed",
         "finished",
         "flight",
         "flying",
+        "full",
         "handed",
         "keeper",
         "lanes",
@@ -100,6 +100,7 @@ class Held:
         self.reset = False  # the next checkpoint may go back
         self.not_before_ms = -1
         self.running = 0
+        self.full = False  # nothing more of it is taken for now
         self.lanes: Lanes[Delivered[Any]] = Lanes()
         self.finished: list[Finished] = []
         self.handed: list[Any] = []

@@ -31,7 +31,7 @@ from corgi.client.words import Duration
 from corgi.wire.group_messages import Cursors, CursorsReply
 
 logger = logging.getLogger("corgi.client")
-QUEUED_MAX = 4  # transactions of a partition that wait for their turn; then it is paused
+QUEUED_MAX = 4  # transactions of a partition that wait for their turn; then no more of it is taken
 QUEUED_BYTES = 16 * MIB  # likewise
 NOT_BEGUN = -1
 
@@ -167,8 +167,7 @@ class LocalRun:
 
     def drained(self, held: Held) -> None:
         """What waits is for its next owner."""
-        if self._lanes.pop(held, None) is not None:
-            self._consumption.resume((held.partition,))
+        self._lanes.pop(held, None)
 
     def dropped(self, held: Held) -> None:
         self.drained(held)
@@ -278,7 +277,7 @@ class LocalRun:
             lane.queue.extend(messages)
             lane.bytes += sum(map(_size, messages))
             if len(lane.queue) > QUEUED_MAX * self._batch_max or lane.bytes > QUEUED_BYTES:
-                self._consumption.pause((held.partition,))
+                held.full = True
             if lane.task is None:
                 lane.task = self._shell.loop.create_task(self._work(lane))
                 self._tasks.add(lane.task)
@@ -294,8 +293,9 @@ class LocalRun:
                     if not held.may_begin() or self._stopped.is_set():
                         break
                     pause_s = await self._transact(lane)
-                if len(lane.queue) <= self._batch_max and lane.bytes <= QUEUED_BYTES:
-                    self._consumption.resume((held.partition,))
+                if held.full and len(lane.queue) <= self._batch_max and lane.bytes <= QUEUED_BYTES:
+                    held.full = False
+                    self._changed.set()
                 if pause_s:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._stopped.wait(), pause_s)
@@ -305,7 +305,6 @@ class LocalRun:
             self._end(fault)
         finally:
             lane.task = None
-            self._consumption.resume((held.partition,))
             if held.state is UnitState.DRAINING:
                 self._consumption.finished(held)
 
