@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import corgi
+from corgi import CorgiError
 from corgi.client.held import Delivered
 from corgi.client.local_run import HandlerFailedError, LocalUnit, StoreTroubleError
+from corgi.client.topics import Topics
 
 
 class Memory:
@@ -91,3 +93,24 @@ async def test_a_run_that_is_stopped_does_not_sit_out_the_pause_before_another_t
         backoff="1h", backoff_max="1h", rebalance_timeout="1h",
     )  # fmt: skip
     assert (await asyncio.wait_for(run, 20)).failed == 1
+
+
+async def test_a_cluster_that_does_not_answer_is_waited_out(
+    mq: corgi.Corgi, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mq.topics.create(name)
+    await mq.publish(name, b"x")
+    stop = asyncio.Event()
+    offsets, asked = Topics.offsets, 0
+
+    async def silent(self: Topics, topic: str, at: Any = "latest") -> dict[int, int]:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise CorgiError("unreachable")
+        return await offsets(self, topic, at)
+
+    monkeypatch.setattr(Topics, "offsets", silent)
+    run = mq.run_in(Memory(lambda _: stop.set()), name, group=name, start="earliest", stop=stop, backoff="1ms")
+    assert (await asyncio.wait_for(run, 20)).handled == 1
+    assert asked == 3

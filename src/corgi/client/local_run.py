@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import MIB
@@ -34,6 +34,7 @@ logger = logging.getLogger("corgi.client")
 QUEUED_MAX = 4  # transactions of a partition that wait for their turn; then no more of it is taken
 QUEUED_BYTES = 16 * MIB  # likewise
 NOT_BEGUN = -1
+R = TypeVar("R")
 
 
 class LocalUnit(NamedTuple):
@@ -204,26 +205,35 @@ class LocalRun:
 
     async def _begin(self, held: Held) -> int:
         """Where the database says that a unit goes on, or the user, if it says nothing."""
+        try:
+            return await self._until_answered(held, lambda: self._claim(held))
+        except CorgiError as error:
+            if error.code == "consumer-fenced":
+                await self._check_lost(held, error)
+            raise
+        except Exception as fault:
+            self._end(fault)
+            raise CorgiError("closed", f"the database raised {text_of(fault)}") from fault
+
+    async def _claim(self, held: Held) -> int:
+        offset = await self._store.claim(self._unit(held), held.owner_epoch)
+        if offset == NOT_BEGUN:
+            offset = await self._start_of(held)
+            await self._store.act(self._unit(held), held.owner_epoch, (), offset)
+        return offset
+
+    async def _until_answered(self, held: Held, ask: Callable[[], Awaitable[R]]) -> R:
+        """Ask again as long as the database or the cluster does not answer."""
         failures = 0
         while True:
             try:
-                offset = await self._store.claim(self._unit(held), held.owner_epoch)
-                if offset == NOT_BEGUN:
-                    offset = await self._start_of(held)
-                    await self._store.act(self._unit(held), held.owner_epoch, (), offset)
-            except StoreTroubleError as trouble:
+                return await ask()
+            except (StoreTroubleError, CorgiError) as trouble:
+                if isinstance(trouble, CorgiError) and not trouble.retryable:
+                    raise
                 failures += 1
-                logger.warning("%s/%d cannot begin for now: %s", held.topic, held.partition, trouble)
-                await asyncio.sleep(self._failures.pause_s(failures))
-            except CorgiError as error:
-                if error.code == "consumer-fenced":
-                    await self._check_lost(held, error)
-                raise
-            except Exception as fault:
-                self._end(fault)
-                raise CorgiError("closed", f"the database raised {text_of(fault)}") from fault
-            else:
-                return offset
+                logger.warning("%s/%d cannot go on for now: %s", held.topic, held.partition, trouble)
+            await asyncio.sleep(self._failures.pause_s(failures))
 
     def _end(self, fault: Exception) -> None:
         if self._fault is None:
@@ -237,7 +247,8 @@ class LocalRun:
     async def _check_lost(self, held: Held, error: CorgiError) -> None:
         """Raises CorgiError if the cluster says that the unit is ours all the same."""
         wish = self._consumption.options.wish
-        reply = await ask_for(self._shell, Cursors(wish.group, (held.unit,)), CursorsReply)
+        question = Cursors(wish.group, (held.unit,))
+        reply = await self._until_answered(held, lambda: ask_for(self._shell, question, CursorsReply))
         cursor = reply.cursors[0]
         if (cursor.owner_epoch, cursor.member) == (held.owner_epoch, self._consumption.membership.member):
             raise CorgiError(
