@@ -114,3 +114,14 @@ async def test_a_cluster_that_does_not_answer_is_waited_out(
     run = mq.run_in(Memory(lambda _: stop.set()), name, group=name, start="earliest", stop=stop, backoff="1ms")
     assert (await asyncio.wait_for(run, 20)).handled == 1
     assert asked == 3
+
+
+async def test_a_transaction_whose_answer_was_lost_counts_as_what_it_was(mq: corgi.Corgi, name: str) -> None:
+    await mq.topics.create(name)
+    await mq.publish(name, b"x")
+    stop = asyncio.Event()
+    store = Memory(lambda _: stop.set())
+    store.lost_answers = 1
+    sums = await asyncio.wait_for(mq.run_in(store, name, group=name, start="earliest", stop=stop, backoff="1ms"), 20)
+    assert store.values == [b"x"]
+    assert (sums.handled, sums.transactions, sums.failed) == (1, 1, 0)

@@ -347,10 +347,8 @@ class LocalRun:
             return await self._rolled_back(lane, some, failed.error)
         finally:
             held.running -= 1
-        self._transactions += 1
-        self._handled += len(some)
         lane.size = min(self._batch_max, lane.size * 2)
-        self._done(held, some)
+        self._committed(held, some)
         return 0.0
 
     async def _rolled_back(self, lane: _Lane, some: list[Delivered[Any]], error: Exception) -> float:
@@ -381,11 +379,14 @@ class LocalRun:
     async def _in_doubt(self, lane: _Lane, some: list[Delivered[Any]], trouble: StoreTroubleError) -> float:
         """Perhaps it is stored: ask when the database can be asked again, as at the beginning."""
         held = lane.held
-        self._failed += 1
         logger.warning("%s/%d at offset %d: %s", held.topic, held.partition, some[0].offset, trouble)
         done_to = await self._begin(held)
-        self._done(held, [message for message in some if message.offset < done_to])
-        self._put_back(lane, [message for message in some if message.offset >= done_to])
+        done = [message for message in some if message.offset < done_to]
+        if done:
+            self._committed(held, done)
+        else:
+            self._failed += 1
+        self._put_back(lane, some[len(done) :])
         return self._failures.pause_s(1)
 
     def _put_back(self, lane: _Lane, some: list[Delivered[Any]]) -> None:
@@ -401,6 +402,11 @@ class LocalRun:
             topic, value, key=key, headers=headers, timestamp=message.timestamp, partition=result.partition
         )
         await self._store.act(self._unit(held), held.owner_epoch, (), message.offset + 1)
+
+    def _committed(self, held: Held, some: Sequence[Delivered[Any]]) -> None:
+        self._transactions += 1
+        self._handled += len(some)
+        self._done(held, some)
 
     def _done(self, held: Held, some: Sequence[Delivered[Any]]) -> None:
         for message in some:
