@@ -227,6 +227,26 @@ def message(offset: int) -> Delivered[bytes]:
     return Delivered("t", 0, offset, 0, None, b"%d" % offset, ())
 
 
+async def test_two_consumers_may_make_the_table_at_the_same_time(engine: sa.Engine) -> None:
+    database = Database(engine)
+    others: list[bool] = []
+
+    @sa.event.listens_for(database.table, "before_create")
+    def other(*_: Any, **__: Any) -> None:
+        """Between the look whether it is there and its making another consumer makes it."""
+        if not others:
+            others.append(True)
+            Database(sa.create_engine(engine.url, poolclass=sa.NullPool)).create_table()
+
+    database.create_table()
+    assert (others, database.checkpoints("g")) == ([True], [])
+
+
+def test_what_the_database_refuses_when_the_table_is_made_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(sa.exc.OperationalError):
+        Database(sa.create_engine(f"sqlite:///{tmp_path}/no-folder/database.sqlite")).create_table()
+
+
 async def test_an_old_owner_is_fenced_in_the_database(engine: sa.Engine) -> None:
     database = Database(engine)
     database.create_table()

@@ -75,7 +75,11 @@ class Database:
 
     def create_table(self) -> None:
         """Make the table if it is not there; ``run`` does so."""
-        self.table.metadata.create_all(self.engine)
+        try:
+            self.table.metadata.create_all(self.engine)
+        except DBAPIError:
+            if not sa.inspect(self.engine).has_table(self.table.name):
+                raise  # otherwise another consumer has just made it
 
     def checkpoints(self, group: str) -> list[StoredCheckpoint]:
         """How far a consumer group is, as this database knows it."""
