@@ -344,6 +344,10 @@ async def test_wrong_words_are_refused(mq: corgi.Corgi, engine: sa.Engine) -> No
     with pytest.raises(CorgiError) as no_engine:
         Database("sqlite://")  # type: ignore[arg-type]
     assert no_engine.value.code == "invalid-argument"
+    for number in (-1, 1.5, True):
+        with pytest.raises(CorgiError) as concurrency:
+            Database(engine, concurrency=number)  # type: ignore[arg-type]
+        assert concurrency.value.code == "invalid-argument"
     with pytest.raises(CorgiError) as batch:
         await Database(engine).run(mq, book, "t", group="g", batch=0)
     assert batch.value.code == "invalid-argument"

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from corgi.base.errors import CorgiError
+from corgi.client.consuming import between
 from corgi.client.held import Delivered
 from corgi.client.local_run import NOT_BEGUN, HandlerFailedError, LocalStatistics, LocalUnit, StoreTroubleError
 from corgi.client.words import Duration, StartAt
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from corgi.client.corgi import Corgi
 
 CONCURRENCY = 4
+CONCURRENCY_MAX = 512  # threads
 NAME_MAX = 249
 T = TypeVar("T")
 Handler = Callable[[sa.Connection, Sequence[Delivered[bytes]]], object]
@@ -60,6 +62,7 @@ class Database:
                 hint="handlers run in threads: an asynchronous engine is not needed",
             )
         self.engine = engine
+        between(concurrency, "concurrency", 0, CONCURRENCY_MAX)
         self.concurrency = concurrency or (1 if engine.dialect.name == "sqlite" else CONCURRENCY)
         self.table = sa.Table(
             table,
