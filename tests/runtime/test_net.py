@@ -22,7 +22,7 @@ from corgi.base.limits import (
 from corgi.base.ports import ClientSession
 from corgi.broker.produce import Pausable
 from corgi.paxos.messages import PeerHello
-from corgi.runtime import net
+from corgi.runtime import listening, net
 from corgi.runtime.connection import FRAMES_PER_TURN, FrameConnection
 from corgi.runtime.net import Listener
 from corgi.runtime.turn import Turn
@@ -121,7 +121,7 @@ async def test_all_that_one_turn_says_leaves_in_one_write(port: Port) -> None:
 async def test_small_packets_do_not_wait_for_others(port: Port) -> None:
     probe = await Probe.connect(port.port)
     await until(lambda: port.listener.statistics().clients == 1)
-    (connection,) = port.listener._connections
+    (connection,) = port.listener.connections
     plug = connection._transport.get_extra_info("socket")
     assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     await probe.close()
@@ -342,8 +342,8 @@ async def test_a_client_that_never_reads_is_cut_off_by_bytes(port: Port, caplog:
 
 async def test_a_client_that_never_reads_is_cut_off_by_time(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "STALL_S", 0.02)
-    monkeypatch.setattr(net, "SWEEP_S", 0.01)
-    port.listener._watch()
+    monkeypatch.setattr(listening, "SWEEP_S", 0.01)
+    port.listener._look()
     port.facts.answer = pong
     probe, reader = await Probe.connect(port.port, limit=KIB), await Probe.connect(port.port)
     probe.request(m.Ping())
@@ -361,8 +361,8 @@ async def test_a_client_that_never_reads_is_cut_off_by_time(port: Port, monkeypa
 
 async def test_who_says_nothing_is_not_kept(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "HELLO_S", 0.02)
-    monkeypatch.setattr(net, "SWEEP_S", 0.01)
-    port.listener._watch()
+    monkeypatch.setattr(listening, "SWEEP_S", 0.01)
+    port.listener._look()
     greeted = await Probe.connect(port.port)
     silent = await Probe.connect(port.port, hello=False)
     silent.writer.write(b"\x00\x00")
@@ -381,7 +381,7 @@ async def test_hundreds_of_dribbling_connections_hold_nobody_up(port: Port) -> N
         for _, writer in idle:
             writer.write(b"\x00")
         assert (await good.ask(m.Ping())).message == m.Pong()
-    held = sum(connection.receiver.held() for connection in port.listener._connections)
+    held = sum(connection.receiver.held() for connection in port.listener.connections)
     assert held <= 300 * 3
     for _, writer in idle:
         writer.transport.abort()

@@ -38,7 +38,7 @@ class Api(Generic[R]):
 
     ``flexible``: the first version with compact strings and tagged fields; ``plain_header``: its answers have the old
     header all the same. ``quiet``: whether a request gets no answer. ``cost``: bytes that its answer may have, if that
-    can be much. ``before_login``: taken before authentication.
+    can be much.
     """
 
     key: int
@@ -51,7 +51,6 @@ class Api(Generic[R]):
     plain_header: bool = False
     quiet: Callable[[R], bool] | None = None
     cost: Callable[[R], int] | None = None
-    before_login: bool = False
 
     @property
     def told(self) -> tuple[int, int]:

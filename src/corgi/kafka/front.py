@@ -13,6 +13,7 @@ from corgi.base.ids import FIRST_USER_TOPIC, GroupId, LeaderEpoch, NodeId, Topic
 from corgi.base.limits import BATCH_BYTES_MAX, MIB
 from corgi.broker.metadata import takeover_order
 from corgi.kafka.api import AnyApi
+from corgi.kafka.errors import Code
 from corgi.kafka.kept import Kept
 from corgi.kafka.topic_config import TopicKeys
 from corgi.state.topics import Topic
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 REQUEST_BYTES_MAX = 32 * MIB
 UUID_BYTES = 16
 _ID_BYTES = 4
-NOBODY = NodeId(-1)
 
 assert BATCH_BYTES_MAX < REQUEST_BYTES_MAX
 
@@ -93,6 +93,18 @@ class Front:
     def topic(self, name: str) -> Topic | None:
         """A topic of users by its name."""
         return self.node.requests.places.topics.by_name.get(name)
+
+    def having(self, name: str, partition: int) -> Topic | None:
+        """The topic of this name, if it has this partition."""
+        topic = self.topic(name)
+        return topic if topic is not None and 0 <= partition < topic.partitions else None
+
+    def epoch_fault(self, group: GroupId, epoch: int) -> Code:
+        """What a client is told that takes ``epoch`` for the present leader epoch of a Paxos group; -1: no opinion."""
+        present = self.node.groups[group].machine.epoch
+        if epoch < 0 or epoch == present:
+            return Code.NONE
+        return Code.FENCED_LEADER_EPOCH if epoch < present else Code.UNKNOWN_LEADER_EPOCH
 
     def uuid_of(self, topic: TopicId) -> bytes:
         """Kafka's id of a topic: never that of another one, as Corgi's own is never used again."""

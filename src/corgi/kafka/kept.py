@@ -20,8 +20,11 @@ class Kept:
             self._bytes = 0
         return self._bodies.get(key)
 
-    def put(self, key: tuple[str, int, bytes], body: bytes) -> None:
+    def put(self, stamp: object, key: tuple[str, int, bytes], body: bytes) -> None:
+        """Keep an answer that was made while the cluster looked like ``stamp``, if it is asked for like that now."""
         size = len(body) + len(key[2])
+        if stamp != self._stamp or size > KEPT_BYTES_MAX:
+            return
         if self._bytes + size > KEPT_BYTES_MAX:
             self._bodies.clear()
             self._bytes = 0

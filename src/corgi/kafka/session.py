@@ -63,14 +63,12 @@ class KafkaSession:
         "closed",
         "front",
         "listener",
-        "user",
     )
 
     def __init__(self, front: Front, transport: Transport, listener: str) -> None:
         self.front = front
         self.listener = listener
         self.closed = False
-        self.user = ""  # who logged in
         self._transport = transport
         self._order: deque[AnyCall] = deque()  # those whose answers have not left
         self._asked: dict[int, Then] = {}
@@ -82,6 +80,11 @@ class KafkaSession:
     @property
     def remote(self) -> str:
         return self._transport.remote
+
+    @property
+    def busy(self) -> bool:
+        """Something that was asked for is not answered yet."""
+        return self._pending > 0
 
     # -- what the connection tells ------------------------------------------------------------------------------------
 

@@ -42,10 +42,9 @@ def code_in_transaction(error: int, version: int, told_fenced: int) -> Code:
 def known(front: Front, topics: Iterable[Places]) -> Iterator[tuple[str, int, TopicId | None]]:
     """(topic's name, partition, topic's id, None if there is no such partition)."""
     for topic in topics:
-        found = front.topic(topic.name)
         for partition in topic.partitions:
-            exists = found is not None and 0 <= partition < found.partitions
-            yield topic.name, partition, found.topic if found is not None and exists else None
+            found = front.having(topic.name, partition)
+            yield topic.name, partition, None if found is None else found.topic
 
 
 def state_of(found: Decided) -> str:

@@ -7,7 +7,6 @@ asks faster than it can be answered is not read meanwhile. So each costs bounded
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
 from corgi.base.limits import (
     CLIENT_OUTPUT_HIGH,
-    CLIENT_OUTPUT_LOW,
     CLIENT_OUTPUT_MAX,
     CLIENT_PENDING_BYTES,
     CLIENT_PENDING_REQUESTS,
@@ -26,6 +24,7 @@ from corgi.base.limits import (
 from corgi.base.ports import ClientSession, Message
 from corgi.paxos.messages import PeerHello
 from corgi.runtime.connection import FrameConnection, Hold
+from corgi.runtime.listening import STALL_S, Listening, Unread
 from corgi.runtime.turn import Turn
 from corgi.wire.frame import Frame
 from corgi.wire.messages import WireMessage
@@ -33,9 +32,6 @@ from corgi.wire.receiver import Scratch
 from corgi.wire.session import ServerSession, encode_error
 
 HELLO_S = 10.0  # a connection that has not introduced itself by then is closed
-STALL_S = 30.0  # a client that has taken nothing for so long although output waits is closed
-SWEEP_S = 1.0
-BACKLOG = 1024  # connections that the kernel takes before they are accepted
 CLOSING_S = 0.2  # at a stop, the time that clients have to read the last words
 
 logger = logging.getLogger("corgi.net")
@@ -82,9 +78,9 @@ class ClientPort:
         "_listener",
         "_pending",
         "_pending_bytes",
+        "_unread",
         "closed",
         "session",
-        "stalled",
     )
 
     def __init__(self, connection: FrameConnection, listener: Listener) -> None:
@@ -96,7 +92,7 @@ class ClientPort:
         self.session = ServerSession(listener.cluster, listener.node, listener.software, connection.outbox)
         self._known = False  # the broker has had a request of it
         self.closed = False
-        self.stalled = (0, 0.0)  # bytes taken by the client, and since when it has taken no more
+        self._unread = Unread()
 
     # what the broker calls
 
@@ -179,14 +175,7 @@ class ClientPort:
 
     def watch(self, now: float) -> None:
         """Once a second: cut off a client that has read nothing for STALL_S."""
-        connection = self._connection
-        if connection.waiting() < CLIENT_OUTPUT_LOW:
-            self.stalled = (-1, now)
-            return
-        sent = connection.sent()
-        if sent != self.stalled[0]:
-            self.stalled = (sent, now)
-        elif now - self.stalled[1] > STALL_S:
+        if self._unread.seconds(self._connection, now) > STALL_S:
             self._cut_off(f"has read nothing for {STALL_S:.0f} s")
 
     def _cut_off(self, why: str) -> None:
@@ -240,8 +229,8 @@ class Stranger:
         self._listener.forget(self._connection)
 
 
-class Listener:
-    """The listening socket and every connection that came through it and is not another node's."""
+class Listener(Listening):
+    """The node's own port; connections that turn out to be another node's are given away."""
 
     def __init__(
         self,
@@ -254,51 +243,16 @@ class Listener:
         node: NodeId,
         software: str = "corgi",
     ) -> None:
+        super().__init__(turn)
         self.facts = facts
         self.peers = peers
         self.cluster = cluster
         self.node = node
         self.software = software
         self.cut_off = 0
-        self._turn = turn
         self._scratch = scratch
-        self._accepted = 0
         self._refused = 0
-        self._connections: set[FrameConnection] = set()
-        self._server: asyncio.Server | None = None
-        self._where = ("", 0)
-        self._sweep: asyncio.TimerHandle | None = None
         self._closing: asyncio.Future[None] | None = None
-
-    async def bind(self, host: str, port: int) -> int:
-        """Take the port, connections only after ``listen``; returns it, which the system chose if ``port`` is 0.
-
-        Raises CorgiError "port-in-use", or "invalid-configuration" for an address that is not this machine's.
-        """
-        try:
-            self._server = await self._turn.loop.create_server(
-                self._accept, host, port, backlog=BACKLOG, reuse_address=True, start_serving=False
-            )
-        except (OSError, OverflowError) as error:
-            raise no_port(host, port, error) from error
-        self._where = (host, port)
-        address: tuple[str, int] = self._server.sockets[0].getsockname()
-        return address[1]
-
-    async def listen(self) -> None:
-        """Take connections from now on. Raises CorgiError "port-in-use"."""
-        assert self._server is not None
-        try:
-            await self._server.start_serving()
-        except OSError as error:
-            raise no_port(*self._where, error) from error
-        self._sweep = self._turn.loop.call_later(SWEEP_S, self._watch)
-
-    def stop_listening(self) -> None:
-        """Take no further connections; those that are open live on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
 
     async def close(self) -> None:
         """Tell every client that the node closes, and end all connections within CLOSING_S."""
@@ -306,27 +260,21 @@ class Listener:
         if self._sweep is not None:
             self._sweep.cancel()
         error = CorgiError("closed", "the node stops")
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.owner.protocol_failed(error)
-        if self._connections:
+        if self.connections:
             self._turn.loop.call_later(CLOSING_S, self.abort)
             self._closing = self._turn.loop.create_future()
             await self._closing
 
-    def abort(self) -> None:
-        """End all connections without a word."""
-        self.stop_listening()
-        for connection in list(self._connections):
-            connection.abort()
-
     def statistics(self) -> ListenerStatistics:
-        clients = sum(isinstance(connection.owner, ClientPort) for connection in self._connections)
+        clients = sum(isinstance(connection.owner, ClientPort) for connection in self.connections)
         return ListenerStatistics(
-            connections=len(self._connections),
+            connections=len(self.connections),
             clients=clients,
-            strangers=len(self._connections) - clients,
-            output_bytes=sum(connection.waiting() for connection in self._connections),
-            accepted=self._accepted,
+            strangers=len(self.connections) - clients,
+            output_bytes=self.output_bytes(),
+            accepted=self.accepted,
             refused=self._refused,
             cut_off=self.cut_off,
         )
@@ -334,8 +282,8 @@ class Listener:
     # what connections and their owners call
 
     def forget(self, connection: FrameConnection) -> None:
-        self._connections.discard(connection)
-        if not self._connections and self._closing is not None and not self._closing.done():
+        super().forget(connection)
+        if not self.connections and self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
 
     def count_refusal(self, connection: FrameConnection, error: CorgiError) -> None:
@@ -344,26 +292,14 @@ class Listener:
             self._refused += 1
             logger.warning("connection from %s refused: %s [%s]", connection.remote, error.message, error.code)
 
-    def _accept(self) -> FrameConnection:
+    def make_connection(self) -> FrameConnection:
         connection = FrameConnection(self._turn, self._scratch, CLIENT_OUTPUT_MAX)
         connection.owner = Stranger(connection, self, self._turn.loop.time())
-        self._connections.add(connection)
-        self._accepted += 1
         return connection
 
-    def _watch(self) -> None:
-        now = self._turn.loop.time()
-        for connection in list(self._connections):
-            owner = connection.owner
-            if isinstance(owner, ClientPort):
-                owner.watch(now)
-            elif isinstance(owner, Stranger) and now - owner.since > HELLO_S:
-                connection.abort()
-        self._sweep = self._turn.loop.call_later(SWEEP_S, self._watch)
-
-
-def no_port(host: str, port: int, error: Exception) -> CorgiError:
-    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    if taken or "address already in use" in str(error):
-        return CorgiError("port-in-use", f"port {port} on {host} is taken by another process")
-    return CorgiError("invalid-configuration", f"cannot listen on {host}:{port}: {error}")
+    def look_at(self, connection: FrameConnection, now: float) -> None:
+        owner = connection.owner
+        if isinstance(owner, ClientPort):
+            owner.watch(now)
+        elif isinstance(owner, Stranger) and now - owner.since > HELLO_S:
+            connection.abort()

@@ -1,8 +1,8 @@
 """ApiVersions (18), versions 0 to 4: which APIs are served in which versions (KIP-35, 511).
 
 A version that is not known is answered in version 0 with UNSUPPORTED_VERSION and the whole list, so that the client
-can come back with one that is (the one exception to closing the connection). Taken before authentication. No features
-are told: what ``transaction.version`` and ``group.version`` switch on is not served.
+can come back with one that is (the one exception to closing the connection). No features are told: what
+``transaction.version`` and ``group.version`` switch on is not served.
 """
 
 from __future__ import annotations
@@ -53,5 +53,5 @@ def _sound(request: Request) -> bool:
 
 API = Api(
     API_VERSIONS, "ApiVersions", (0, 4), _FLEXIBLE, bodies(Request, _FLEXIBLE), handle,
-    plain_header=True, before_login=True,
+    plain_header=True,
 )  # fmt: skip

@@ -64,13 +64,13 @@ def _ask(call: Call[Request], missing: Code) -> None:
     places: dict[tuple[int, int], tuple[TopicId, int, int]] = {}
     found: dict[tuple[int, int], Result] = {}
     for i, topic in enumerate(call.request.topics):
-        known = call.front.topic(topic.name)
         for j, place in enumerate(topic.partitions):
-            if known is None:
+            if call.front.topic(topic.name) is None:
                 continue
+            known = call.front.having(topic.name, place.partition)
             if place.offset < _NO_OFFSET:
                 found[i, j] = Result(place.partition, _NO_OFFSET, Code.OFFSET_OUT_OF_RANGE)
-            elif not 0 <= place.partition < known.partitions:
+            elif known is None:
                 found[i, j] = Result(place.partition, _NO_OFFSET, Code.UNKNOWN_TOPIC_OR_PARTITION)
             else:
                 places[i, j] = (known.topic, place.partition, place.offset)

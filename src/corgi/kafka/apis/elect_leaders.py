@@ -44,10 +44,9 @@ def handle(call: Call[Request]) -> None:
     """Answered at once."""
     results = []
     for topic in call.request.topics or ():
-        known = call.front.topic(topic.name)
         told = []
         for partition in topic.partitions:
-            if known is None or not 0 <= partition < known.partitions:
+            if call.front.having(topic.name, partition) is None:
                 told.append(Result(partition, Code.UNKNOWN_TOPIC_OR_PARTITION, "there is no such partition"))
             else:
                 told.append(Result(partition, Code.ELECTION_NOT_NEEDED, "leaders are found without being asked to"))

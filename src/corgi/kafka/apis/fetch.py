@@ -25,7 +25,6 @@ from corgi.kafka.api import Api, Call
 from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
 from corgi.state.index import PartitionLog
-from corgi.state.topics import Topic
 
 PARTITIONS_MAX = 10_000
 NO_SESSION = 0
@@ -91,10 +90,7 @@ def handle(call: Call[Request]) -> None:
         body = _encode(call, code, [], [], [])
         call.answer_bytes(body, sum(map(len, body)))
         return
-    parts: list[Part] = []
-    for name, partitions in request.topics:
-        topic = call.front.topic(name)
-        parts += [_part(call, topic, wanted) for wanted in partitions]
+    parts = [_part(call, name, wanted) for name, partitions in request.topics for wanted in partitions]
     if len(parts) > PARTITIONS_MAX:
         call.close(CorgiError("invalid-argument", f"a fetch of {len(parts)} partitions, {PARTITIONS_MAX} are the most"))
         return
@@ -119,20 +115,18 @@ class _Refused(Part):
         self.code = code
 
 
-def _part(call: Call[Request], topic: Topic | None, wanted: Wanted) -> Part:
-    offset = Offset(wanted.offset)
-    if topic is None or not 0 <= wanted.partition < topic.partitions:
+def _part(call: Call[Request], name: str, wanted: Wanted) -> Part:
+    front, offset = call.front, Offset(wanted.offset)
+    topic = front.having(name, wanted.partition)
+    if topic is None:
         return _Refused(offset, Code.UNKNOWN_TOPIC_OR_PARTITION)
     if not 0 <= offset <= INT64_MAX:
         return _Refused(offset, Code.OFFSET_OUT_OF_RANGE)
-    front, committed = call.front, call.request.committed
-    if wanted.epoch >= 0:
-        epoch = front.node.groups[topic.group_of(wanted.partition)].machine.epoch
-        if wanted.epoch != epoch:
-            older = wanted.epoch < epoch
-            return _Refused(offset, Code.FENCED_LEADER_EPOCH if older else Code.UNKNOWN_LEADER_EPOCH)
+    fault = front.epoch_fault(topic.group_of(wanted.partition), wanted.epoch)
+    if fault:
+        return _Refused(offset, fault)
     return front.node.requests.fetches.part(
-        topic.topic, wanted.partition, offset, max(1, wanted.bytes), committed=committed, raw=True
+        topic.topic, wanted.partition, offset, max(1, wanted.bytes), committed=call.request.committed, raw=True
     )
 
 

@@ -72,9 +72,9 @@ def handle(call: Call[Request]) -> None:
         return
     groups: dict[GroupId, None] = {}
     for topic in topics:
-        found = call.front.topic(topic.name)
         for place in topic.partitions:
-            if found is not None and 0 <= place.partition < found.partitions and place.timestamp not in _BY_THE_LOG:
+            found = call.front.having(topic.name, place.partition)
+            if found is not None and place.timestamp not in _BY_THE_LOG:
                 groups[found.group_of(place.partition)] = None
 
     def confirmed(errors: dict[GroupId, int]) -> None:
@@ -109,8 +109,8 @@ class _Question:
 
     def _look(self, key: tuple[int, int], name: str, place: Place) -> None:
         front = self._call.front
-        topic = front.topic(name)
-        if topic is None or not 0 <= place.partition < topic.partitions:
+        topic = front.having(name, place.partition)
+        if topic is None:
             self._answers[key] = Answer(place.partition, Code.UNKNOWN_TOPIC_OR_PARTITION)
             return
         try:
@@ -118,11 +118,9 @@ class _Question:
         except CorgiError as error:
             self._answers[key] = Answer(place.partition, code_of(error.kind.number))
             return
-        epoch = front.node.groups[group].machine.epoch
-        if 0 <= place.leader_epoch != epoch:
-            older = place.leader_epoch < epoch
-            code = Code.FENCED_LEADER_EPOCH if older else Code.UNKNOWN_LEADER_EPOCH
-            self._answers[key] = Answer(place.partition, code)
+        fault = front.epoch_fault(group, place.leader_epoch)
+        if fault:
+            self._answers[key] = Answer(place.partition, fault)
         elif group in self._errors and place.timestamp not in _BY_THE_LOG:
             self._answers[key] = Answer(place.partition, code_of(self._errors[group]))
         elif place.timestamp in (START, LOCAL_START):

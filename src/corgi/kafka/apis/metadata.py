@@ -125,7 +125,7 @@ class _Query:
         found = self._found(error)
         body = encode(front, call.session.listener, call.version, found)
         if all(topic.error == 0 and topic.open for topic in found):
-            front.metadata.put((call.session.listener, call.version, bytes(call.request)), body)
+            front.metadata.put(stamp_of(front), (call.session.listener, call.version, bytes(call.request)), body)
         call.answer_bytes((body,), len(body))
 
     def _found(self, error: int) -> list[Found]:

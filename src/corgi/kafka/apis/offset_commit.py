@@ -7,7 +7,8 @@ to say: until the group or the topic is deleted.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Protocol
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
@@ -57,6 +58,33 @@ class Response(Body, frozen=True):
     topics: tuple[DoneTopic, ...] = ()
 
 
+class Asked(Protocol):
+    """A partition of a request, in any version of it."""
+
+    @property
+    def partition(self) -> int: ...
+
+
+class AskedTopic(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def partitions(self) -> Sequence[Asked]: ...
+
+
+def told(topics: Iterable[AskedTopic], codes: Mapping[tuple[str, int], int]) -> tuple[DoneTopic, ...]:
+    """The codes by (topic, partition), in the order in which they were asked for."""
+    return tuple(
+        [
+            DoneTopic(
+                topic.name, tuple([Done(one.partition, codes[topic.name, one.partition]) for one in topic.partitions])
+            )
+            for topic in topics
+        ]
+    )
+
+
 def handle(call: Call[Request]) -> None:
     """Answered when the checkpoints are applied."""
     said = call.request
@@ -68,8 +96,8 @@ def handle(call: Call[Request]) -> None:
     entries: list[Entry] = []
     asked: list[tuple[str, int]] = []
     for name, place in places:
-        topic = call.front.topic(name)
-        if topic is None or not 0 <= place.partition < topic.partitions:
+        topic = call.front.having(name, place.partition)
+        if topic is None:
             codes[name, place.partition] = Code.UNKNOWN_TOPIC_OR_PARTITION
             continue
         asked.append((name, place.partition))
@@ -80,13 +108,7 @@ def handle(call: Call[Request]) -> None:
     def done(errors: list[int]) -> None:
         for at, error in zip(asked, errors, strict=True):
             codes[at] = group_code_of(error)
-        topics = [
-            DoneTopic(
-                topic.name, tuple([Done(one.partition, codes[topic.name, one.partition]) for one in topic.partitions])
-            )
-            for topic in said.topics
-        ]
-        call.answer(Response(0, tuple(topics)))
+        call.answer(Response(0, told(said.topics, codes)))
 
     who = Committer(said.group, said.member, said.instance or "", said.generation)
     call.front.node.requests.classic_commits.commit(call.session, who, entries, PATIENCE_S, done)

@@ -54,9 +54,9 @@ def handle(call: Call[Request]) -> None:
         return
     units = {}
     for topic in said.topics:
-        found = call.front.topic(topic.name)
         for place in topic.partitions:
-            if found is not None and 0 <= place.partition < found.partitions:
+            found = call.front.having(topic.name, place.partition)
+            if found is not None:
                 units[topic.name, place.partition] = (found.topic, place.partition, 0)
 
     def done(errors: list[int]) -> None:

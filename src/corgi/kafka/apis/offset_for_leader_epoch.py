@@ -63,9 +63,9 @@ def handle(call: Call[Request]) -> None:
         return
     groups: dict[GroupId, None] = {}
     for topic in topics:
-        found = call.front.topic(topic.name)
         for place in topic.partitions:
-            if found is not None and 0 <= place.partition < found.partitions:
+            found = call.front.having(topic.name, place.partition)
+            if found is not None:
                 groups[found.group_of(place.partition)] = None
 
     def confirmed(errors: dict[GroupId, int]) -> None:
@@ -80,8 +80,8 @@ def handle(call: Call[Request]) -> None:
 
 def _tell(call: Call[Request], name: str, place: Place, errors: dict[GroupId, int]) -> Answer:
     front = call.front
-    topic = front.topic(name)
-    if topic is None or not 0 <= place.partition < topic.partitions:
+    topic = front.having(name, place.partition)
+    if topic is None:
         return Answer(Code.UNKNOWN_TOPIC_OR_PARTITION, place.partition)
     try:
         group, log = front.node.requests.places.to_read(topic.topic, place.partition)
@@ -89,11 +89,11 @@ def _tell(call: Call[Request], name: str, place: Place, errors: dict[GroupId, in
         return Answer(code_of(error.kind.number), place.partition)
     if group in errors:
         return Answer(code_of(errors[group]), place.partition)
-    current = front.node.groups[group].machine.epoch
-    if max(place.current_epoch, place.epoch) > current:
+    if place.epoch > front.node.groups[group].machine.epoch:
         return Answer(Code.UNKNOWN_LEADER_EPOCH, place.partition)
-    if 0 <= place.current_epoch < current:
-        return Answer(Code.FENCED_LEADER_EPOCH, place.partition)
+    fault = front.epoch_fault(group, place.current_epoch)
+    if fault:
+        return Answer(fault, place.partition)
     return Answer(Code.NONE, place.partition, *_end(log, place.epoch))
 
 

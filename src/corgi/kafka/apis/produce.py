@@ -160,17 +160,14 @@ def handle(call: Call[Request]) -> None:
     topics: list[tuple[str, list[_Result]]] = []
     batches: list[_Batch] = []
     for name, parts in request.topics:
-        topic = front.topic(name)
         results = []
         for partition, batch in parts:
+            topic = front.having(name, partition)
             error = refused or (Code.UNKNOWN_TOPIC_OR_PARTITION if topic is None else _fault(batch, version))
             result = _Result(partition, error)
             results.append(result)
             if not error and topic is not None and batch is not None:
-                if 0 <= partition < topic.partitions:
-                    batches.append(_Batch(topic.topic, partition, batch, result))
-                else:
-                    result.error = Code.UNKNOWN_TOPIC_OR_PARTITION
+                batches.append(_Batch(topic.topic, partition, batch, result))
         topics.append((name, results))
     pending = _Pending(call, topics)
     for at in range(0, len(batches), REQUEST_BATCHES_MAX):

@@ -16,7 +16,8 @@ from corgi.base.ids import Offset, TopicId
 from corgi.broker.assignment import Unit
 from corgi.broker.classic_commits import Committer, Stake
 from corgi.broker.transactions import OPEN_ONE
-from corgi.kafka.api import Api, Call, bodies
+from corgi.kafka.api import NEVER, Api, Call, bodies
+from corgi.kafka.apis.offset_commit import DoneTopic, told
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since
 from corgi.kafka.errors import Code, group_code_of
 from corgi.kafka.transactional import PATIENCE_MS, code_in_transaction
@@ -26,7 +27,7 @@ from corgi.wire.transaction_messages import Checkpoint, OpenTransaction
 
 PATIENCE_S = 5.0  # of claiming what is to be moved
 _FLEXIBLE = 3
-_NEVER = 1 << 15  # this API does not know PRODUCER_FENCED
+_TOLD_FENCED = NEVER  # this API does not know PRODUCER_FENCED
 _OF_GROUPS = frozenset(
     BY_CODE[code].number for code in ("consumer-fenced", "transaction-in-progress", "offset-out-of-range")
 )
@@ -55,16 +56,6 @@ class Request(Body, frozen=True):
     topics: tuple[Topic, ...] = ()
 
 
-class Done(Body, frozen=True):
-    partition: Int32
-    error: Int16
-
-
-class DoneTopic(Body, frozen=True):
-    name: str
-    partitions: tuple[Done, ...]
-
-
 class Response(Body, frozen=True):
     throttle_ms: Int32
     topics: tuple[DoneTopic, ...]
@@ -91,8 +82,8 @@ class _Staging:
         self._wanted: dict[Unit, tuple[str, Place]] = {}
 
     def add(self, name: str, place: Place) -> None:
-        topic = self._call.front.topic(name)
-        if topic is None or not 0 <= place.partition < topic.partitions:
+        topic = self._call.front.having(name, place.partition)
+        if topic is None:
             self._codes[name, place.partition] = Code.UNKNOWN_TOPIC_OR_PARTITION
         elif len(place.metadata or "") > METADATA_MAX:
             self._codes[name, place.partition] = Code.OFFSET_METADATA_TOO_LARGE
@@ -134,20 +125,17 @@ class _Staging:
 
     def _opened(self, error: int, _text: str) -> None:
         """All of the others were staged, or none."""
-        code = group_code_of(error) if error in _OF_GROUPS else code_in_transaction(error, self._call.version, _NEVER)
+        code = (
+            group_code_of(error)
+            if error in _OF_GROUPS
+            else code_in_transaction(error, self._call.version, _TOLD_FENCED)
+        )
         for name, place in self._wanted.values():
             self._codes.setdefault((name, place.partition), code)
         self._answer()
 
     def _answer(self) -> None:
-        topics = [
-            DoneTopic(
-                topic.name,
-                tuple([Done(one.partition, self._codes[topic.name, one.partition]) for one in topic.partitions]),
-            )
-            for topic in self._call.request.topics
-        ]
-        self._call.answer(Response(0, tuple(topics)))
+        self._call.answer(Response(0, told(self._call.request.topics, self._codes)))
 
 
 API = Api(28, "TxnOffsetCommit", (0, 3), _FLEXIBLE, bodies(Request, _FLEXIBLE), handle)
