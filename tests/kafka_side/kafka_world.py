@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
@@ -131,3 +131,22 @@ def decoded(key: int, version: int, answer: bytes) -> Any:
 def request(key: int, version: int) -> Any:
     """The class of kio's request."""
     return load_request_schema(key, version)
+
+
+def versions(key: int) -> range:
+    """Those of an API that are served."""
+    lowest, highest = APIS[key].versions
+    return range(lowest, highest + 1)
+
+
+def fields_of(cls: Any, **fields: Any) -> Any:
+    """An instance of one of kio's structs with those of ``fields`` that its version has."""
+    return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
+
+
+def nested(cls: Any, field: str) -> Any:
+    """The class of the elements of an array field."""
+    kind = cls.__annotations__[field]
+    if get_origin(kind) is not tuple:  # or null
+        kind = get_args(kind)[0]
+    return get_args(kind)[0]

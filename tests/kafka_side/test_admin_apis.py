@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import pytest
-from kafka_world import KafkaClient, KafkaNode, request
+from kafka_world import KafkaClient, KafkaNode, fields_of, nested, request, versions
 
 from corgi.base import errors
 from corgi.base.records import encode_batch
-from corgi.kafka.table import APIS
 from one_node import START_MS
 
 CREATE, DELETE, DELETE_RECORDS, DESCRIBE, ALTER, LOG_DIRS = 19, 20, 21, 32, 33, 35
 PARTITIONS, ELECT, INCREMENTAL, CLUSTER = 37, 43, 44, 60
 MINUTE = datetime.timedelta(minutes=1)
 TOPIC, BROKER = 2, 4
-
-
-def versions(key: int) -> range:
-    lowest, highest = APIS[key].versions
-    return range(lowest, highest + 1)
-
-
-def of(cls: Any, **fields: Any) -> Any:
-    """An instance of one of kio's structs with those of ``fields`` that its version has."""
-    return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
-
-
-def inner(cls: Any, field: str) -> Any:
-    kind = cls.__annotations__[field]
-    kind = kind if get_origin(kind) is tuple else get_args(kind)[0]
-    return get_args(kind)[0]
 
 
 @pytest.fixture
@@ -49,21 +32,21 @@ def client(world: KafkaNode) -> KafkaClient:
 def create(version: int, *topics: dict[str, Any], validate_only: bool = False) -> Any:
     """Topics as {name, partitions, replicas, assignments, configs}."""
     cls = request(CREATE, version)
-    kind = inner(cls, "topics")
+    kind = nested(cls, "topics")
     made = []
     for topic in topics:
         assignments = tuple(
-            inner(kind, "assignments")(partition_index=number, broker_ids=nodes)
+            nested(kind, "assignments")(partition_index=number, broker_ids=nodes)
             for number, nodes in topic.get("assignments", {}).items()
         )
-        configs = tuple(inner(kind, "configs")(name=k, value=v) for k, v in topic.get("configs", {}).items())
+        configs = tuple(nested(kind, "configs")(name=k, value=v) for k, v in topic.get("configs", {}).items())
         made.append(
             kind(
                 name=topic["name"], num_partitions=topic.get("partitions", -1),
                 replication_factor=topic.get("replicas", -1), assignments=assignments, configs=configs,
             )
         )  # fmt: skip
-    return of(cls, topics=tuple(made), timeout=MINUTE, validate_only=validate_only)
+    return fields_of(cls, topics=tuple(made), timeout=MINUTE, validate_only=validate_only)
 
 
 def created(client: KafkaClient, *topics: dict[str, Any], **more: Any) -> list[tuple[int, str | None]]:
@@ -72,8 +55,8 @@ def created(client: KafkaClient, *topics: dict[str, Any], **more: Any) -> list[t
 
 def describe(version: int, kind: int, name: str, keys: tuple[str, ...] | None = None) -> Any:
     cls = request(DESCRIBE, version)
-    resource = inner(cls, "resources")(resource_type=kind, resource_name=name, configuration_keys=keys)
-    return of(cls, resources=(resource,), include_synonyms=True, include_documentation=True)
+    resource = nested(cls, "resources")(resource_type=kind, resource_name=name, configuration_keys=keys)
+    return fields_of(cls, resources=(resource,), include_synonyms=True, include_documentation=True)
 
 
 def told(client: KafkaClient, kind: int, name: str) -> dict[str, tuple[str, int, bool]]:
@@ -165,7 +148,7 @@ def test_topics_are_deleted(world: KafkaNode, client: KafkaClient, version: int)
     if version < 6:
         asked = cls(topic_names=("a", "none"), timeout=MINUTE)
     else:
-        kind = inner(cls, "topics")
+        kind = nested(cls, "topics")
         asked = cls(topics=tuple(kind(name=name, topic_id=None) for name in ("a", "none")), timeout=MINUTE)
     assert [(one.name, int(one.error_code)) for one in client.call(asked).responses] == [("a", 0), ("none", 3)]
     assert world.front.topic("a") is None
@@ -174,7 +157,7 @@ def test_topics_are_deleted(world: KafkaNode, client: KafkaClient, version: int)
 def test_topics_are_deleted_by_id_once(world: KafkaNode, client: KafkaClient) -> None:
     topic = world.node.create("a", 2)
     cls = request(DELETE, 6)
-    kind = inner(cls, "topics")
+    kind = nested(cls, "topics")
     ours = uuid.UUID(bytes=world.front.uuid_of(topic))
     asked = cls(topics=(kind(name=None, topic_id=ours), kind(name=None, topic_id=uuid.UUID(int=7))), timeout=MINUTE)
     answer = client.call(asked)
@@ -187,10 +170,10 @@ def test_topics_are_deleted_by_id_once(world: KafkaNode, client: KafkaClient) ->
 def test_partitions_are_added_and_never_taken_away(world: KafkaNode, client: KafkaClient, version: int) -> None:
     world.node.create("a", 2)
     cls = request(PARTITIONS, version)
-    kind = inner(cls, "topics")
+    kind = nested(cls, "topics")
 
     def grow(count: int, nodes: tuple[int, ...] | None = None, name: str = "a", *, validate_only: bool = False) -> int:
-        assignments = None if nodes is None else tuple(inner(kind, "assignments")(broker_ids=(n,)) for n in nodes)
+        assignments = None if nodes is None else tuple(nested(kind, "assignments")(broker_ids=(n,)) for n in nodes)
         asked = cls(
             topics=(kind(name=name, count=count, assignments=assignments),), timeout=MINUTE, validate_only=validate_only
         )
@@ -247,8 +230,8 @@ def test_a_nodes_keys_are_told_read_only(client: KafkaClient) -> None:
 def alter(key: int, version: int, kind: int, name: str, *configs: tuple[Any, ...], validate_only: bool = False) -> Any:
     """Keys as (name, value) or (name, operation, value)."""
     cls = request(key, version)
-    resource = inner(cls, "resources")
-    config = inner(resource, "configs")
+    resource = nested(cls, "resources")
+    config = nested(resource, "configs")
     fields = ("name", "value") if key == ALTER else ("name", "config_operation", "value")
     made = tuple(config(**dict(zip(fields, one, strict=True))) for one in configs)
     return cls(resources=(resource(resource_type=kind, resource_name=name, configs=made),), validate_only=validate_only)
@@ -300,8 +283,8 @@ def test_records_before_an_offset_are_deleted(world: KafkaNode, client: KafkaCli
     topic = world.node.create("a", 2)
     world.node.produce(topic, 0, b"1", b"2", b"3")
     cls = request(DELETE_RECORDS, version)
-    kind = inner(cls, "topics")
-    part = inner(kind, "partitions")
+    kind = nested(cls, "topics")
+    part = nested(kind, "partitions")
 
     def delete(name: str, *places: tuple[int, int]) -> list[tuple[int, int, int]]:
         wanted = tuple(part(partition_index=number, offset=offset) for number, offset in places)
@@ -320,11 +303,11 @@ def test_records_before_an_offset_are_deleted(world: KafkaNode, client: KafkaCli
 def test_no_election_is_ever_needed(world: KafkaNode, client: KafkaClient, version: int) -> None:
     world.node.create("a", 2)
     cls = request(ELECT, version)
-    kind = inner(cls, "topic_partitions")
-    asked = of(cls, election_type=0, topic_partitions=(kind(topic="a", partitions=(0, 9)),), timeout=MINUTE)
+    kind = nested(cls, "topic_partitions")
+    asked = fields_of(cls, election_type=0, topic_partitions=(kind(topic="a", partitions=(0, 9)),), timeout=MINUTE)
     (result,) = client.call(asked).replica_election_results
     assert [int(one.error_code) for one in result.partition_result] == [84, 3]
-    everything = of(cls, election_type=0, topic_partitions=None, timeout=MINUTE)
+    everything = fields_of(cls, election_type=0, topic_partitions=None, timeout=MINUTE)
     assert client.call(everything).replica_election_results == ()
 
 
@@ -334,7 +317,7 @@ def test_the_cluster_is_described(world: KafkaNode, client: KafkaClient, version
 
     def ask(**fields: Any) -> Any:
         fields = {"include_cluster_authorized_operations": False, "endpoint_type": 1, **fields}
-        return client.call(of(cls, **{"include_fenced_brokers": False, **fields}))
+        return client.call(fields_of(cls, **{"include_fenced_brokers": False, **fields}))
 
     answer = ask()
     assert (answer.cluster_id, int(answer.controller_id)) == (world.front.cluster_id, 1)
@@ -356,7 +339,7 @@ def test_sizes_on_disk_are_told(world: KafkaNode, client: KafkaClient, version: 
     size = len(encode_batch([(None, b"1", (), START_MS)]))
     (found,) = folder.topics
     assert [(int(one.partition_index), one.partition_size) for one in found.partitions] == [(0, 0), (1, size)]
-    kind = inner(cls, "topics")
+    kind = nested(cls, "topics")
     asked = (kind(topic="a", partitions=(1, 9)), kind(topic="none", partitions=(0,)))
     (folder,) = client.call(cls(topics=asked)).results
     assert [[int(one.partition_index) for one in topic.partitions] for topic in folder.topics] == [[1]]
@@ -369,10 +352,10 @@ def test_there_are_no_access_rules(client: KafkaClient, version: int) -> None:
     answer = client.call(request(29, version)(**pattern, **who))
     assert (int(answer.error_code), answer.resources) == (54, ())
     delete = request(31, version)
-    one = inner(delete, "filters")(**pattern, **who)
+    one = nested(delete, "filters")(**pattern, **who)
     assert [int(result.error_code) for result in client.call(delete(filters=(one, one))).filter_results] == [54, 54]
     create = request(30, version)
-    rule = inner(create, "creations")(
+    rule = nested(create, "creations")(
         resource_type=2, resource_name="a", resource_pattern_type=3, principal="User:ada", host="*", operation=3,
         permission_type=3,
     )  # fmt: skip
@@ -387,10 +370,10 @@ def test_without_a_quorum_everything_is_answered(world: KafkaNode, client: Kafka
     assert int(client.call(describe(4, TOPIC, "a")).results[0].error_code) == 19
     assert int(client.call(alter(INCREMENTAL, 1, TOPIC, "a", ("retention.ms", 0, "5"))).responses[0].error_code) == 19
     cls = request(DELETE_RECORDS, 2)
-    kind = inner(cls, "topics")
-    wanted = (inner(kind, "partitions")(partition_index=0, offset=1),)
+    kind = nested(cls, "topics")
+    wanted = (nested(kind, "partitions")(partition_index=0, offset=1),)
     (result,) = client.call(cls(topics=(kind(name="a", partitions=wanted),), timeout=MINUTE)).topics
     assert int(result.partitions[0].error_code) == 19
     cls = request(DELETE, 6)
-    (gone,) = client.call(cls(topics=(inner(cls, "topics")(name="a", topic_id=None),), timeout=MINUTE)).responses
+    (gone,) = client.call(cls(topics=(nested(cls, "topics")(name="a", topic_id=None),), timeout=MINUTE)).responses
     assert int(gone.error_code) == 19

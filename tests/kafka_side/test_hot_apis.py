@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import struct
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import pytest
-from kafka_world import KafkaClient, KafkaNode, encoded, request
+from kafka_world import KafkaClient, KafkaNode, encoded, fields_of, nested, request, versions
 
 from corgi.base.batch import ATTRIBUTE_CONTROL, HEADER, parse_header
 from corgi.base.records import decode_batch, encode_batch, sign
@@ -15,24 +15,6 @@ from corgi.kafka.table import APIS
 from one_node import START_MS
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, INIT_PRODUCER_ID = 0, 1, 2, 3, 18, 22
-
-
-def versions(key: int) -> range:
-    lowest, highest = APIS[key].versions
-    return range(lowest, highest + 1)
-
-
-def fields_of(cls: Any, **fields: Any) -> Any:
-    """An instance of one of kio's structs with those of ``fields`` that its version has."""
-    return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
-
-
-def nested(cls: Any, field: str) -> Any:
-    """The class of the elements of an array field."""
-    kind = cls.__annotations__[field]
-    if get_origin(kind) is not tuple:  # or null
-        kind = get_args(kind)[0]
-    return get_args(kind)[0]
 
 
 def milliseconds(number: int) -> Any:

@@ -86,7 +86,7 @@ async def test_many_that_announce_much_and_dribble_cost_little(broker: Broker) -
     arrived = 54 * len(writers)
     while sum(one.bytes_received for one in listener.connections) < arrived:  # noqa: ASYNC110 - nobody signals it
         await asyncio.sleep(0)
-    held = [connection.receiver.held() for connection in listener.connections]  # type: ignore[attr-defined]
+    held = [connection.receiver.held() for connection in listener.connections]
     assert len(held) == len(writers)
     assert max(held) <= EAGER_BYTES
     for writer in writers:

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import pytest
-from kafka_world import KafkaClient, KafkaNode, encoded, request
+from kafka_world import KafkaClient, KafkaNode, encoded, fields_of, nested, request, versions
 
 from corgi.base.ids import TopicId
 from corgi.base.records import encode_batch, restamped
 from corgi.kafka.apis import describe_transactions
 from corgi.kafka.codec import Reader, read_body
-from corgi.kafka.table import APIS
 from corgi.wire.messages import Produce
 from one_node import START_MS
 
 INIT, ADD, ADD_OFFSETS, END, COMMIT_OFFSETS, PRODUCERS, DESCRIBE, LIST = 22, 24, 25, 26, 28, 61, 65, 66
-
-
-def versions(key: int) -> range:
-    lowest, highest = APIS[key].versions
-    return range(lowest, highest + 1)
-
-
-def fields_of(cls: Any, **fields: Any) -> Any:
-    return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
-
-
-def nested(cls: Any, field: str) -> Any:
-    kind = cls.__annotations__[field]
-    if get_origin(kind) is not tuple:
-        kind = get_args(kind)[0]
-    return get_args(kind)[0]
 
 
 class Producer:

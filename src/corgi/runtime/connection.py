@@ -18,7 +18,7 @@ from corgi.base.limits import CLIENT_OUTPUT_LOW, MIB
 from corgi.runtime.turn import Turn
 from corgi.wire.frame import Frame
 from corgi.wire.outbox import Outbox
-from corgi.wire.receiver import Receiver, Scratch
+from corgi.wire.receiver import Receiver, Receiving, Scratch
 
 FRAMES_PER_TURN = 128
 BYTES_PER_TURN = 1 * MIB
@@ -57,24 +57,14 @@ class Owner(Protocol):
         ...
 
 
-class FrameReceiver(Protocol):
-    """From bytes to frames, as ``wire.receiver.Receiver`` does for the native protocol."""
-
-    failure: CorgiError | None
-
-    def get_buffer(self, hint: int = -1) -> memoryview: ...
-
-    def received(self, count: int) -> list[Frame]: ...
-
-
 class FrameConnection(asyncio.BufferedProtocol):
     """A connection; ``owner`` must be set before the first frame comes. ``outbox`` may be filled directly, then
     ``written`` must be called."""
 
-    def __init__(self, turn: Turn, scratch: Scratch, output_max: int, receiver: FrameReceiver | None = None) -> None:
+    def __init__(self, turn: Turn, scratch: Scratch, output_max: int, receiver: Receiving | None = None) -> None:
         self.owner: Owner
         self.outbox = Outbox()
-        self.receiver = receiver or Receiver(scratch)
+        self.receiver: Receiving = receiver or Receiver(scratch)
         self.remote = "?"
         self.closed = False
         self.bytes_received = 0

@@ -1,4 +1,4 @@
-"""What every listening port does, whatever is spoken there: its socket, its connections, a look at each now and then."""
+"""What every listening port does, whatever is spoken there: its socket, its connections, and a look at each of them."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ connection is limited to HELLO_BYTES_MAX. After a malformed frame nothing is rec
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from corgi.base.errors import CorgiError
 from corgi.base.limits import FRAME_BYTES_MAX, HEADER_BYTES_MAX, HELLO_BYTES_MAX, KIB
 from corgi.wire.frame import FRAME, FRAME_BYTES, LENGTH_BYTES, Frame
@@ -34,40 +36,18 @@ class Scratch:
         self.view = memoryview(bytearray(size))
 
 
-class Receiver:
-    """The receiving half of one connection.
+class Receiving(ABC):
+    """What receivers of any framing share: the scratch, and a buffer of its own for a large frame that is incomplete.
 
     The caller fills ``get_buffer()`` from the start and tells how much by ``received()`` before any other receiver of
     the same scratch is asked: what an event loop does by itself. ``failure`` is set when the bytes turned out not to be
     frames; the frames before that are still returned.
     """
 
-    __slots__ = (
-        "_buffer",
-        "_filled",
-        "_frame_bytes_max",
-        "_limit",
-        "_need",
-        "_rest",
-        "_scratch",
-        "_view",
-        "eager_bytes",
-        "failure",
-        "header_bytes_max",
-    )
+    __slots__ = ("_buffer", "_filled", "_need", "_rest", "_scratch", "_view", "eager_bytes", "failure")
 
-    def __init__(
-        self,
-        scratch: Scratch,
-        *,
-        frame_bytes_max: int = FRAME_BYTES_MAX,
-        header_bytes_max: int = HEADER_BYTES_MAX,
-        eager_bytes: int = EAGER_BYTES,
-    ) -> None:
+    def __init__(self, scratch: Scratch, eager_bytes: int) -> None:
         self._scratch = scratch.view
-        self._frame_bytes_max = frame_bytes_max
-        self.header_bytes_max = header_bytes_max
-        self._limit = HELLO_BYTES_MAX  # of the first frame; then frame_bytes_max
         self._rest = b""  # the incomplete small frame
         self._buffer: bytearray | None = None  # the incomplete large frame
         self._view = memoryview(b"")  # of _buffer
@@ -101,9 +81,7 @@ class Receiver:
         if self._filled < self._need:
             return []
         view, self._buffer, self._view = self._view, None, memoryview(b"")
-        _, correlation, header_bytes, kind, _, _ = FRAME.unpack_from(view)
-        body = FRAME_BYTES + header_bytes
-        return [Frame(kind, correlation, view[FRAME_BYTES:body], view[body:])]
+        return [self._whole(view)]
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Receive bytes that lie elsewhere: for transports that bring their own buffers, and for tests."""
@@ -120,6 +98,54 @@ class Receiver:
     def held(self) -> int:
         """Bytes of memory that this connection's incomplete frame occupies."""
         return len(self._rest) if self._buffer is None else len(self._buffer)
+
+    @abstractmethod
+    def _cut(self, end: int) -> list[Frame]:
+        """Copy out the complete frames of the scratch's first ``end`` bytes; ``_remember`` the incomplete last one."""
+
+    @abstractmethod
+    def _whole(self, view: memoryview) -> Frame:
+        """The frame that these bytes are."""
+
+    def _remember(self, at: int, end: int, need: int) -> None:
+        """Keep the incomplete frame at ``at`` in the scratch, of ``need`` bytes if that is known, else 0."""
+        if need <= SMALL_BYTES:
+            self._rest = bytes(self._scratch[at:end])
+            return
+        self._rest = b""
+        self._need = need
+        self._filled = end - at
+        self._allocate(self._scratch[at:end])
+
+    def _grow(self) -> None:
+        self._allocate(self._view[: self._filled])
+
+    def _allocate(self, arrived: memoryview) -> None:
+        """A larger buffer for the large frame, beginning with what has arrived of it."""
+        buffer = bytearray(min(self._need, max(self.eager_bytes, GROWTH * len(arrived))))
+        view = memoryview(buffer)
+        view[: len(arrived)] = arrived
+        self._buffer = buffer
+        self._view = view
+
+
+class Receiver(Receiving):
+    """The receiving half of one connection of the native protocol."""
+
+    __slots__ = ("_frame_bytes_max", "_limit", "header_bytes_max")
+
+    def __init__(
+        self,
+        scratch: Scratch,
+        *,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        header_bytes_max: int = HEADER_BYTES_MAX,
+        eager_bytes: int = EAGER_BYTES,
+    ) -> None:
+        super().__init__(scratch, eager_bytes)
+        self._frame_bytes_max = frame_bytes_max
+        self.header_bytes_max = header_bytes_max
+        self._limit = HELLO_BYTES_MAX  # of the first frame; then frame_bytes_max
 
     def _cut(self, end: int) -> list[Frame]:
         """Copy out the complete frames of the scratch's first ``end`` bytes; keep the incomplete last one."""
@@ -150,34 +176,21 @@ class Receiver:
             self._keep(at, end)
         return frames
 
+    def _whole(self, view: memoryview) -> Frame:
+        _, correlation, header_bytes, kind, _, _ = FRAME.unpack_from(view)
+        body = FRAME_BYTES + header_bytes
+        return Frame(kind, correlation, view[FRAME_BYTES:body], view[body:])
+
     def _keep(self, at: int, end: int) -> None:
-        """Remember the incomplete frame in the scratch's bytes from ``at`` to ``end``."""
-        scratch = self._scratch
-        have = end - at
+        """Remember the incomplete frame, if it can be one."""
         need = 0
-        if have >= LENGTH_BYTES:
-            need = int.from_bytes(scratch[at : at + LENGTH_BYTES]) + LENGTH_BYTES
+        if end - at >= LENGTH_BYTES:
+            need = int.from_bytes(self._scratch[at : at + LENGTH_BYTES]) + LENGTH_BYTES
             if not FRAME_BYTES <= need <= self._limit:
                 self._fail(need, 0)
                 return
-        if need <= SMALL_BYTES or have < FRAME_BYTES:
-            self._rest = bytes(scratch[at:end])
-            return
-        self._rest = b""
-        self._need = need
-        self._filled = have
-        self._allocate(scratch[at:end])
-
-    def _grow(self) -> None:
-        self._allocate(self._view[: self._filled])
-
-    def _allocate(self, arrived: memoryview) -> None:
-        """A larger buffer for the large frame, beginning with what has arrived of it."""
-        buffer = bytearray(min(self._need, max(self.eager_bytes, GROWTH * len(arrived))))
-        view = memoryview(buffer)
-        view[: len(arrived)] = arrived
-        self._buffer = buffer
-        self._view = view
+        # Its header is looked at before it gets a buffer of its own.
+        self._remember(at, end, need if end - at >= FRAME_BYTES else 0)
 
     def _fail(self, size: int, header_bytes: int) -> None:
         """From here on nothing is a frame: name what is wrong."""
