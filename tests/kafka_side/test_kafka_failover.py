@@ -23,7 +23,7 @@ from corgi.server.local import LocalCluster, LocalOptions
 STEADY = Path(__file__).parent / "clients" / "steady.py"
 CLIENTS = ["confluent", "aiokafka", "kafka-python"]
 BEFORE_S, AFTER_S = 1.0, 2.5
-PAUSE_S_MAX = 3.0  # of a machine that does much else; benchmarks/kafka.py measures
+PAUSE_S_MAX = 3.0  # of a machine that does much else; pytest -s shows the pauses
 
 
 @pytest.fixture
