@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import NODES_MAX
@@ -23,7 +24,6 @@ from corgi.chaos.faults import GAP_MAX_S, KINDS, Kind, Victim
 from corgi.chaos.health import busiest, wait_healthy
 from corgi.chaos.logs import leaderships
 from corgi.chaos.namespaces import Namespaces
-from corgi.chaos.network import NetworkKind
 from corgi.chaos.recorder import Recorder
 from corgi.chaos.schedule import Turn, turns
 from corgi.chaos.work import name_of
@@ -89,7 +89,7 @@ class ChaosOptions:
                 raise CorgiError("invalid-argument", f"{fault}: proxies cannot lose packets", hint=hint)
 
     @property
-    def network_kind(self) -> NetworkKind:
+    def network_kind(self) -> Literal["namespaces", "proxies"]:
         return "proxies" if self.network is None else "namespaces"
 
     @property

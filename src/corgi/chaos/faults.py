@@ -18,7 +18,7 @@ from corgi.base.errors import CorgiError
 from corgi.chaos import disks
 from corgi.chaos.cluster import ChaosCluster
 from corgi.chaos.logs import has_event
-from corgi.chaos.network import CLIENTS
+from corgi.chaos.network import CLIENTS, PacketNetwork
 from corgi.log.record import LogIdentity
 
 Part: TypeAlias = Literal["process", "links", "disk"]
@@ -178,11 +178,13 @@ async def slow_links(victim: Victim) -> str:
 
 
 async def lossy_links(victim: Victim) -> str:
+    network = victim.cluster.network
+    assert isinstance(network, PacketNetwork)
     told = {}
     for other in victim.others:
         for source, target in ((victim.node, other), (other, victim.node)):
             loss, twice, astray = (victim.chance.choice(SHARES) for _ in range(3))
-            victim.cluster.network.lose(source, target, loss=loss, twice=twice, astray=astray)
+            network.lose(source, target, loss=loss, twice=twice, astray=astray)
             told[f"{source}→{target}"] = f"{loss:.0%} lost, {twice:.0%} twice, {astray:.0%} astray"
     return await _over(victim) + "; " + ", ".join(f"{way}: {how}" for way, how in told.items())
 
@@ -322,4 +324,4 @@ async def _over(victim: Victim) -> str:
     network.heal(reset=broken)
     if broken:
         return "connections broke"
-    return "what was lost was sent again" if network.loses_packets else "what was sent came late"
+    return "what was lost was sent again" if isinstance(network, PacketNetwork) else "what was sent came late"

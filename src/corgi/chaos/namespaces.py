@@ -17,24 +17,20 @@ from typing import Literal, cast
 from corgi.base.errors import CorgiError
 from corgi.chaos.commanded import Commanded
 from corgi.chaos.namespace import standing_in
-from corgi.chaos.network import CLIENTS, Network
+from corgi.chaos.network import CLIENTS, PacketNetwork
 from corgi.chaos.switch import CALM, Condition
 
 _SUBNET = "10.77.0"
 _CLIENTS_HOST, _OBSERVER_HOST = 100, 101
 
 
-class Namespaces(Network):
+class Namespaces(PacketNetwork):
     """Use ``made`` to get one."""
-
-    kind = "namespaces"
-    loses_packets = True
 
     def __init__(self, nodes: int) -> None:
         """Raises CorgiError "invalid-argument" when the kernel or the privileges do not suffice."""
         super().__init__(range(1, nodes + 1))
         ends = [self.host(end) for end in (CLIENTS, *self.nodes)] + [f"{_SUBNET}.{_OBSERVER_HOST}"]
-        self._ends = (CLIENTS, *self.nodes)
         seed = random.SystemRandom().randrange(2**32)
         self._process = Commanded("corgi.chaos.switch_process", {"ends": ends, "seed": seed})
         greeting = cast("dict[str, object]", self._process.greeting)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeAlias
 
 CLIENTS = 0  # stands for all clients where a node is expected
-NetworkKind: TypeAlias = Literal["namespaces", "proxies"]
 
 
 class Network(ABC):
     """Between any two nodes, and between the clients and each node, there is a link that can be broken."""
-
-    kind: NetworkKind
-    loses_packets = False  # links can lose, repeat and reorder what they carry
 
     def __init__(self, nodes: Iterable[int]) -> None:
         self.nodes: Sequence[int] = sorted(nodes)
@@ -26,10 +21,6 @@ class Network(ABC):
     @abstractmethod
     def slow(self, source: int, target: int, delay_s: float) -> None:
         """What ``source`` sends arrives so much later."""
-
-    def lose(self, source: int, target: int, *, loss: float, twice: float, astray: float) -> None:
-        """So often a packet of ``source`` is lost, comes twice, or is overtaken; only if ``loses_packets``."""
-        raise NotImplementedError
 
     @abstractmethod
     def refuse(self, one: int, other: int) -> None:
@@ -57,3 +48,11 @@ class Network(ABC):
         for other in others or self.nodes:
             if other != node:
                 self.cut(node, other)
+
+
+class PacketNetwork(Network):
+    """One that carries packets: what a link loses is lost, and to send it again is up to both ends."""
+
+    @abstractmethod
+    def lose(self, source: int, target: int, *, loss: float, twice: float, astray: float) -> None:
+        """So often a packet of ``source`` is lost, comes twice, or is overtaken."""

@@ -27,8 +27,6 @@ class _State:
 class Proxies(Network):
     """Made with the nodes' real ports; ``port(a, b)`` is where ``a`` believes ``b`` to listen."""
 
-    kind = "proxies"
-
     def __init__(self, ports: Mapping[int, int]) -> None:
         super().__init__(ports)
         nodes = self.nodes
