@@ -23,6 +23,16 @@ NEVER_S = 1e6
 REWRITE_BYTES_PER_S = 64 * 1024  # a small segment each second
 SCRUB_PAUSE_S = 1.0
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
+PORT = 7000  # of node 0, which there is not
+
+
+def address_of(node: NodeId) -> tuple[str, int]:
+    """Where clients are told to dial."""
+    return f"node-{node}", PORT + node
+
+
+def node_at(port: int) -> NodeId:
+    return NodeId(port - PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,7 @@ class Cluster:
             members=self.members,
             groups=self.options.groups,
             recovering=computer.recovering,
-            addresses={other: (f"node-{other}", 7000 + other) for other in self.members},
+            addresses={other: address_of(other) for other in self.members},
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
             snapshot_segments=self.options.snapshot_segments,

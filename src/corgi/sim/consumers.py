@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
@@ -43,6 +43,7 @@ from corgi.wire.transaction_messages import EndTransaction
 
 UNKNOWN_MEMBER = errors.BY_CODE["unknown-member"].number
 CHECKPOINT_MOVED = errors.BY_CODE["checkpoint-moved"].number
+INPUT, RESULTS = "work", "made"  # topics; results lie beside their input or elsewhere
 LOOK_S = 0.2
 ATTEMPTS = 3
 POISONED = 97  # of so many values one is never handled well
@@ -60,8 +61,6 @@ class Plan:
     """What a group is like. ``slices`` 1: whole partitions are shared out. Times in seconds."""
 
     group: str
-    topic: str
-    results: str  # the topic that lies beside it
     semantics: Semantics
     slices: int
     members: int
@@ -87,8 +86,6 @@ def draw(chance: Random, number: int, semantics: Semantics) -> Plan:
     stalls = chance.random() < 0.4 and semantics != AT_MOST_ONCE
     return Plan(
         group=f"g{number}",
-        topic="work",
-        results="made",
         semantics=semantics,
         slices=SLICES_SHARED if shared else 1,
         members=chance.choice((1, 2, 2, 3, 4)),
@@ -136,7 +133,7 @@ class Member:
         self.machine: Machine | None = None
         self.lives = 0
         self._working: dict[int, Work] = {}
-        self._held: dict[int, tuple[Any, int]] = {}  # by slice and partition: as what, for the how manyth time
+        self._held: dict[tuple[int, int], tuple[Any, int]] = {}  # by partition and slice: as what, for which time
         self._counted = 0
 
     # ---- lives
@@ -144,7 +141,7 @@ class Member:
     def begin(self) -> None:
         if self.machine is not None or not self.team.open:
             return
-        if not self.scene.topics[self.team.plan.topic].id:
+        if not self.scene.topics[INPUT].id:
             self.world.after(LOOK_S, self.begin)
             return
         self.lives += 1
@@ -194,7 +191,7 @@ class Member:
             await run_handler(
                 machine.shell,
                 self._handle,
-                plan.topic,
+                INPUT,
                 group=plan.group,
                 concurrency=plan.concurrency,
                 order="key",
@@ -261,16 +258,15 @@ class Member:
         values = results_of(plan, message.value)
         result = Result(plan.group, machine.name, partition, message.offset, values, self.world.now)
         self.scene.history.results.append(result)
-        return [Message(plan.results, partition.number, key=message.key, value=value) for value in values]
+        return [Message(RESULTS, partition.number, key=message.key, value=value) for value in values]
 
     def _process(self, machine: Machine, message: Any) -> str:
         """Who begins a unit again at its checkpoint does again what lies behind it: another process."""
         unit = (message.partition, message.held.slice)
-        number = unit[0] * 1000 + unit[1]
-        held, life = self._held.get(number, (None, 0))
+        held, life = self._held.get(unit, (None, 0))
         if held is not message.held:
             life += 1
-            self._held[number] = (message.held, life)
+            self._held[unit] = (message.held, life)
         return f"{machine.name}/{message.held.slice}/{life}"
 
     def _note(self, work: Work, outcome: str) -> None:
@@ -291,8 +287,8 @@ class Member:
         if isinstance(message, GroupHeartbeat) and isinstance(answer, GroupHeartbeatReply):
             if answer.assignment is not None:
                 self._count("rebalances")
-                held = {(one.topic, one.partition, one.slice): one.owner_epoch for one in answer.assignment}
-                self.team.took(self.name, held, self._count)
+                held = [(one.topic, one.partition, one.slice) for one in answer.assignment]
+                self._count("units_moved", self.team.took(self.name, held))
             elif answer.error == UNKNOWN_MEMBER:
                 self._count("members_unknown")
         elif isinstance(message, EndTransaction) and message.commit and not getattr(answer, "error", 1):
@@ -339,13 +335,11 @@ class Team:
     def running(self) -> list[Machine]:
         return [machine for machine in self.every if machine.alive]
 
-    def took(self, member: str, units: Mapping[tuple[TopicId, int, int], int], count: Any) -> None:
-        for unit in units:
-            owner = self._owners.get(unit)
-            if owner != member:
-                self._owners[unit] = member
-                if owner is not None:
-                    count("units_moved")
+    def took(self, member: str, units: Sequence[tuple[TopicId, int, int]]) -> int:
+        """How many of these units another member had before."""
+        before = [self._owners.get(unit, member) for unit in units]
+        self._owners.update(dict.fromkeys(units, member))
+        return sum(owner != member for owner in before)
 
     # ---- how far it is
 
@@ -362,7 +356,7 @@ class Team:
         return [
             f"{send.partition}@{send.offset + index}"
             for send in self.scene.history.sends
-            if send.partition.topic == self.plan.topic and send.status == OK and send.offset >= 0
+            if send.partition.topic == INPUT and send.status == OK and send.offset >= 0
             for index, value in enumerate(send.values)
             if not self.passes(send.partition, send.offset + index, value)
         ]
@@ -370,7 +364,7 @@ class Team:
     def tell(self) -> None:
         """Put the checkpoints into the history: those of slices as one for each partition, for the messages there."""
         for number in range(self._topic.open):
-            partition = Partition(self.plan.topic, number)
+            partition = Partition(INPUT, number)
             replicas = self.scene.history.final.get(partition)
             if not replicas:
                 continue
@@ -386,4 +380,4 @@ class Team:
 
     @property
     def _topic(self) -> Topic:
-        return self.scene.topics[self.plan.topic]
+        return self.scene.topics[INPUT]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from corgi.history.model import Partition
 from corgi.sim import transactors
 from corgi.sim.clients import Client
-from corgi.sim.consumers import SEMANTICS, Team, draw
+from corgi.sim.consumers import INPUT, RESULTS, SEMANTICS, Team, draw
 from corgi.sim.machines import Machine
 from corgi.sim.scene import Scene, Topic
 from corgi.sim.transactors import FERRY, Transactor, ferry_checkpoints
@@ -74,32 +74,31 @@ class Crowd:
         self.teams: list[Team] = []
         self.transactors: list[Transactor] = []
         self.inspector = Inspector(scene, "inspector")
-        self._topics: list[tuple[float, Topic]] = []
+        self.topics: list[Topic] = []  # to be made at the beginning
         self._phase = "working"
         self._waiting = 0  # questions without an answer
         self._undone: list[str] = []
         self._ferry: tuple[CursorInfo, ...] = ()
         if some:
-            self._topic("work", chance.choice((1, 2, 3, 4)), keyed=True)
-            beside = "work" if chance.random() < 0.7 else ""  # otherwise results take two phases
-            self._topic("made", self.scene.topics["work"].partitions, beside=beside)
-            scene.history.sparse |= {Partition("made", number) for number in range(4)}
+            work = self._topic(INPUT, chance.choice((1, 2, 3, 4)), keyed=True)
+            beside = INPUT if chance.random() < 0.7 else ""  # otherwise results take two phases
+            self._topic(RESULTS, work.partitions, beside=beside, sparse=True)
             for number, semantics in enumerate(chance.sample(SEMANTICS, chance.choice((1, 1, 2)))):
                 self.teams.append(Team(scene, draw(chance, number, semantics)))
         if acts:
-            topic = self._topic(transactors.TOPIC, chance.choice((2, 3, 4)))
-            scene.history.sparse |= {Partition(topic.name, number) for number in range(topic.partitions)}
+            self._topic(transactors.TOPIC, chance.choice((2, 3, 4)), sparse=True)
             plans = transactors.draw(chance, chance.choice((1, 2, 2, 3)), ferries=some and chance.random() < 0.7)
             self.transactors = [Transactor(scene, plan) for plan in plans]
 
-    def _topic(self, name: str, partitions: int, *, beside: str = "", keyed: bool = False) -> Topic:
+    def _topic(
+        self, name: str, partitions: int, *, beside: str = "", keyed: bool = False, sparse: bool = False
+    ) -> Topic:
+        """``sparse``: transactions end in it, and their marks take offsets."""
         topic = self.scene.topics[name] = Topic(name, partitions, colocate_with=beside, keyed=keyed)
+        self.topics.append(topic)
+        if sparse:
+            self.scene.history.sparse |= {Partition(name, number) for number in range(partitions)}
         return topic
-
-    @property
-    def topics(self) -> list[Topic]:
-        """To be made at the beginning."""
-        return [topic for topic in self.scene.topics.values() if topic.name in ("work", "made", transactors.TOPIC)]
 
     def start(self, until: float) -> None:
         if self.teams or self.transactors:

@@ -64,9 +64,8 @@ class Faults:
 
     def _at_least_one(self) -> None:
         """A run in which nothing befell the cluster proves nothing."""
-        if not self.injected and self._inject["kill"]():
-            self.injected += 1
-            self.cluster.count("fault kill")
+        if not self.injected:
+            self._try("kill")
 
     def heal(self) -> None:
         """End every fault and start every node."""
@@ -100,6 +99,9 @@ class Faults:
         kind = self.chance.choice(self.enabled)
         if not self.injected and self.world.now > LATE_S:
             kind = "kill"  # what the seed drew cannot happen in this cluster
+        self._try(kind)
+
+    def _try(self, kind: str) -> None:
         if self._inject[kind]():
             self.injected += 1
             self.cluster.count(f"fault {kind}")

@@ -12,19 +12,25 @@ from functools import partial
 from typing import Any
 
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
-from corgi.base.limits import FRAME_BYTES_MAX
 from corgi.client.core.client import Client
 from corgi.client.core.links import Address, Answer, Done
 from corgi.client.core.options import ClientOptions
 from corgi.client.shell import Shell
-from corgi.sim.cluster import CLUSTER
+from corgi.sim.cluster import address_of, node_at
 from corgi.sim.loop import SimLoop
 from corgi.sim.scene import Scene
-from corgi.sim.sdk import BATCH_BYTES, DIAL_S, PREFETCH_BYTES, REQUEST_BYTES, SimLink
+from corgi.sim.sdk import (
+    BATCH_BYTES,
+    DIAL_S,
+    PREFETCH_BYTES,
+    PUBLISH_TIMEOUT_S,
+    REQUEST_BYTES,
+    REQUEST_TIMEOUT_S,
+    SimLink,
+)
 from corgi.sim.sessions import SimSession
 from corgi.sim.world import WALL_AT_ZERO_MS, World
-from corgi.wire.messages import HelloReply, WireMessage
+from corgi.wire.messages import WireMessage
 
 CLIENT_FAILED = "client-failed"
 RESTART_S = 0.3
@@ -104,15 +110,10 @@ class SimShell(Shell):
         if not self.machine.alive or self.core.closed:
             self.core.dial_failed(address, CorgiError("unreachable", "the client is closed"))
             return
-        node = NodeId(address.port - 7000)
-        link = LoopLink(self, partial(self.machine.scene.front.connect, node))
-        if link.session is not None:
-            self.links = [other for other in self.links if other.up]
-            self.links.append(link)
-            self.core.link_up(link, HelloReply(1, CLUSTER.hex(), node, FRAME_BYTES_MAX), address)
-        else:
-            self.core.dial_failed(address, CorgiError("unreachable", f"nobody listens at {address}"))
-        self.wake()
+        link = LoopLink(self, partial(self.machine.scene.front.connect, node_at(address.port)))
+        if link.up:
+            self.links = [*(other for other in self.links if other.up), link]
+        link.tell_dialed(address)
 
     def fail(self, fault: Exception) -> None:
         self.machine.failed(f"the SDK met a fault of its own: {fault!r}")
@@ -134,14 +135,14 @@ class Machine:
         self._ended = ended
         self.loop = SimLoop(self.world, self.failed)
         options = ClientOptions(
-            publish_timeout_s=6.0,
-            request_timeout_s=3.0,
+            publish_timeout_s=PUBLISH_TIMEOUT_S,
+            request_timeout_s=REQUEST_TIMEOUT_S,
             connect_timeout_s=2.0,
             prefetch_bytes=PREFETCH_BYTES,
             batch_bytes=BATCH_BYTES,
             request_bytes=REQUEST_BYTES,
         )
-        seeds = [Address(f"node-{node}", 7000 + node) for node in scene.nodes]
+        seeds = [Address(*address_of(node)) for node in scene.nodes]
         with self.loop.running():
             self.stop = asyncio.Event()
             self.shell = SimShell(self, options, seeds)
@@ -173,10 +174,6 @@ class Machine:
         self.kill(silently=True)
         if not self.loop.wind_up(self._task):
             raise AssertionError(f"{self.name} does not come to an end")
-
-    @property
-    def done(self) -> bool:
-        return self._task.done()
 
     # ---- within
 

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
-from corgi.base.ids import NodeId
 from corgi.base.limits import FRAME_BYTES_MAX
 from corgi.base.records import iter_batch
 from corgi.client.core.batch import Outcome
@@ -22,7 +21,7 @@ from corgi.client.core.options import ClientOptions
 from corgi.client.core.subscriber import Start, Subscription
 from corgi.history.model import FAILED, OK, UNKNOWN, Partition, Read, Send
 from corgi.sim.clients import identity_of
-from corgi.sim.cluster import CLUSTER
+from corgi.sim.cluster import CLUSTER, address_of, node_at
 from corgi.sim.records import make, note_keys
 from corgi.sim.scene import Scene
 from corgi.sim.sessions import SimSession
@@ -75,6 +74,15 @@ class SimLink:
     @property
     def up(self) -> bool:
         return self._session is not None
+
+    def tell_dialed(self, address: Address) -> None:
+        """Tell the client what came of dialling."""
+        if self.up:
+            hello = HelloReply(1, CLUSTER.hex(), node_at(address.port), FRAME_BYTES_MAX)
+            self._shell.client.link_up(self, hello, address)
+        else:
+            self._shell.client.dial_failed(address, CorgiError("unreachable", f"nobody listens at {address}"))
+        self._shell.wake()
 
     # ---- Link
 
@@ -148,7 +156,7 @@ class SdkClient:
             request_bytes=REQUEST_BYTES,
             hedge_s=self.chance.choice((0.05, 0.25)),
         )
-        seeds = [Address(f"node-{node}", 7000 + node) for node in self.chance.sample(scene.nodes, 1)]
+        seeds = [Address(*address_of(node)) for node in self.chance.sample(scene.nodes, 1)]
         self.client = Client(options, seeds, clock=self, chance=self.chance.random, dialer=self, wake=self.wake)
         self._flush_due = False
         self._deadline = float("inf")
@@ -179,14 +187,8 @@ class SdkClient:
         self.world.after(DIAL_S * (0.5 + self.chance.random()), self._dialed, address)
 
     def _dialed(self, address: Address) -> None:
-        node = NodeId(address.port - 7000)
-        link = SimLink(self, lambda listener: self.scene.front.connect(node, listener))
-        if link.up:
-            hello = HelloReply(1, CLUSTER.hex(), node, FRAME_BYTES_MAX)
-            self.client.link_up(link, hello, address)
-        else:
-            self.client.dial_failed(address, CorgiError("unreachable", f"nobody listens at {address}"))
-        self.wake()
+        link = SimLink(self, partial(self.scene.front.connect, node_at(address.port)))
+        link.tell_dialed(address)
 
     def soon(self, call: Callable[..., None], *arguments: object) -> None:
         """In the next turn."""

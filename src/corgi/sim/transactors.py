@@ -22,6 +22,7 @@ from corgi.client.publishing import Publisher
 from corgi.client.topics import ask_for
 from corgi.history.model import EXACTLY_ONCE, FAILED, NEVER, OK, OPEN, UNKNOWN, Checkpoint, Partition, Result
 from corgi.history.model import Transaction as Told
+from corgi.sim.consumers import INPUT
 from corgi.sim.machines import Machine
 from corgi.sim.scene import Scene
 from corgi.sim.world import WALL_AT_ZERO_MS
@@ -31,7 +32,6 @@ from corgi.wire.messages import Produce, ProduceReply, WireMessage
 
 TOPIC = "acts"
 FERRY = "ferry"
-FERRIED = "work"
 PATIENCE_MS = 2_500
 LIFE_MS = (400, 1_200, 3_000)
 BETWEEN_S = 0.3
@@ -43,7 +43,7 @@ Place = tuple[Partition, TopicId]
 
 @dataclass(frozen=True, slots=True)
 class TransactorPlan:
-    """``name``: transactional, perhaps shared; ``kills``: how often a life ends early."""
+    """``name``: transactional, perhaps shared; ``life_s``: the mean time until something befalls a life."""
 
     number: int
     name: str
@@ -189,7 +189,7 @@ class Transactor:
 
     async def _ferry(self, machine: Machine, acts: Acts) -> None:
         """What is made of some offsets of a topic, and the checkpoint behind them: without any membership."""
-        places = [place for place in self.scene.partitions() if place[0].topic == FERRIED]
+        places = [place for place in self.scene.partitions() if place[0].topic == INPUT]
         if not places:
             return
         source, topic = self.chance.choice(places)
@@ -325,9 +325,9 @@ _EXPECTED = frozenset({
 
 def ferry_checkpoints(scene: Scene, cursors: Sequence[CursorInfo]) -> list[Checkpoint]:
     """Where the ferries are at the end."""
-    topic = scene.topics[FERRIED]
+    topic = scene.topics[INPUT]
     return [
-        Checkpoint(FERRY, Partition(FERRIED, cursor.partition), max(0, cursor.offset), cursor.ranges, EXACTLY_ONCE)
+        Checkpoint(FERRY, Partition(INPUT, cursor.partition), max(0, cursor.offset), cursor.ranges, EXACTLY_ONCE)
         for cursor in cursors
         if cursor.topic == topic.id
     ]
