@@ -3,14 +3,17 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from corgi.base.errors import CorgiError
-from corgi.bench.backlog import BacklogOptions, backlog, blocked_key
+from corgi.bench import backlog as backlog_module
+from corgi.bench.backlog import BacklogOptions, Handled, backlog, blocked_key
 from corgi.bench.echo import EchoOptions, echo
 from corgi.bench.failover import FailoverOptions, Publishes, failover, terms_ms
 from corgi.bench.memory import MemoryOptions, memory
@@ -113,6 +116,35 @@ def test_a_blocked_key_is_measured_beside_a_free_run(cluster: Target) -> None:
         told["blocked"]["latency"]["p50_ms"] / told["free"]["latency"]["p50_ms"], abs=0.001
     )
     assert (told["lost"], told["duplicated"], told["reordered"]) == (0, 0, 0)
+
+
+class Disorderly:
+    """A cluster that hands out what is there as ``numbers`` say."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+
+    async def run(
+        self, handler: Callable[[Any], Awaitable[None]], _topic: str, *, stop: asyncio.Event, **_: Any
+    ) -> None:
+        for number in self.numbers:
+            value = Stamps(100).value(number, 0.0)
+            await handler(SimpleNamespace(key=b"key-%d" % (number % 2), value=value))
+        await stop.wait()
+
+
+def test_messages_that_come_twice_or_out_of_order_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "PATIENCE_S", 2.0)
+    options = BacklogOptions(records=6, keys=2)
+
+    def measured(*numbers: int) -> dict[str, Any]:
+        mq: Any = Disorderly(*numbers)
+        return asyncio.run(Handled(mq, "topic", options, blocked=False).measure())
+
+    told = [measured(0, 1, 2, 3, 4, 5), measured(0, 3, 1, 1, 4, 2, 3, 5)]
+    assert [[run[key] for key in ("lost", "duplicated", "reordered")] for run in told] == [[0, 0, 0], [0, 2, 2]]
+    with pytest.raises(CorgiError, match="not enough"):
+        measured(0, 1, 2, 3, 4, 4)
 
 
 def test_members_that_come_and_go(cluster: Target) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corgi.base.errors import CorgiError
+from corgi.bench.audit import audit
 from corgi.bench.histogram import Histogram
 from corgi.bench.pace import schedule
 from corgi.bench.target import Target, check_count, fresh_topic, median_of
@@ -196,12 +197,12 @@ async def _run(target: Target, options: BacklogOptions, *, blocked: bool) -> dic
         await mq.topics.create(topic, partitions=options.partitions)
         try:
             await _fill(mq, topic, options)
-            return await _Handled(mq, topic, options, blocked=blocked).measure()
+            return await Handled(mq, topic, options, blocked=blocked).measure()
         finally:
             await mq.topics.delete(topic)
 
 
-class _Handled:
+class Handled:
     """One run of handlers, one key of which may be blocked until ``measure`` lets it go."""
 
     def __init__(self, mq: Corgi, topic: str, options: BacklogOptions, *, blocked: bool) -> None:
@@ -212,10 +213,10 @@ class _Handled:
         self._go = asyncio.Event()
         self._stop = asyncio.Event()
         self._reached = asyncio.Event()
-        self._handled: dict[bytes, int] = {}  # the last number of each key
+        self._came: list[tuple[bytes, int]] = []  # key and number, as they came
+        self._known: set[int] = set()
         self._others = self._mine = 0
         self._enough: Callable[[], bool] = lambda: False
-        self._reordered = self._duplicated = 0
         self._latency: Histogram | None = None
         self._began = 0.0
         if not blocked:
@@ -244,12 +245,13 @@ class _Handled:
         finally:
             self._stop.set()
             await asyncio.wait((running,), timeout=PATIENCE_S)
+        verdict = audit(((_key(number, options), number) for number in range(total)), self._came)
         return {
             "records_per_s": round(self._counted(options.records) / seconds),
             "latency": latency.summary()._asdict(),
-            "lost": total - self._others - self._mine,
-            "duplicated": self._duplicated,
-            "reordered": self._reordered,
+            "lost": verdict.lost,
+            "duplicated": verdict.duplicated,
+            "reordered": verdict.reordered,
         }
 
     def _counted(self, total: int) -> int:
@@ -271,23 +273,20 @@ class _Handled:
         number, due_s = read_stamp(message.value)
         if key == self._slow:
             await self._go.wait()
-            self._mine += self._in_order(key, number)
+            self._mine += self._first_time(key, number)
         else:
-            self._others += self._in_order(key, number)
+            self._others += self._first_time(key, number)
             if self._latency is not None and due_s:
                 self._latency.record(now - due_s)
         if self._enough():
             self._reached.set()
 
-    def _in_order(self, key: bytes, number: int) -> int:
-        """1 for the next message of its key, 0 for one that came before."""
-        last = self._handled.get(key, -1)
-        if number <= last:
-            self._duplicated += number == last
-            self._reordered += number < last
-            return 0
-        self._handled[key] = number
-        return 1
+    def _first_time(self, key: bytes, number: int) -> int:
+        """1, or 0 for a message that came before."""
+        self._came.append((key, number))
+        known = len(self._known)
+        self._known.add(number)
+        return len(self._known) - known
 
     async def _until(self, enough: Callable[[], bool], running: asyncio.Task[None]) -> None:
         """Raises CorgiError "timeout"."""
