@@ -10,7 +10,7 @@ import pytest
 from corgi.base.errors import BY_NUMBER
 from corgi.base.ids import TopicId
 from corgi.base.records import restamped
-from corgi.broker.decisions import DONE, Decided, Decisions
+from corgi.broker.decisions import COMMIT, DONE, OPEN, Decided, Decisions
 from corgi.wire import group_messages as g
 from corgi.wire import messages as m
 from corgi.wire import transaction_messages as t
@@ -176,6 +176,22 @@ def test_a_transaction_of_nothing_ends_well() -> None:
     producer = Producer(node)
     producer.number += 1
     assert producer.end(commit=True) == "ok"
+
+
+def test_a_transaction_that_touched_nothing_is_carried_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, _ = two_partitions()
+    producer = Producer(node)
+    write = Decisions.write
+    written: list[int] = []
+
+    def spy(self: Decisions, name: str, before: Any, after: Decided, *more: Any) -> None:
+        written.append(after.state)
+        write(self, name, before, after, *more)
+
+    monkeypatch.setattr(Decisions, "write", spy)
+    assert producer.begin() == "ok"
+    assert producer.end(commit=True) == "ok"
+    assert written == [OPEN, COMMIT, DONE]
 
 
 def test_a_node_that_lags_behind_confirms_no_commit_of_a_transaction_that_it_has_yet_to_hear_of(

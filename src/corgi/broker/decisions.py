@@ -135,8 +135,6 @@ class Decisions:
         body = encode_marker(found.producer_id, found.epoch, found.number, now_ms, commit=commit)
         for group in groups:
             self._node.submit(group, CommandKind.MARKER, body, marks.ended, timeout_s=patience_s, makes_room=True)
-        if not groups:
-            self._node.later(lambda: then(OK, ""))
 
     # -- what the leader of a record's group does of itself -----------------------------------------------------------
 
