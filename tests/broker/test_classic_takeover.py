@@ -88,10 +88,12 @@ class World:
                 return answers[0]
         raise AssertionError("no answer")
 
-    def ask_join(self, member: str = "", instance: str = "", *, group: str = GROUP) -> list[Joined]:
+    def ask_join(
+        self, member: str = "", instance: str = "", *, group: str = GROUP, takes_ids: bool = False
+    ) -> list[Joined]:
         answers: list[Joined] = []
         request = Join(
-            member, instance, "c", "/h", 5_000, 10_000, "consumer", (("range", encode_subscription(["t"])),), False
+            member, instance, "c", "/h", 5_000, 10_000, "consumer", (("range", encode_subscription(["t"])),), takes_ids
         )
         self.cluster.nodes[self.home].requests.classic.join(self.client, group, request, answers.append)
         return answers
@@ -229,6 +231,21 @@ def test_a_name_belongs_to_one_kind_of_group_while_it_has_members(world: World) 
     _, _, generation = world.stable()
     assert generation > epochs, "who was an owner before is none any more"
     assert all(one == generation for _, one in world.owners().values())
+
+
+def test_a_topic_that_is_deleted_while_its_checkpoint_moves_is_told(world: World) -> None:
+    leader, _, generation = world.stable()
+    other = TopicId(world.call(m.CreateTopic("other", 4)).topic.topic)
+    world.take_turns()
+    node = world.cluster.nodes[world.home]
+    answers: list[list[int]] = []
+    held = Entry(world.topic, 0, 1, -1, "")
+    claimed = [Entry(other, number, 0, -1, "") for number in range(4)]
+    node.client_request(world.client, 0, m.DeleteTopic("t"), memoryview(b""))
+    node.requests.classic_commits.commit(
+        world.client, Committer(GROUP, leader, "", generation), [held, *claimed], 3.0, answers.append
+    )
+    assert [code(error) for error in world.wait(answers)] == ["unknown-topic", "", "", "", ""]
 
 
 def test_members_go_on_with_another_coordinator(world: World) -> None:

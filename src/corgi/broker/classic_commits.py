@@ -95,25 +95,15 @@ class ClassicCommits:
     ) -> None:
         """``done``: an error for each entry."""
         errors = [_fault(entry) for entry in entries]
-        units = {(one.topic, one.partition, 0): place for place, one in enumerate(entries) if not errors[place]}
+        places = {(one.topic, one.partition, 0): place for place, one in enumerate(entries) if not errors[place]}
 
-        def staked(stakes: Mapping[Unit, Stake | int]) -> None:
-            appends: dict[GroupId, list[tuple[int, bytes]]] = {}
-            for unit, place in units.items():
-                stake = stakes[unit]
-                if isinstance(stake, int):
-                    errors[place] = stake
-                    continue
-                entry = entries[place]
-                record = CheckpointRecord(
-                    *stake, entry.offset, (), entry.metadata, reset=True, leader_epoch=max(entry.leader_epoch, -1)
-                )
-                batch = encode_checkpoint(CursorKey(who.group, *unit), record, self._node.clock.wall_ms())
-                group = self._places.to_write(entry.topic, entry.partition).group
-                appends.setdefault(group, []).append((place, batch))
-            self._append(appends, errors, patience_s, lambda: done(errors))
+        def record_of(place: int, stake: Stake) -> CheckpointRecord:
+            entry = entries[place]
+            return CheckpointRecord(
+                *stake, entry.offset, (), entry.metadata, reset=True, leader_epoch=max(entry.leader_epoch, -1)
+            )
 
-        self.stake(client, who, list(units), patience_s, staked)
+        self._move(client, who, places, errors, record_of, patience_s, done)
 
     def forget(
         self,
@@ -124,21 +114,39 @@ class ClassicCommits:
         done: Callable[[list[int]], None],
     ) -> None:
         """End the cursors of units while the group is empty. ``done``: an error for each."""
-        errors = [OK] * len(units)
+        places = {unit: place for place, unit in enumerate(units)}
+        self._move(client, who, places, [OK] * len(units), lambda place, stake: None, patience_s, done)
+
+    def _move(
+        self,
+        client: ClientSession,
+        who: Committer,
+        places: Mapping[Unit, int],
+        errors: list[int],
+        record_of: Callable[[int, Stake], CheckpointRecord | None],
+        patience_s: float,
+        done: Callable[[list[int]], None],
+    ) -> None:
+        """Append a record for each unit, or (None) the end of its cursor; ``errors`` at its place tells what failed."""
 
         def staked(stakes: Mapping[Unit, Stake | int]) -> None:
             appends: dict[GroupId, list[tuple[int, bytes]]] = {}
-            for place, unit in enumerate(units):
+            now_ms = self._node.clock.wall_ms()
+            for unit, place in places.items():
                 stake = stakes[unit]
                 if isinstance(stake, int):
                     errors[place] = stake
                     continue
-                batch = encode_checkpoint(CursorKey(who.group, *unit), None, self._node.clock.wall_ms())
-                group = self._places.to_write(unit[0], unit[1]).group
+                try:
+                    group = self._places.to_write(unit[0], unit[1]).group
+                except CorgiError as error:  # its topic was deleted while others were claimed
+                    errors[place] = error.kind.number
+                    continue
+                batch = encode_checkpoint(CursorKey(who.group, *unit), record_of(place, stake), now_ms)
                 appends.setdefault(group, []).append((place, batch))
             self._append(appends, errors, patience_s, lambda: done(errors))
 
-        self.stake(client, who, units, patience_s, staked)
+        self.stake(client, who, list(places), patience_s, staked)
 
     def stake(
         self, client: ClientSession, who: Committer, units: Sequence[Unit], patience_s: float, done: OnStaked
