@@ -248,6 +248,24 @@ def test_a_topic_that_is_deleted_while_its_checkpoint_moves_is_told(world: World
     assert [code(error) for error in world.wait(answers)] == ["unknown-topic", "", "", "", ""]
 
 
+def test_a_name_goes_to_another_kind_of_group_only_when_everybody_is_answered(world: World) -> None:
+    node = world.cluster.nodes[world.home]
+    joined = world.ask_join()
+    node.flush()
+    for _ in range(100):
+        world.cluster.run(0.01)
+        seat = node.requests.reigns.begun(GROUP).classic.get(GROUP)
+        if seat is not None and seat.group.members and seat.busy:
+            break
+    assert seat is not None and seat.busy, "the record of the first generation is under way"
+    assert seat.group.leave(next(iter(seat.group.members)), "", node.clock.now()) == 0
+    native = g.GroupHeartbeat(GROUP, "n", 0, ("t",), session_ms=2_000)
+    node.client_request(world.client, 9_999, native, memoryview(b""))
+    world.wait(joined)
+    assert code(world.client.answers[9_999].error) == "unsettled"
+    assert world.call(native).error == 0
+
+
 def test_members_go_on_with_another_coordinator(world: World) -> None:
     leader, other, generation = world.stable()
     assert world.commit(leader, generation, 0, 4) == ""

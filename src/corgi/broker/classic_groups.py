@@ -153,9 +153,9 @@ class ClassicGroups:
                 yield from reign.classic.values()
 
     def drop(self, reign: Reign, name: str) -> None:
-        """Its record is gone: forget the group, unless somebody is joining it."""
+        """Its record is gone: forget the group, unless somebody has joined it meanwhile."""
         seat = reign.classic.get(name)
-        if seat is not None and not seat.occupied:
+        if seat is not None and not seat.occupied and not seat.busy:
             del reign.classic[name]
 
     # -- time -----------------------------------------------------------------------------------------------------

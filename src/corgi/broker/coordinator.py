@@ -180,9 +180,12 @@ class Coordinator:
         known = group is not None and message.member in group.members
         if not known and message.epoch:
             raise CorgiError("unknown-member", f"{message.member!r} is no member of {name!r} any more")
-        if not known and name in reign.classic:
-            if reign.classic[name].occupied:
+        seat = reign.classic.get(name)
+        if not known and seat is not None:
+            if seat.occupied:
                 raise CorgiError("inconsistent-protocol", f"Kafka clients are members of the consumer group {name!r}")
+            if seat.busy:
+                raise CorgiError("unsettled", f"the last member of {name!r} has just left")
             del reign.classic[name]  # an empty group may change its kind
         if group is None:
             group = reign.groups[name] = self._new(reign, name, None)
