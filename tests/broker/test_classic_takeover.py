@@ -266,6 +266,18 @@ def test_a_name_goes_to_another_kind_of_group_only_when_everybody_is_answered(wo
     assert world.call(native).error == 0
 
 
+def test_a_group_in_which_nobody_stayed_takes_no_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corgi.broker.classic_groups.GROUPS_MAX", 2)
+    names = [name for name in map(str, range(100)) if kept_in(name, 4) == kept_in(GROUP, 4)]
+    for name in names[:2]:
+        assert code(world.wait(world.ask_join(group=name, takes_ids=True)).error) == "member-id-required"
+    assert code(world.wait(world.ask_join(group=names[2], takes_ids=True)).error) == "overloaded"
+    world.cluster.run(6.0)  # none of them comes back
+    for name in names[2:4]:
+        assert not world.wait(world.ask_join(group=name)).error
+    assert code(world.wait(world.ask_join(group=names[4])).error) == "overloaded"
+
+
 def test_members_go_on_with_another_coordinator(world: World) -> None:
     leader, other, generation = world.stable()
     assert world.commit(leader, generation, 0, 4) == ""

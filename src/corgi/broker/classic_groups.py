@@ -22,6 +22,7 @@ from corgi.broker.consumer_protocol import TYPE, empty_assignment, partitions_as
 from corgi.broker.coordinator import GROUPS_MAX, cursors_of
 from corgi.broker.group_records import StoredClassic, decode_record
 from corgi.broker.reigns import SUBMIT_TIMEOUT_S, Reign, Reigns
+from corgi.state.consumer_groups import ABSENT
 from corgi.state.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class ClassicGroups:
                 hint=f"corgi group delete {name}, or use another group",
             )
         kept = self._node.groups[reign.group].machine.consumer_groups.by_name
-        if name not in kept and len(kept) + len(reign.classic) >= GROUPS_MAX:
+        if name not in kept and len(kept.keys() | reign.classic.keys()) >= GROUPS_MAX:
             raise CorgiError("overloaded", f"a Paxos group keeps at most {GROUPS_MAX} consumer groups")
         if native is not None:
             del reign.groups[name]
@@ -276,6 +277,9 @@ class ClassicGroups:
             seat.claiming = False
             group.settled()
         group.release(now)
+        if not seat.occupied and not seat.busy and self._reigns.version(seat.reign, seat.name) == ABSENT:
+            del seat.reign.classic[seat.name]  # nobody stayed, and nothing tells of it
+            return
         if seat.claims.ready:
             self._mark(seat)
         self._arm(seat)
