@@ -278,16 +278,16 @@ def test_a_leader_that_never_assigns_loses_its_membership() -> None:
 def test_the_record_of_members_with_long_names_stays_within_its_bound() -> None:
     world = World()
     client = "c" * 249
-    for number in range(600):
+    for number in range(800):
         log = Log()
         request = Join("", "", client, "/host", 10_000, 60_000, "consumer", (("range", b"m" * 100),), takes_ids=False)
         world.group.join(request, f"{client[:200]}-{number:032x}", log, world.now)
     world.wait(REBALANCE_S)  # the first one is asked to join again, and does not
     members = dict(world.group.members)
-    assert 300 < len(members) < 600, "what does not fit is refused"
+    assert 400 < len(members) < 800, "what does not fit is refused"
     assert len(world.group.record()[1]) <= GROUP_BYTES_MAX
     leader = world.group.leader
-    shares = {name: b"a" * 600 for name in members}
+    shares = {name: b"a" * 230 for name in members}
     log = world.sync(leader, world.group.generation, shares)
     assert log.error == "record-too-large"
     assert len(world.group.record()[1]) <= GROUP_BYTES_MAX

@@ -20,7 +20,6 @@ from enum import Enum
 from corgi.base.errors import OK
 from corgi.broker.classic_answers import Answers
 from corgi.broker.classic_member import (
-    MEMBER_BYTES,
     NEVER,
     Fault,
     Join,
@@ -37,7 +36,9 @@ from corgi.broker.group_records import StoredClassic, encode_record
 from corgi.state.consumer_groups import GROUP_BYTES_MAX
 
 MEMBERS_MAX = 1_000
-RECORD_BYTES_MAX = GROUP_BYTES_MAX - 4096
+RECORD_BYTES_MAX = GROUP_BYTES_MAX - 4096  # of all members together
+JOINED_BYTES_MAX = RECORD_BYTES_MAX * 3 // 4  # without what they are assigned
+ASSIGNMENT_BYTES = 16  # around what a member is assigned, or instead of nothing
 WAIT_AGAIN_S = 1.0  # at least, for instances of which none has come back
 
 
@@ -116,7 +117,7 @@ class ClassicGroup:
 
     def join(self, request: Join, name: str, done: OnJoined, now: float) -> None:
         """``name``: for a member that has none yet; not used before."""
-        fault = self._unfit(request)
+        fault = self._unfit(request, request.member or name)
         if fault:
             self._answers.refuse_join(done, fault, request.member)
         elif request.member:
@@ -132,16 +133,16 @@ class ClassicGroup:
         else:
             self._add(name, request, done, now)
 
-    def _unfit(self, request: Join) -> int:
+    def _unfit(self, request: Join, name: str) -> int:
         names = {name for name, _ in request.protocols}
         own = request.member or self._instances.get(request.instance, "")
-        others = [member for name, member in self.members.items() if name != own]
+        others = [member for member in self.members.values() if member.name != own]
         if not request.protocol_type or not names:
             return Fault.INCONSISTENT_PROTOCOL
         if others and (request.protocol_type != self.protocol_type or not names & common(others)):
             return Fault.INCONSISTENT_PROTOCOL
-        said = sum(bytes_of(member.protocols) for member in others) + bytes_of(request.protocols)
-        return Fault.OVERLOADED if said > RECORD_BYTES_MAX // 2 else OK
+        size = sum(member.size for member in others) + bytes_of(name, request)
+        return Fault.OVERLOADED if size > JOINED_BYTES_MAX else OK
 
     def _join_again(self, request: Join, done: OnJoined, now: float) -> None:
         name = request.member
@@ -261,13 +262,10 @@ class ClassicGroup:
             self._answers.joined(self._revision, member, done, self._joined(member))
 
     def _joined(self, member: Member) -> Joined:
-        leads = member.name == self.leader
-        everybody = [
-            (one.name, one.instance, one.metadata(self.protocol)) for one in self.members.values() if one.joined
-        ]
+        told = self.members.values() if member.name == self.leader else ()
+        everybody = tuple([(one.name, one.instance, one.metadata(self.protocol)) for one in told if one.joined])
         return Joined(
-            OK, member.name, self.generation, self.protocol_type, self.protocol, self.leader,
-            tuple(everybody) if leads else (),
+            OK, member.name, self.generation, self.protocol_type, self.protocol, self.leader, everybody
         )  # fmt: skip
 
     def _choose(self) -> str:
@@ -309,9 +307,8 @@ class ClassicGroup:
 
     def _assign(self, assignments: Mapping[str, bytes], now: float) -> None:
         members = [member for member in self.members.values() if member.joined]
-        said = sum(bytes_of(member.protocols) for member in members)
-        given = sum(len(assignments.get(member.name, b"")) + MEMBER_BYTES for member in members)
-        if said + given > RECORD_BYTES_MAX:
+        size = sum(one.size + ASSIGNMENT_BYTES + len(assignments.get(one.name, b"")) for one in members)
+        if size > RECORD_BYTES_MAX:
             self._cut(self.members[self.leader], Fault.TOO_LARGE)
             self._prepare(now)
             return

@@ -326,5 +326,6 @@ def _check(request: Join) -> None:
     """Raises CorgiError "invalid-argument"."""
     if not SESSION_MS_MIN <= request.session_ms <= SESSION_MS_MAX:
         raise CorgiError("invalid-session-timeout", f"a session time-out is {SESSION_MS_MIN} to {SESSION_MS_MAX} ms")
-    if len(request.instance) > NAME_MAX or len(request.member) > NAME_MAX:
-        raise CorgiError("invalid-argument", f"a member is named by at most {NAME_MAX} characters")
+    names = (request.member, request.instance, request.protocol_type, *[name for name, _ in request.protocols])
+    if any(len(name) > NAME_MAX for name in names):
+        raise CorgiError("invalid-argument", f"members and protocols are named by at most {NAME_MAX} characters")

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from corgi.base.errors import BY_CODE
-from corgi.broker.group_records import StoredClassicMember
+from corgi.broker.group_records import StoredClassicMember, encode_record
 
 NEW_MEMBER_S = 300.0  # a new member that waits longer for its first generation is taken for dead
-MEMBER_BYTES = 64  # in the record beside what it says
 NO_GENERATION = -1
 NEVER = float("inf")
 
@@ -79,11 +78,11 @@ OnSynced = Callable[[Synced], None]
 
 
 class Member:
-    """``joined``: it is of the present generation; ``answers`` to it wait for the record."""
+    """``joined``: it is of the present generation; ``answers`` to it wait for the record; ``size``: ``bytes_of`` it."""
 
     __slots__ = (
         "answers", "assignment", "client", "heard_at", "host", "instance", "join", "joined", "name", "protocols",
-        "rebalance_ms", "session_ms", "sync", "synced",
+        "rebalance_ms", "session_ms", "size", "sync", "synced",
     )  # fmt: skip
 
     def __init__(self, name: str, request: Join, now: float) -> None:
@@ -104,6 +103,7 @@ class Member:
         self.session_ms = request.session_ms
         self.rebalance_ms = request.rebalance_ms
         self.protocols = request.protocols
+        self.size = bytes_of(self.name, request)
 
     def metadata(self, protocol: str) -> bytes:
         return next((metadata for name, metadata in self.protocols if name == protocol), b"")
@@ -129,5 +129,12 @@ def common(members: Iterable[Member]) -> set[str]:
     return set.intersection(*sets) if sets else set()
 
 
-def bytes_of(protocols: tuple[tuple[str, bytes], ...]) -> int:
-    return MEMBER_BYTES + sum(len(name) + len(metadata) for name, metadata in protocols)
+def bytes_of(name: str, says: Join) -> int:
+    """What a member takes in the record, without its assignment."""
+    return len(
+        encode_record(
+            StoredClassicMember(
+                name, says.instance, says.client, says.host, says.session_ms, says.rebalance_ms, says.protocols
+            )
+        )
+    )
