@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from corgi.base.command import CommandKind
 from corgi.base.errors import CONSUMER_FENCED, NO_QUORUM, OVERLOADED, TIMEOUT, TRANSACTION_IN_PROGRESS, CorgiError
 from corgi.broker.assignment import Unit
+from corgi.broker.classic_member import NEVER
 from corgi.broker.reigns import SUBMIT_TIMEOUT_S
 from corgi.state.commands import Owner, encode_owner
 from corgi.state.cursors import Cursor, CursorKey
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 GENERATION_BITS = 16
 RETRY_S = 0.1
-NEVER = float("inf")
 _LATER = (TRANSACTION_IN_PROGRESS, OVERLOADED, TIMEOUT, NO_QUORUM)
 
 
@@ -83,7 +83,8 @@ class Claims:
         """Try those once more that could not be claimed."""
         if now >= self.retry_at:
             self.retry_at = NEVER
-            self._queue.extend(unit for unit in self.left if unit not in self._queue)
+            queued = set(self._queue)
+            self._queue.extend(unit for unit in self.left if unit not in queued)
 
     def submit(self, most: int) -> None:
         """Claim the next ones."""
