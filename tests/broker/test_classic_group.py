@@ -287,7 +287,7 @@ def test_the_record_of_members_with_long_names_stays_within_its_bound() -> None:
     assert 400 < len(members) < 800, "what does not fit is refused"
     assert len(world.group.record()[1]) <= GROUP_BYTES_MAX
     leader = world.group.leader
-    shares = {name: b"a" * 230 for name in members}
+    shares = dict.fromkeys(members, b"a" * 230)
     log = world.sync(leader, world.group.generation, shares)
     assert log.error == "record-too-large"
     assert len(world.group.record()[1]) <= GROUP_BYTES_MAX

@@ -18,6 +18,7 @@ from corgi.broker.assignment import Unit
 from corgi.broker.barriers import Barriers
 from corgi.broker.classic_claims import claim_epoch, generation_of, owns
 from corgi.broker.classic_groups import ClassicGroups, Seat
+from corgi.broker.classic_member import Fault
 from corgi.broker.coordinator import cursors_of
 from corgi.broker.places import Places
 from corgi.broker.reigns import Reign
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 3  # of claiming what somebody else claims at the same moment
 ENTRIES_PER_COMMAND = 256
-UNKNOWN_MEMBER = BY_CODE["unknown-member"].number
 
 
 class Committer(NamedTuple):
@@ -175,12 +175,12 @@ class ClassicCommits:
                 who.member, who.instance, who.generation, now, in_transaction=who.in_transaction
             )
         if who.member or who.instance or who.generation >= 0:
-            return UNKNOWN_MEMBER
+            return Fault.UNKNOWN_MEMBER
         native = reign.groups.get(who.group)
         if native is not None and native.members:
-            return UNKNOWN_MEMBER
+            return Fault.UNKNOWN_MEMBER
         if any(key.slice for _, key, _ in cursors_of(self._node, who.group)):
-            return BY_CODE["inconsistent-protocol"].number
+            return Fault.INCONSISTENT_PROTOCOL
         return OK
 
     def _claim(self, stakes: _Stakes, units: list[Unit], patience_s: float) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from corgi.base.errors import BY_CODE, OK, UNSETTLED, CorgiError
+from corgi.base.errors import NOT_LEADER, OK, UNSETTLED, CorgiError
 from corgi.base.ports import ClientSession
 from corgi.broker.assignment import Unit
-from corgi.broker.classic_claims import Claims, generation_of
+from corgi.broker.classic_claims import RETRY_S, Claims, generation_of
 from corgi.broker.classic_group import ClassicGroup
-from corgi.broker.classic_member import Fault, Join, Joined, OnJoined, OnSynced, Sync, Synced
+from corgi.broker.classic_member import NEVER, Fault, Join, Joined, OnJoined, OnSynced, Sync, Synced
 from corgi.broker.consumer_protocol import TYPE, empty_assignment, partitions_assigned
 from corgi.broker.coordinator import GROUPS_MAX, cursors_of
 from corgi.broker.group_records import StoredClassic, decode_record
@@ -33,9 +33,6 @@ CLIENT_MAX = 200  # characters of a client's name in a member's
 SESSION_MS_MIN, SESSION_MS_MAX = 500, 3_600_000
 CLAIMS_PER_TURN = 250
 TURN_S = 0.002
-RETRY_S = 0.1
-NEVER = float("inf")
-NOT_LEADER = BY_CODE["not-leader"].number
 
 Identity = tuple[str, str]  # member, instance
 
@@ -86,7 +83,7 @@ class ClassicGroups:
     def join(self, client: ClientSession, name: str, request: Join, done: OnJoined) -> None:
         def go(reign: Reign) -> None:
             _check(request)
-            seat = self._seat(reign, name)
+            seat = self.find(reign, name)
             if seat is None:
                 if request.member:
                     raise CorgiError("unknown-member", f"{request.member!r} is no member of {name!r}")
@@ -119,7 +116,7 @@ class ClassicGroups:
         """``done``: an error for all, and one for each."""
 
         def go(reign: Reign) -> None:
-            seat = self._seat(reign, name)
+            seat = self.find(reign, name)
             if seat is None:
                 done(OK, [Fault.UNKNOWN_MEMBER] * len(who))
                 return
@@ -145,7 +142,13 @@ class ClassicGroups:
 
     def find(self, reign: Reign, name: str) -> Seat | None:
         """The group in this reign, if it is a classic one."""
-        return self._seat(reign, name)
+        seat = reign.classic.get(name)
+        if seat is None and name not in reign.groups:
+            kept = self._node.groups[reign.group].machine.consumer_groups.by_name.get(name)
+            stored = None if kept is None else decode_record(kept.body)
+            if isinstance(stored, StoredClassic):
+                seat = self._place(reign, name, stored, 0)
+        return seat
 
     def seats(self) -> Iterable[Seat]:
         """Every classic group that this node coordinates."""
@@ -188,24 +191,15 @@ class ClassicGroups:
 
     def _load(self, reign: Reign) -> None:
         for name in self._node.groups[reign.group].machine.consumer_groups.by_name:
-            self._seat(reign, name)
+            self.find(reign, name)
 
     def _ended(self, reign: Reign) -> None:
         for seat in reign.classic.values():
             self._dirty.pop(seat, None)
             seat.group.fail(NOT_LEADER)
 
-    def _seat(self, reign: Reign, name: str) -> Seat | None:
-        seat = reign.classic.get(name)
-        if seat is None and name not in reign.groups:
-            kept = self._node.groups[reign.group].machine.consumer_groups.by_name.get(name)
-            stored = None if kept is None else decode_record(kept.body)
-            if isinstance(stored, StoredClassic):
-                seat = self._place(reign, name, stored, 0)
-        return seat
-
     def _member_seat(self, reign: Reign, name: str) -> Seat:
-        seat = self._seat(reign, name)
+        seat = self.find(reign, name)
         if seat is None:
             raise CorgiError("unknown-member", f"there is no classic group {name!r}")
         return seat

@@ -42,7 +42,6 @@ class Coordinator:
         self._node = node
         self._reigns = reigns
         self._check_at = 0.0
-        self.turn_max_s = 0.0  # that driving groups took
         reigns.when_begun.append(self._load)
         reigns.when_ended.append(self._ended)
         self.turn_max_s = 0.0  # that driving groups took

@@ -18,7 +18,7 @@ import msgspec
 
 from corgi.base.batch import check_batch
 from corgi.base.command import CommandKind, encode_data
-from corgi.base.errors import BY_NUMBER, OK, TRANSACTION_ENDED, UNSETTLED, CorgiError
+from corgi.base.errors import BY_NUMBER, OK, TIMEOUT, TRANSACTION_ENDED, UNSETTLED, CorgiError
 from corgi.base.ids import CHECKPOINTS, GroupId, TopicId
 from corgi.base.limits import COMMAND_BYTES_MAX
 from corgi.base.ports import ClientSession, Message
@@ -65,7 +65,7 @@ class _Call:
     def run(self) -> None:
         self._attempts += 1
         if self._node.clock.now() >= self._deadline:
-            self._answer(BY_TIMEOUT, "")
+            self._answer(TIMEOUT, "")
         elif self._attempts > ATTEMPTS_MAX:
             self._answer(UNSETTLED, "others write the same transaction all the time")
         else:
@@ -419,9 +419,6 @@ class Transactions:
                     found.epoch,
                     found.number,
                 )
-
-
-BY_TIMEOUT = CorgiError("timeout").kind.number
 
 
 def _touched(message: t.OpenTransaction) -> list[tuple[TopicId, int]]:
