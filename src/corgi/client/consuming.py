@@ -18,6 +18,7 @@ from corgi.client.local_run import LocalRun, LocalStatistics, Store
 from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
+from corgi.client.topics import route_of
 from corgi.client.words import Duration, Read, StartAt, committed, seconds, start_at, topic_name
 
 V = TypeVar("V")
@@ -277,17 +278,5 @@ async def run_in_store(
 async def known(shell: Shell, options: ConsumeOptions) -> None:
     """Wait until the topics are known. Raises "unknown-topic"."""
     for topic in options.wish.topics:
-        if topic in options.optional:
-            continue
-        told: list[CorgiError | None] = []
-
-        def register(done: Callable[[], None], topic: str = topic, told: list[CorgiError | None] = told) -> None:
-            def answered(error: CorgiError | None) -> None:
-                told.append(error)
-                done()
-
-            shell.core.when_topic(topic, answered)
-
-        await shell.until(register)
-        if told[0] is not None:
-            raise told[0]
+        if topic not in options.optional:
+            await route_of(shell, topic)

@@ -63,7 +63,7 @@ class Corgi(Publisher):
         self.topics = Topics(shell)
         self.groups = Groups(shell, self.topics)
         self._acts = Acts(shell, self)
-        self._prepared = PreparedMessages(shell, self)
+        self._prepared = PreparedMessages(shell)
 
     # Consuming
 

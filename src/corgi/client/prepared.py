@@ -24,9 +24,9 @@ from corgi.base.ids import TopicId
 from corgi.base.records import encode_batch
 from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Receipt
-from corgi.client.publishing import Key, Publisher, Value, as_bytes
+from corgi.client.publishing import Key, Value, as_bytes
 from corgi.client.shell import Shell
-from corgi.client.topics import ask_for
+from corgi.client.topics import ask_for, route_of
 from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
 from corgi.wire import transaction_messages as t
 
@@ -89,9 +89,8 @@ class Prepared:
 class PreparedMessages:
     """Prepares, settles, answers; one per client."""
 
-    def __init__(self, shell: Shell, publisher: Publisher) -> None:
+    def __init__(self, shell: Shell) -> None:
         self._shell = shell
-        self._publisher = publisher
         self._deciding: dict[str, Decide] = {}
         self._asked: asyncio.Queue[t.CheckBack] = asyncio.Queue(ANSWERS_MAX)
         self._told: tuple[Link, tuple[str, ...]] | None = None  # who was told last whom to ask
@@ -116,8 +115,7 @@ class PreparedMessages:
         time_ms = int(time() * 1000) if timestamp is None else milliseconds(timestamp)
         fields = [] if headers is None else header_list(headers)
         check_ms = int(seconds(check_after, "check_after") * 1000)
-        await self._publisher.topic_known(name)
-        route = self._shell.core.routing.topics[name]
+        route = await route_of(self._shell, name)
         if raw_key is None and route.compacted:
             raise route.keyless()
         if partition is None:

@@ -14,6 +14,7 @@ from corgi.client.core.producer import Handle
 from corgi.client.messages import Message, Receipt
 from corgi.client.receipts import Outcomes, PendingReceipt, receipt_of, wait_for
 from corgi.client.shell import Shell
+from corgi.client.topics import route_of
 from corgi.client.words import (
     Acks,
     Duration,
@@ -247,18 +248,7 @@ class Publisher:
 
     async def topic_known(self, topic: str) -> None:
         """Wait until the client knows the topic. Raises "unknown-topic"."""
-        told: list[CorgiError | None] = []
-        future: asyncio.Future[None] = self._shell.loop.create_future()
-
-        def done(error: CorgiError | None) -> None:
-            told.append(error)
-            if not future.done():
-                future.set_result(None)
-
-        self._shell.core.when_topic(topic, done)
-        await future
-        if told[0] is not None:
-            raise told[0]
+        await route_of(self._shell, topic)
 
 
 def as_bytes(field: object, name: str) -> bytes | None:
