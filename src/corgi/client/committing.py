@@ -124,15 +124,15 @@ class Committer:
             if held.retry_at > now:
                 wait_s = min(held.retry_at - now, wait_s or held.retry_at)
                 continue
+            group = self._shell.core.routing.group_of(held.topic, held.partition)
             if held.flight is None:
-                held.flight = prepare(held, self._group_of(held))
+                held.flight = prepare(held, group)
                 if not held.finished:
                     del self._dirty[held]
             if held.flight is None:
                 self._landings.settled(held)
                 continue
             held.flying = True
-            group = self._group_of(held)
             if held.flight.two_phase:
                 self._start_transaction(group, held, held.flight)
             elif held.flight.parts:
@@ -163,10 +163,6 @@ class Committer:
             self._judge(held, flight, outcome)
         except Exception as fault:  # noqa: BLE001 - a fault of the client itself, which nobody awaits
             self._shell.fail(fault)
-
-    def _group_of(self, held: Held) -> int:
-        route = self._shell.core.routing.topics.get(held.topic)
-        return route.groups[held.partition] if route is not None and held.partition < route.partitions else 0
 
     def _send(self, group: int, flights: list[tuple[Held, Flight]]) -> None:
         entries = tuple([flight.entry for _, flight in flights])

@@ -350,7 +350,9 @@ class Consumption:
                 self.fail(answer)
 
         message = ListOffsets(((held.topic_id, held.partition, question),))
-        self._shell.core.ask(message, told, group=self._group_of(held), judge=_offsets_error)
+        self._shell.core.ask(
+            message, told, group=self._shell.core.routing.group_of(held.topic, held.partition), judge=_offsets_error
+        )
 
     def _read_cursor(self, held: Held) -> None:
         def told(_: Ask, answer: Answer, __: memoryview) -> None:
@@ -377,11 +379,9 @@ class Consumption:
                 self._read_cursor(held)
 
         message = Cursors(self.options.wish.group, (held.unit,))
-        self._shell.core.ask(message, told, group=self._group_of(held), judge=_cursors_error)
-
-    def _group_of(self, held: Held) -> int:
-        route = self._shell.core.routing.topics.get(held.topic)
-        return route.groups[held.partition] if route is not None and held.partition < route.partitions else 0
+        self._shell.core.ask(
+            message, told, group=self._shell.core.routing.group_of(held.topic, held.partition), judge=_cursors_error
+        )
 
     def _attach(self, held: Held) -> None:
         """Have the unit's partition streamed from where the unit is."""
@@ -464,7 +464,9 @@ class Consumption:
 
         held = next(iter(feed.units.values()))
         message = ListOffsets(((held.topic_id, held.partition, _QUESTIONS["earliest"]),))
-        self._shell.core.ask(message, told, group=self._group_of(held), judge=_offsets_error)
+        self._shell.core.ask(
+            message, told, group=self._shell.core.routing.group_of(held.topic, held.partition), judge=_offsets_error
+        )
 
 
 def _offsets_error(answer: WireMessage) -> CorgiError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -138,7 +137,13 @@ class Groups:
         group_name(name)
         timeout_s = seconds(timeout, "timeout")
         message = DescribeGroup(name, int(timeout_s * 1000))
-        reply = await ask_for(self._shell, message, DescribeGroupReply, group=self._home(name), timeout_s=timeout_s)
+        reply = await ask_for(
+            self._shell,
+            message,
+            DescribeGroupReply,
+            group=self._shell.core.routing.coordinates(name),
+            timeout_s=timeout_s,
+        )
         sessions = await self._sessions(name)
         names = await self._topic_names()
         members = [GroupMember(m.member, m.instance, m.client, m.topics, m.silent_ms) for m in reply.members]
@@ -184,7 +189,9 @@ class Groups:
         offsets = await self._places(info, to, partitions)
         entries = tuple([(TopicId(info.topic), number, Offset(offset)) for number, offset in offsets.items()])
         message = ResetGroup(name, entries, int(timeout_s * 1000))
-        await ask_for(self._shell, message, ResetGroupReply, group=self._home(name), timeout_s=timeout_s)
+        await ask_for(
+            self._shell, message, ResetGroupReply, group=self._shell.core.routing.coordinates(name), timeout_s=timeout_s
+        )
         return offsets
 
     async def delete(self, name: str, *, timeout: Duration = "10s") -> None:
@@ -196,14 +203,10 @@ class Groups:
             self._shell,
             message,
             DeleteGroupReply,
-            group=self._home(name),
+            group=self._shell.core.routing.coordinates(name),
             timeout_s=timeout_s,
             gone_is_done="unknown-group",
         )
-
-    def _home(self, name: str) -> int:
-        """The Paxos group whose leader coordinates a consumer group."""
-        return zlib.crc32(name.encode()) % max(len(self._shell.core.routing.leaders), 1)
 
     async def _sessions(self, name: str) -> Sequence[SessionsReply]:
         """What each connected node tells of its delivery sessions; who is silent is left out."""

@@ -12,7 +12,6 @@ again before it was released or lost.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -123,7 +122,13 @@ class Membership:
             done()
             return
         message = GroupHeartbeat(self.wish.group, self.member, self._epoch, self.wish.topics, leave=True)
-        self._asks.ask(message, lambda *_: done(), group=self._coordinated_by(), judge=_error_of, timeout_s=ASK_S_MAX)
+        self._asks.ask(
+            message,
+            lambda *_: done(),
+            group=self._routing.coordinates(self.wish.group),
+            judge=_error_of,
+            timeout_s=ASK_S_MAX,
+        )
         self._wake()
 
     # Facts
@@ -162,9 +167,6 @@ class Membership:
         silent = self._heard_at + self.wish.session_ms / 1000
         return silent if self._cut_at is None else min(silent, self._cut_at + CUT_S)
 
-    def _coordinated_by(self) -> int:
-        return zlib.crc32(self.wish.group.encode()) % max(1, len(self._routing.leaders))
-
     def _soon(self) -> None:
         if not self.ended:
             self._next_at = self._clock.now()
@@ -191,7 +193,7 @@ class Membership:
         self._asks.ask(
             message,
             lambda _, answer, __: self._answered(member, owned, now, answer),
-            group=self._coordinated_by(),
+            group=self._routing.coordinates(self.wish.group),
             judge=_error_of,
             timeout_s=min(ASK_S_MAX, wish.session_ms / 3000),
         )

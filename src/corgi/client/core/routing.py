@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 from corgi.base.errors import UNKNOWN_PARTITION, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import NodeId, TopicId
@@ -99,6 +100,15 @@ class Routing:
         changed = self.leaders[group] != leader
         self.leaders[group] = leader
         return changed
+
+    def group_of(self, topic: str, partition: int) -> int:
+        """The Paxos group of a partition; 0 while it is not known."""
+        route = self.topics.get(topic)
+        return int(route.groups[partition]) if route is not None and partition < route.partitions else 0
+
+    def coordinates(self, consumer_group: str) -> int:
+        """The Paxos group whose leader coordinates a consumer group."""
+        return crc32(consumer_group.encode()) % max(1, len(self.leaders))
 
     def preferred(self, group: int) -> NodeId:
         """The node that should get this group's requests now; NO_NODE if no link is up."""
