@@ -28,7 +28,7 @@ from corgi.client.publishing import Key, Publisher, Value
 from corgi.client.replaying import ReplayFrom, ReplayTo, replay
 from corgi.client.shell import Shell
 from corgi.client.subscription import Subscription
-from corgi.client.topics import Topics, status_of_nodes
+from corgi.client.topics import Topics, ask_each_node
 from corgi.client.typed import Topic
 from corgi.client.words import (
     Compression,
@@ -42,7 +42,7 @@ from corgi.client.words import (
     seconds,
     start_at,
 )
-from corgi.wire.messages import StatusReply
+from corgi.wire.messages import Status, StatusReply
 
 V = TypeVar("V")
 DEFAULT_PORT = 7450
@@ -324,7 +324,8 @@ class Corgi(Publisher):
 
     async def status(self) -> list[StatusReply]:
         """What each connected node says of itself, by number; nodes that do not answer in time are left out."""
-        return await status_of_nodes(self._shell)
+        told = await ask_each_node(self._shell, Status(), StatusReply)
+        return sorted(told, key=lambda reply: reply.node)
 
     async def close(self) -> None:
         """Close all connections; what has no outcome yet ends with "closed" or "outcome-unknown"."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
-from corgi.client.core.links import Answer
 from corgi.client.shell import Shell
-from corgi.client.topics import Topics, ask, ask_for
+from corgi.client.topics import Topics, ask_each_node, ask_for, info_of
 from corgi.client.words import Duration, StartAt, partition_numbers, seconds, start_at, topic_name
 from corgi.wire.group_messages import (
     CursorInfo,
@@ -27,12 +24,10 @@ from corgi.wire.group_messages import (
     Sessions,
     SessionsReply,
 )
-from corgi.wire.messages import Metadata, MetadataReply, TopicInfo, WireMessage
+from corgi.wire.messages import Metadata, MetadataReply, TopicInfo
 
 NAME_MAX = 249
-SESSIONS_WAIT_S = 2.0
 
-R = TypeVar("R", bound=WireMessage)
 ResetTo = StartAt
 
 
@@ -144,8 +139,9 @@ class Groups:
             group=self._shell.core.routing.coordinates(name),
             timeout_s=timeout_s,
         )
-        sessions = await self._sessions(name)
-        names = await self._topic_names()
+        sessions = await ask_each_node(self._shell, Sessions(name), SessionsReply)
+        metadata = await ask_for(self._shell, Metadata(None), MetadataReply)
+        names = {int(info.topic): info.name for info in metadata.topics if not info.error}
         members = [GroupMember(m.member, m.instance, m.client, m.topics, m.silent_ms) for m in reply.members]
         units = [_unit(cursor, names) for cursor in reply.cursors]
         deliveries = [
@@ -185,7 +181,7 @@ class Groups:
         """
         group_name(name)
         timeout_s = seconds(timeout, "timeout")
-        info = await self._topic(topic)
+        info = await info_of(self._shell, topic_name(topic))
         offsets = await self._places(info, to, partitions)
         entries = tuple([(TopicId(info.topic), number, Offset(offset)) for number, offset in offsets.items()])
         message = ResetGroup(name, entries, int(timeout_s * 1000))
@@ -207,45 +203,6 @@ class Groups:
             timeout_s=timeout_s,
             gone_is_done="unknown-group",
         )
-
-    async def _sessions(self, name: str) -> Sequence[SessionsReply]:
-        """What each connected node tells of its delivery sessions; who is silent is left out."""
-        told: list[SessionsReply] = []
-        links = [*self._shell.core.routing.links.values()]
-        left = len(links)
-        future: asyncio.Future[None] = self._shell.loop.create_future()
-
-        def done(answer: Answer, _: memoryview) -> None:
-            nonlocal left
-            left -= 1
-            if isinstance(answer, SessionsReply):
-                told.append(answer)
-            if not left and not future.done():
-                future.set_result(None)
-
-        for link in links:
-            link.request(Sessions(name), (), done)
-        if links:
-            self._shell.wake()
-            await asyncio.wait((future,), timeout=SESSIONS_WAIT_S)
-        return told
-
-    async def _metadata(self, names: tuple[str, ...] | None) -> MetadataReply:
-        answer, _ = await ask(self._shell, Metadata(names))
-        if not isinstance(answer, MetadataReply):
-            raise CorgiError("malformed-frame", "the answer to Metadata was another")
-        return answer
-
-    async def _topic_names(self) -> dict[int, str]:
-        return {int(info.topic): info.name for info in (await self._metadata(None)).topics if not info.error}
-
-    async def _topic(self, name: str) -> TopicInfo:
-        topic_name(name)
-        infos = (await self._metadata((name,))).topics
-        info = next((info for info in infos if info.name == name and not info.error), None)
-        if info is None:
-            raise CorgiError("unknown-topic", f"the topic {name!r} does not exist")
-        return info
 
     async def _places(self, info: TopicInfo, to: ResetTo, partitions: Iterable[int] | None) -> dict[int, int]:
         """Offset by partition. Raises "invalid-argument", "unknown-partition"."""

@@ -28,8 +28,6 @@ from corgi.wire.messages import (
     Metadata,
     MetadataReply,
     ProduceReply,
-    Status,
-    StatusReply,
     TopicInfo,
     TopicReply,
     WireMessage,
@@ -39,6 +37,7 @@ R = TypeVar("R", bound=WireMessage)
 Config = str | int | float | bool | None
 END, START, COMPACTED = -1, -2, -3
 OFFSETS_AT_ONCE = 500  # partitions in one ListOffsets
+EACH_NODE_S = 2.0  # for what every node is asked
 Told = tuple[int, int]  # offset, and a time or a share in thousandths
 Numbers = list[int]  # the class below has a method named list
 Places = list[tuple[TopicId, int, int]]
@@ -120,6 +119,38 @@ async def route_of(shell: Shell, topic: str) -> TopicRoute:
     return shell.core.routing.topics[topic]
 
 
+async def ask_each_node(shell: Shell, message: WireMessage, kind: type[R]) -> list[R]:
+    """What each linked node answers; those that say nothing in time, or something else, are left out."""
+    told: list[R] = []
+    links = list(shell.core.routing.links.values())
+    open_answers = len(links)
+    future: asyncio.Future[None] = shell.loop.create_future()
+
+    def done(answer: Answer, _: memoryview) -> None:
+        nonlocal open_answers
+        open_answers -= 1
+        if isinstance(answer, kind):
+            told.append(answer)
+        if not open_answers and not future.done():
+            future.set_result(None)
+
+    for link in links:
+        link.request(message, (), done)
+    if links:
+        shell.wake()
+        await asyncio.wait((future,), timeout=EACH_NODE_S)
+    return told
+
+
+async def info_of(shell: Shell, topic: str) -> TopicInfo:
+    """What the cluster says of a topic now. Raises "unknown-topic"."""
+    reply = await ask_for(shell, Metadata((topic,)), MetadataReply)
+    info = next((info for info in reply.topics if info.name == topic and not info.error), None)
+    if info is None:
+        raise CorgiError("unknown-topic", f"the topic {topic!r} does not exist")
+    return info
+
+
 class Topics:
     """``mq.topics``. Durations bound the whole call, retries included."""
 
@@ -188,10 +219,7 @@ class Topics:
         question = {"earliest": START, "latest": END}.get(at) if isinstance(at, str) else milliseconds(at, "at")
         if question is None:
             raise CorgiError("invalid-argument", f'at is "earliest", "latest" or a time, not {at!r}')
-        topic = await self._metadata((name,))
-        info = next((info for info in topic.topics if info.name == name and not info.error), None)
-        if info is None:
-            raise CorgiError("unknown-topic", f"the topic {name!r} does not exist")
+        info = await info_of(self._shell, name)
         numbers = range(len(info.groups))
         return dict(zip(numbers, await self._offsets(info, numbers, question), strict=True))
 
@@ -264,10 +292,7 @@ class Topics:
     # Asking
 
     async def _metadata(self, names: tuple[str, ...] | None, *, confirm: bool = False) -> MetadataReply:
-        answer, _ = await ask(self._shell, Metadata(names, confirm=confirm))
-        if not isinstance(answer, MetadataReply):
-            raise CorgiError("malformed-frame", "the answer to Metadata was another")
-        return answer
+        return await ask_for(self._shell, Metadata(names, confirm=confirm), MetadataReply)
 
     async def _administer(self, message: WireMessage, timeout_s: float) -> TopicReply:
         """Raises _RepeatedError for a refusal that an earlier sending of the same call may have caused."""
@@ -327,29 +352,6 @@ class Topics:
         if not isinstance(answer, ListOffsetsReply) or len(answer.partitions) != len(numbers):
             raise CorgiError("malformed-frame", "the answer to ListOffsets was another")
         return {number: entry[1:] for number, entry in zip(numbers, answer.partitions, strict=True)}
-
-
-async def status_of_nodes(shell: Shell, wait_s: float = 2.0) -> list[StatusReply]:
-    """Each linked node's word about itself, by number; those that say nothing in time are left out."""
-    told: list[StatusReply] = []
-    links = list(shell.core.routing.links.values())
-    open_answers = len(links)
-    future: asyncio.Future[None] = shell.loop.create_future()
-
-    def done(answer: Answer, _: memoryview) -> None:
-        nonlocal open_answers
-        open_answers -= 1
-        if isinstance(answer, StatusReply):
-            told.append(answer)
-        if not open_answers and not future.done():
-            future.set_result(None)
-
-    for link in links:
-        link.request(Status(), (), done)
-    if links:
-        shell.wake()
-        await asyncio.wait((future,), timeout=wait_s)
-    return sorted(told, key=lambda reply: reply.node)
 
 
 class _RepeatedError(Exception):
