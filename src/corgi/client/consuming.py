@@ -19,7 +19,7 @@ from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
 from corgi.client.topics import route_of
-from corgi.client.words import Duration, Read, StartAt, committed, seconds, start_at, topic_name
+from corgi.client.words import NAME_MAX, Duration, Read, StartAt, committed, group_name, seconds, start_at, topic_name
 
 V = TypeVar("V")
 Order = Literal["key", "partition", "none"]
@@ -30,7 +30,6 @@ Retry = Literal["place", "topic"]
 
 CONCURRENCY_MAX = 10_000
 BATCH_MAX = 10_000  # messages in one transaction of a database
-NAME_MAX = 249
 SESSION_S = (0.5, 3_600.0)
 
 
@@ -75,11 +74,12 @@ def between(value: int, name: str, least: int, most: int) -> int:
     return value
 
 
-def group_name(group: str, name: str = "group") -> str:
-    said: object = group
-    if not isinstance(said, str) or not 1 <= len(group) <= NAME_MAX:
-        raise CorgiError("invalid-argument", f"{name} is a name of 1 to {NAME_MAX} characters, not {group!r}")
-    return group
+def prefetch(bytes_: int) -> int:
+    said: object = type(bytes_)
+    if said is not int or not 0 <= bytes_ <= PREFETCH_BYTES_MAX:
+        text = f"prefetch_bytes is between 1 and {PREFETCH_BYTES_MAX}, 0 for the client's, not {bytes_!r}"
+        raise CorgiError("invalid-argument", text)
+    return bytes_
 
 
 def consume_options(
@@ -129,11 +129,6 @@ def consume_options(
     session_s = seconds(session_timeout, "session_timeout")
     if not SESSION_S[0] <= session_s <= SESSION_S[1]:
         raise CorgiError("invalid-argument", f"session_timeout is 500 ms to an hour, not {session_timeout!r}")
-    kind: object = type(prefetch_bytes)
-    if kind is not int or not 0 <= prefetch_bytes <= PREFETCH_BYTES_MAX:
-        raise CorgiError(
-            "invalid-argument", f"prefetch_bytes is between 1 and {PREFETCH_BYTES_MAX}, 0 for the client's"
-        )
     again = tuple([retry_topic(topic, name) for topic in names]) if retry == "topic" else ()
     wish = Wish(
         name,
@@ -149,7 +144,7 @@ def consume_options(
         start_at(start),
         semantics,
         seconds(commit_interval, "commit_interval"),
-        prefetch_bytes or shell.options.prefetch_bytes,
+        prefetch(prefetch_bytes) or shell.options.prefetch_bytes,
         frozenset(again),
         committed(read),
     )

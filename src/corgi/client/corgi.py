@@ -13,9 +13,19 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.client.atomic import Acts, Atomic
 from corgi.client.codecs import Codec, Format, codec_for
-from corgi.client.consuming import GroupWords, Mode, Order, Retry, Semantics, Sharing, run_handler, run_in_store
+from corgi.client.consuming import (
+    GroupWords,
+    Mode,
+    Order,
+    Retry,
+    Semantics,
+    Sharing,
+    prefetch,
+    run_handler,
+    run_in_store,
+)
 from corgi.client.core.links import Address
-from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, PREFETCH_BYTES_MAX, ClientOptions
+from corgi.client.core.options import BATCH_BYTES, BUFFER_BYTES, PREFETCH_BYTES, ClientOptions
 from corgi.client.core.subscriber import Start
 from corgi.client.group_subscription import GroupSubscription, group_subscription
 from corgi.client.groups import Groups
@@ -355,15 +365,10 @@ class Corgi(Publisher):
     ) -> Subscription[V]:
         """What ``subscribe`` does, for typed topics."""
         numbers = None if partitions is None else partition_numbers(partitions)
-        if type(prefetch_bytes) is not int or not 0 <= prefetch_bytes <= PREFETCH_BYTES_MAX:
-            raise CorgiError(
-                "invalid-argument",
-                f"prefetch_bytes is between 1 and {PREFETCH_BYTES_MAX}, 0 for the client's, not {prefetch_bytes!r}",
-            )
         if isinstance(start, dict) and numbers is not None and set(start) != set(numbers):
             raise CorgiError("invalid-argument", "start names other partitions than partitions")
         whole = committed(read)
-        return Subscription(self._shell, topic, start, numbers, prefetch_bytes, decode, committed=whole)
+        return Subscription(self._shell, topic, start, numbers, prefetch(prefetch_bytes), decode, committed=whole)
 
     def open_group_subscription(
         self,

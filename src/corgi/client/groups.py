@@ -10,7 +10,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
 from corgi.client.shell import Shell
 from corgi.client.topics import Topics, ask_each_node, ask_for, info_of
-from corgi.client.words import Duration, StartAt, partition_numbers, seconds, start_at, topic_name
+from corgi.client.words import Duration, StartAt, group_name, partition_numbers, seconds, start_at, topic_name
 from corgi.wire.group_messages import (
     CursorInfo,
     DeleteGroup,
@@ -25,8 +25,6 @@ from corgi.wire.group_messages import (
     SessionsReply,
 )
 from corgi.wire.messages import Metadata, MetadataReply, TopicInfo
-
-NAME_MAX = 249
 
 ResetTo = StartAt
 
@@ -222,13 +220,6 @@ class Groups:
             return dict.fromkeys(numbers, to)
         found = await self._topics.offsets(info.name, to)
         return {number: found[number] for number in numbers}
-
-
-def group_name(name: str) -> str:
-    """A name that can be asked for. Raises "invalid-argument"."""
-    if type(name) is not str or not 1 <= len(name) <= NAME_MAX:
-        raise CorgiError("invalid-argument", f"a consumer group has a name of 1 to {NAME_MAX} characters, not {name!r}")
-    return name
 
 
 def _unit(cursor: CursorInfo, names: Mapping[int, str]) -> GroupUnit:

@@ -25,6 +25,7 @@ Headers = Mapping[str, bytes | None] | Sequence[Header]
 Read = Literal["committed", "uncommitted"]
 StartAt = Literal["earliest", "latest"] | int | datetime | Mapping[int, int]
 
+NAME_MAX = 249  # characters in the name of a consumer group
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
@@ -130,6 +131,14 @@ def partition_numbers(partitions: Iterable[int], name: str = "partitions") -> tu
         if type(number) is not int:
             raise CorgiError("invalid-argument", f"a partition is a number from 0, not {number!r}")
     return numbers
+
+
+def group_name(group: str, name: str = "group") -> str:
+    """A name that can be asked for. Raises "invalid-argument"."""
+    said: object = group
+    if not isinstance(said, str) or not 1 <= len(group) <= NAME_MAX:
+        raise CorgiError("invalid-argument", f"{name} is a name of 1 to {NAME_MAX} characters, not {group!r}")
+    return group
 
 
 def topic_name(name: str) -> str:

@@ -24,14 +24,13 @@ from corgi.base.errors import CorgiError
 from corgi.client.consuming import between
 from corgi.client.held import Delivered
 from corgi.client.local_run import NOT_BEGUN, HandlerFailedError, LocalStatistics, LocalUnit, StoreTroubleError
-from corgi.client.words import Duration, StartAt
+from corgi.client.words import NAME_MAX, Duration, StartAt
 
 if TYPE_CHECKING:
     from corgi.client.corgi import Corgi
 
 CONCURRENCY = 4
 CONCURRENCY_MAX = 512  # threads
-NAME_MAX = 249
 T = TypeVar("T")
 Handler = Callable[[sa.Connection, Sequence[Delivered[bytes]]], object]
 
