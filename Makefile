@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell pwd -P | cksum | cut -d" " -f1)
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help

@@ -204,3 +204,41 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | No
     with pytest.raises(CorgiError, match=words) as caught:
         load(path, {})
     assert "broken.toml" in caught.value.message
+
+
+def test_a_node_alone_tells_kafkas_clients_where_it_listens() -> None:
+    config = check({**LEAST, "kafka_listen": "127.0.0.1:9092"})
+    assert config.kafka_listeners == {"default": Address("127.0.0.1", 9092)}
+    assert config.kafka_advertised == {"default": {1: Address("127.0.0.1", 9092)}}
+    assert check(LEAST).kafka_advertised == {}
+
+
+def test_clients_of_each_kafka_listener_are_told_its_own_addresses() -> None:
+    members = [{**one, "kafka": f"in=10.0.0.{one['node']}:9092,out=host-{one['node']}:9094"} for one in THREE]
+    listen = {"kafka_listen": "in=127.0.0.1:9092, out=0.0.0.0:9094", "listen_without_authentication": UNSAFE_PHRASE}
+    config = check({**LEAST, **listen, "members": members})
+    assert config.kafka_listeners == {"in": Address("127.0.0.1", 9092), "out": Address("0.0.0.0", 9094)}
+    assert config.kafka_advertised["out"] == {n: Address(f"host-{n}", 9094) for n in (1, 2, 3)}
+    assert config.kafka_advertised["in"][2] == Address("10.0.0.2", 9092)
+
+
+@pytest.mark.parametrize(
+    ("listen", "told", "words"),
+    [
+        ("what", "", "kafka_listen = 'what': expected host:port"),
+        ("a=127.0.0.1:1,a=127.0.0.1:2", "", "the listener 'a' is there twice"),
+        ("=127.0.0.1:1", "", "names no listener"),
+        ("127.0.0.1:9092", "", "node 2 does not say where clients of the Kafka listener 'default' reach it"),
+        ("in=127.0.0.1:9092", "out=127.0.0.1:1", "node 2 does not say"),
+        ("127.0.0.1:9092", "0.0.0.0:9092", "nobody can connect to 0.0.0.0:9092"),
+        ("127.0.0.1:9092", "nonsense", "kafka of member 1 = 'nonsense'"),
+    ],
+)
+def test_kafka_listeners_that_cannot_be_are_refused_before_the_node_starts(listen: str, told: str, words: str) -> None:
+    error = refusal({**LEAST, "kafka_listen": listen, "members": [{**one, "kafka": told} for one in THREE]})
+    assert error.code == "invalid-configuration"
+    assert words in error.message
+
+
+def test_a_kafka_listener_that_strangers_reach_is_refused() -> None:
+    assert refusal({**LEAST, "kafka_listen": "in=127.0.0.1:1,out=10.0.0.1:9092"}).code == "unsafe-listener"

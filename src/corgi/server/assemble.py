@@ -12,13 +12,13 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
 from corgi.base.limits import GROUPS_DEFAULT, SEGMENT_BYTES
 from corgi.broker.options import NodeOptions
+from corgi.kafka.front import KafkaOptions
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver
 from corgi.runtime.folder import Folder
 from corgi.server.address import Address
 from corgi.server.config import ServerConfig
 from corgi.server.example import new_cluster_id
-from corgi.server.kafka_config import kafka_options, listeners
 
 
 class Mode(Enum):
@@ -90,8 +90,15 @@ def assemble(
         port=listen.port,
         disk=disk,
         recovered=folder.mark_recovered,
-        kafka=kafka_options(config),
-        kafka_listen=listeners(config),
+        kafka=KafkaOptions(
+            {
+                name: {NodeId(node): address for node, address in told.items()}
+                for name, told in config.kafka_advertised.items()
+            },
+            config.kafka_create_topics,
+            config.kafka_partitions,
+        ),
+        kafka_listen=config.kafka_listeners,
     )
 
 

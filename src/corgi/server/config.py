@@ -29,6 +29,7 @@ from corgi.base.limits import (
     TAIL_BYTES_MAX,
 )
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
+from corgi.server.kafka_listeners import advertised, parse_listeners
 
 NODE_ID_MAX = 65_535
 DIGITS_MAX = 9  # of a node id, before it is a number
@@ -116,6 +117,17 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """The members by node id; a node that lists none is a cluster of its own."""
         alone = (Member(node=self.node, address=self.listen),)
         return tuple(sorted(self.members or alone, key=lambda member: member.node))
+
+    @property
+    def kafka_listeners(self) -> dict[str, Address]:
+        """Where this node listens for Kafka's clients, by the listener's name."""
+        return parse_listeners(self.kafka_listen, what="kafka_listen")
+
+    @property
+    def kafka_advertised(self) -> dict[str, dict[int, Address]]:
+        """What Kafka's clients are told, by listener and node."""
+        members = {member.node: member.kafka for member in self.everyone}
+        return advertised(self.kafka_listeners, self.node, members)
 
 
 KEYS = tuple(field.name for field in msgspec.structs.fields(ServerConfig))
@@ -229,6 +241,10 @@ def _check_members(config: ServerConfig) -> None:
             if fact in seen:
                 raise _refuse(f"members: {what} is listed twice")
             seen[fact] = what
+    try:
+        config.kafka_advertised  # noqa: B018 - whether it can be told
+    except CorgiError as error:
+        raise _refuse(error.message, hint=error.hint) from None
     if config.node not in seen:
         listed = ", ".join(str(member.node) for member in everyone)
         raise _refuse(f"members: node {config.node}, which is this one, is not among the members {listed}")
@@ -252,9 +268,12 @@ def _check_listeners(config: ServerConfig) -> None:
     phrase = config.listen_without_authentication
     if phrase not in ("", UNSAFE_PHRASE):
         raise _refuse(f"listen_without_authentication must be empty or {UNSAFE_PHRASE!r}, not {phrase!r}")
-    kafka = [("kafka_listen", part.rpartition("=")[2].strip()) for part in config.kafka_listen.split(",")]
+    try:
+        kafka = [("kafka_listen", str(address)) for address in config.kafka_listeners.values()]
+    except CorgiError as error:
+        raise _refuse(error.message) from None
     for key, text in (("listen", config.listen), ("metrics_listen", config.metrics_listen), *kafka):
-        if not text and key != "listen":
+        if not text and key == "metrics_listen":
             continue
         try:
             address = parse_address(text, what=key)

@@ -25,7 +25,6 @@ from corgi.runtime.folder import Folder
 from corgi.server import logs
 from corgi.server.assemble import Mode, assemble, open_folder, peer_addresses
 from corgi.server.config import ServerConfig
-from corgi.server.kafka_config import check_kafka
 
 EVENTS_S = 0.05  # how often the node's events are moved to the log
 KILL_AFTER_S = 5.0  # a node that was told to stop and did not is ended after its stop_timeout_ms and this
@@ -57,7 +56,6 @@ def run_node(
             "only a node that is alone in its cluster accepts lost votes: others know them",
             hint="start the other nodes; if the disk of this one is lost, empty its folder and start with --rejoin",
         )
-    check_kafka(config)
     logs.configure(config.log_level, config.log_format)
     if stop_with_stdin:
         _watch_stdin(config.stop_timeout_ms / 1000 + KILL_AFTER_S)
