@@ -54,11 +54,11 @@ def advertised(
                     f"members: node {number} does not say where clients of the Kafka listener {name!r} reach it",
                     hint=f'give every member a line kafka = "host:port", or "{name}=host:port" where there are several',
                 )
-            told_to_clients = addresses[number]
-            if is_wildcard(told_to_clients.host):
+            address = addresses[number]
+            if is_wildcard(address.host):
                 raise CorgiError(
                     "invalid-argument",
-                    f"members: nobody can connect to {told_to_clients}, the address of node {number} for Kafka's clients",
+                    f"members: nobody can connect to {address}, the address of node {number} for Kafka's clients",
                     hint="only kafka_listen may be a wildcard; name in the member's kafka what clients reach",
                 )
         found[name] = {number: addresses[number] for number in members}
