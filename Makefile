@@ -13,7 +13,7 @@ export PYTHON
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Settings: PYTHON=python3.12 (for a new .venv), PYTEST_FLAGS='-n 2', HYPOTHESIS_PROFILE=quick|default|ci|deep"
+	@echo "Settings: PYTHON=python3.12 (for a new .venv), PYTEST_FLAGS='-n 2 --dist worksteal', HYPOTHESIS_PROFILE=quick|default|ci|deep"
 
 test: lint ## Run every check and every test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
