@@ -315,6 +315,16 @@ def test_a_new_owner_goes_on_at_the_checkpoint() -> None:
     assert BY_NUMBER[one.commit((topic, 0, 0), 5).entries[0]].code == "consumer-fenced"
 
 
+def test_cursors_of_a_topic_that_is_deleted_meanwhile_are_left_out() -> None:
+    node, topic = world()
+    kept = node.create("kept", 1)
+    client = node.client()
+    client.ask(m.DeleteTopic("t"))
+    asked = client.ask(g.Cursors("billing", ((topic, 0, 0), (kept, 0, 0))))
+    node.turns()
+    assert [one.topic for one in client.answer(asked).cursors] == [kept]
+
+
 def test_each_checkpoint_of_a_commit_stands_for_itself() -> None:
     node, topic = world(3)
     for p in range(3):

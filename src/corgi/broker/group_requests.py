@@ -23,7 +23,7 @@ from corgi.broker.group_records import StoredClassic, decode_record
 from corgi.broker.places import Places
 from corgi.broker.reigns import Reigns
 from corgi.delivery.pushes import Pushes
-from corgi.state.cursors import Cursor, CursorKey
+from corgi.state.cursors import CursorKey
 from corgi.wire import group_messages as g
 
 if TYPE_CHECKING:
@@ -170,15 +170,16 @@ class GroupRequests:
 
     def _infos(self, name: str, units: list[g.Unit] | tuple[g.Unit, ...] | None) -> tuple[g.CursorInfo, ...]:
         if units is None:
-            found = [(key, cursor) for _, key, cursor in cursors_of(self._node, name)]
+            keys = [key for _, key, _ in cursors_of(self._node, name)]
         else:
-            found = [(key, self._cursor(key)) for key in (CursorKey(name, *unit) for unit in units)]
+            keys = [CursorKey(name, *unit) for unit in units]
         infos = []
-        for key, cursor in sorted(found, key=lambda one: one[0][1:]):
+        for key in sorted(keys):
             try:
-                _, log = self._places.to_read(key.topic, key.partition)
+                group, log = self._places.to_read(key.topic, key.partition)
             except CorgiError:
                 continue  # gone meanwhile
+            cursor = self._node.groups[group].machine.cursors.get(key)
             infos.append(
                 g.CursorInfo(
                     *key[1:], cursor.owner_epoch, cursor.member, cursor.version, cursor.offset, cursor.ranges,
@@ -186,10 +187,6 @@ class GroupRequests:
                 )
             )  # fmt: skip
         return tuple(infos)
-
-    def _cursor(self, key: CursorKey) -> Cursor:
-        group = self._places.to_write(key.topic, key.partition).group
-        return self._node.groups[group].machine.cursors.get(key)
 
     def _summaries(self) -> list[g.GroupSummary]:
         """Groups with a record, and those that only have cursors."""
