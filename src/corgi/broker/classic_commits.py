@@ -7,7 +7,7 @@ checkpoints while the group is empty; then the cursor belongs to nobody. Unlike 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.command import CommandKind, encode_data
@@ -293,21 +293,20 @@ class ClassicCommits:
         seat = self._groups.find(reign, name)
         left = seat.claims.left if seat is not None else {}
         by_partition: dict[tuple[TopicId, int], list[tuple[CursorKey, Cursor, bool]]] = {}
-        for group in self._node.groups:
-            cursors = group.machine.cursors
-            if units is None:
-                held = [(key, cursor) for key, cursor in cursors.of_group(name)]
-            else:
-                held = [
-                    (CursorKey(name, *unit, slice_), cursor)
-                    for unit in units
-                    for (owner, slice_), cursor in cursors.by_partition.get(unit, {}).items()
-                    if owner == name
-                ]
-            for key, cursor in held:
-                unstable = cursors.held(key) or key[1:] in left
-                by_partition.setdefault((key.topic, key.partition), []).append((key, cursor, unstable))
+        for number, key, cursor in cursors_of(self._node, name) if units is None else self._cursors(name, units):
+            unstable = self._node.groups[number].machine.cursors.held(key) or key[1:] in left
+            by_partition.setdefault((key.topic, key.partition), []).append((key, cursor, unstable))
         return {unit: found for unit, kept in by_partition.items() if (found := _of_slices(kept)).offset >= 0}
+
+    def _cursors(self, name: str, units: Sequence[tuple[TopicId, int]]) -> Iterator[tuple[GroupId, CursorKey, Cursor]]:
+        for unit in dict.fromkeys(units):
+            try:
+                number = self._places.to_write(*unit).group
+            except CorgiError:
+                continue  # it does not exist
+            for (owner, slice_), cursor in self._node.groups[number].machine.cursors.by_partition.get(unit, {}).items():
+                if owner == name:
+                    yield number, CursorKey(name, *unit, slice_), cursor
 
 
 class _Stakes:
