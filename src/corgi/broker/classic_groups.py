@@ -21,7 +21,7 @@ from corgi.broker.classic_member import NEVER, Fault, Join, Joined, OnJoined, On
 from corgi.broker.consumer_protocol import TYPE, empty_assignment, partitions_assigned
 from corgi.broker.coordinator import GROUPS_MAX, cursors_of
 from corgi.broker.group_records import StoredClassic, decode_record
-from corgi.broker.reigns import SUBMIT_TIMEOUT_S, Reign, Reigns
+from corgi.broker.reigns import SUBMIT_TIMEOUT_S, Records, Reign, Reigns
 from corgi.state.consumer_groups import ABSENT
 from corgi.state.outcomes import Outcome
 
@@ -189,9 +189,10 @@ class ClassicGroups:
 
     # -- reigns ---------------------------------------------------------------------------------------------------
 
-    def _load(self, reign: Reign) -> None:
-        for name in self._node.groups[reign.group].machine.consumer_groups.by_name:
-            self.find(reign, name)
+    def _load(self, reign: Reign, records: Records) -> None:
+        for name, stored in records.items():
+            if isinstance(stored, StoredClassic):
+                self._place(reign, name, stored, 0)
 
     def _ended(self, reign: Reign) -> None:
         for seat in reign.classic.values():

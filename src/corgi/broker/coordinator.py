@@ -18,7 +18,7 @@ from corgi.base.ports import ClientSession
 from corgi.broker.assignment import Unit
 from corgi.broker.consumer_group import INTERVAL_MS_MAX, Claim, ConsumerGroup, Member
 from corgi.broker.group_records import StoredGroup, decode_record, encode_record
-from corgi.broker.reigns import SUBMIT_TIMEOUT_S, Reign, Reigns
+from corgi.broker.reigns import SUBMIT_TIMEOUT_S, Records, Reign, Reigns
 from corgi.state.commands import Owner, encode_owner
 from corgi.state.cursors import NEW, Cursor, CursorKey
 from corgi.state.outcomes import Outcome
@@ -134,10 +134,10 @@ class Coordinator:
             for client, correlation, _, _ in asking:
                 _refuse(client, correlation, error)
 
-    def _load(self, reign: Reign) -> None:
-        for name, kept in self._node.groups[reign.group].machine.consumer_groups.by_name.items():
-            if isinstance(decode_record(kept.body), StoredGroup):
-                self._group(reign, name)
+    def _load(self, reign: Reign, records: Records) -> None:
+        for name, stored in records.items():
+            if isinstance(stored, StoredGroup):
+                reign.groups[name] = self._new(reign, name, stored)
                 reign.dirty[name] = None
 
     def _group(self, reign: Reign, name: str) -> ConsumerGroup | None:

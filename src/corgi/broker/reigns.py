@@ -10,13 +10,14 @@ Invariant: nothing is coordinated in a reign before it has begun or after it has
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.command import CommandKind, encode_data
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GROUPS, GroupId
 from corgi.base.ports import ClientSession
+from corgi.broker.group_records import StoredClassic, StoredGroup, decode_record
 from corgi.state.commands import guard_group_at
 from corgi.state.consumer_groups import encode_group
 from corgi.state.outcomes import Outcome
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 SUBMIT_TIMEOUT_S = 5.0
 WAITING_MAX = 10_000  # requests that wait for a coordinator to become one
+
+
+Records = Mapping[str, StoredGroup | StoredClassic | None]  # by group; None: this release does not understand it
 
 
 def kept_in(group: str, groups: int) -> GroupId:
@@ -76,12 +80,12 @@ class Reign:
 
 
 class Reigns:
-    """Those of this node. ``when_begun`` and ``when_ended`` hear of each, in this order."""
+    """Those of this node. ``when_begun`` hears of each, with the records of its groups, and then ``when_ended``."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._current: dict[GroupId, Reign] = {}
-        self.when_begun: list[Callable[[Reign], None]] = []
+        self.when_begun: list[Callable[[Reign, Records], None]] = []
         self.when_ended: list[Callable[[Reign], None]] = []
 
     def __bool__(self) -> bool:
@@ -193,8 +197,10 @@ class Reigns:
             if not left:
                 reign.begun = True
                 waiting, reign.waiting = reign.waiting, []
+                kept = self._node.groups[reign.group].machine.consumer_groups.by_name
+                records = {name: decode_record(record.body) for name, record in kept.items()}
                 for told in self.when_begun:
-                    told(reign)
+                    told(reign, records)
                 for one in waiting:
                     one.tell(reign)
 
