@@ -492,3 +492,19 @@ def test_a_node_whose_disk_is_full_learns_nothing_until_there_is_room() -> None:
     cluster.nodes[full].log_full(False)
     cluster.run(1.0)
     assert len(cluster.prefixes()) == 1
+
+
+def test_a_node_that_can_neither_follow_nor_lead_tells_the_leader_without_writes() -> None:
+    """A node that promised more than a leader has, knows no leader and may not lead refuses the leader's heartbeats."""
+    cluster = settled_cluster()
+    leader, (a, b) = cluster.leader(), followers(cluster)
+    ballot = cluster.nodes[leader].groups[0].replica.ballot
+    cluster.nodes[a].groups[0].replica.acceptor.promise(make_ballot(50, b), Slot(0))  # b was not heard of again
+    cluster.settle()
+    cluster.kill(a)
+    cluster.start(a)
+    cluster.nodes[a].may_lead = lambda group: False  # type: ignore[method-assign]
+    cluster.run(3.0)
+    replica = cluster.nodes[a].groups[0].replica
+    assert replica.leader == cluster.leader()
+    assert replica.ballot > ballot
