@@ -96,7 +96,8 @@ def sim(
 
     count = seeds if seeds is not None else SEEDS_UNLESS_TOLD if seed is None else 1
     first = secrets.randbelow(2**32) if seed is None else seed
-    task = _task(faults, nodes, rough, (groups, transactions), mutant, trace=trace)
+    asked = {"nodes": nodes, "rough": rough, "groups": groups, "transactions": transactions}
+    task = _task(faults, asked, mutant, trace=trace)
     _check(count, first, jobs)
     if seed is None:
         say(f"the first seed is {first}")
@@ -122,16 +123,8 @@ def _check(seeds: int, first: int, jobs: int) -> None:
         raise CorgiError("invalid-argument", f"--jobs {jobs}: expected 1 to {JOBS_MAX}")
 
 
-def _task(
-    faults: str,
-    nodes: int | None,
-    rough: bool | None,
-    crowd: tuple[bool | None, bool | None],
-    mutant: str,
-    *,
-    trace: bool,
-) -> Task:
-    """What to do with each seed: the options of the mutant, if there is one, changed as asked for."""
+def _task(faults: str, asked: dict[str, Any], mutant: str, *, trace: bool) -> Task:
+    """What to do with each seed: the options of the mutant, if there is one, changed as far as something is asked."""
     from dataclasses import replace
 
     from corgi.sim.campaign import Task
@@ -139,24 +132,17 @@ def _task(
     from corgi.sim.mutants import MUTANTS
     from corgi.sim.run import Options
 
-    if nodes is not None and not 1 <= nodes <= 9:
-        raise CorgiError("invalid-argument", f"--nodes {nodes}: expected 1 to 9")
+    if asked["nodes"] is not None and not 1 <= asked["nodes"] <= 9:
+        raise CorgiError("invalid-argument", f"--nodes {asked['nodes']}: expected 1 to 9")
     if mutant and mutant not in MUTANTS:
         raise CorgiError("invalid-argument", f"--mutant: {mutant!r} is none", hint="there are " + ", ".join(MUTANTS))
-    options = MUTANTS[mutant].options if mutant else Options()
     kinds = tuple(filter(None, (kind.strip() for kind in faults.split(","))))
     for kind in kinds:
         if kind not in KINDS:
             raise CorgiError("invalid-argument", f"--faults: {kind!r} is no kind", hint="there are " + ", ".join(KINDS))
-    options = replace(options, faults=kinds or options.faults, nodes=nodes or options.nodes)
-    if rough is not None:
-        options = replace(options, rough=rough)
-    groups, transactions = crowd
-    if groups is not None:
-        options = replace(options, groups=groups)
-    if transactions is not None:
-        options = replace(options, transactions=transactions)
-    return Task(options, mutant, trace)
+    options = MUTANTS[mutant].options if mutant else Options()
+    changes = {name: wanted for name, wanted in {**asked, "faults": kinds or None}.items() if wanted is not None}
+    return Task(replace(options, **changes), mutant, trace)
 
 
 class Told:
