@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "dev": ("corgi.cli.dev:dev", "Run a local cluster in the foreground."),
     "server": ("corgi.cli.server:server", "Run one node."),
-    "topic": ("corgi.cli.topic:app", "Create, list, describe, alter and delete topics."),
+    "topic": ("corgi.cli.topic:app", "Create, list, describe, alter, trim and delete topics."),
     "pub": ("corgi.cli.pub:pub", "Publish lines from stdin or a file."),
     "sub": ("corgi.cli.sub:sub", "Print messages as they arrive."),
     "group": ("corgi.cli.group:app", "List, describe, reset and delete consumer groups."),
