@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 
 from corgi import connect_sync
+from corgi.base.errors import CorgiError
+from corgi.cli.dev import _start
+from corgi.server import local
+from corgi.server.local import LocalOptions
 
 PATIENCE_S = 30.0
 
@@ -156,3 +160,43 @@ def test_a_taken_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         port = taken.getsockname()[1]
         assert main(["dev", "--dir", str(tmp_path), "--nodes", "1", "--port", str(port)]) == 1
     assert "[port-in-use]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("taken", "asked", "given"),
+    [
+        ((), (None, None), (7450, 9092)),
+        ((9092,), (None, None), (7450, 0)),
+        ((7450,), (None, None), (0, 9092)),
+        ((7450, 9092), (None, None), (0, 0)),
+        ((7450,), (None, 9192), (0, 9192)),
+        ((7450,), (8450, None), (8450, 0)),
+        ((9092,), (None, 9092), None),
+    ],
+)
+def test_of_the_default_ports_only_those_that_are_taken_are_replaced(
+    taken: tuple[int, ...],
+    asked: tuple[int | None, int | None],
+    given: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Cluster:
+        def __init__(self, options: LocalOptions) -> None:
+            self.options = options
+
+        def start(self) -> None:
+            for port in (self.options.port, self.options.kafka_port):
+                if port in taken:
+                    raise CorgiError("port-in-use", f"port {port} is taken")
+
+    monkeypatch.setattr(local, "LocalCluster", Cluster)
+    options = LocalOptions(folder=Path("nowhere"), nodes=3, port=asked[0] or 0, kafka_port=asked[1] or 0)
+    if given is None:
+        with pytest.raises(CorgiError, match="9092"):
+            _start(options, *asked)
+        return
+    started = _start(options, *asked).options
+    assert (started.port, started.kafka_port) == given
+    told = capsys.readouterr().err
+    assert all((f"port {port} is taken" in told) == (port in taken and asked[0] is None) for port in (7450, 9092))

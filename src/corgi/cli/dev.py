@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import shutil
 import signal
 import tempfile
@@ -90,22 +91,27 @@ def dev(
 
 
 def _start(options: LocalOptions, port: int | None, kafka_port: int | None) -> LocalCluster:
-    """Start on the default ports when none were asked for, or on free ones where those are taken."""
+    """Start on the default ports when none were asked for, with free ones instead of those that are taken."""
     from corgi.server.local import LocalCluster
 
-    if port is None:
-        wanted = KAFKA_PORT if kafka_port is None else kafka_port
-        cluster = LocalCluster(dataclasses.replace(options, port=NATIVE_PORT, kafka_port=wanted))
+    natives = (NATIVE_PORT, 0) if port is None else (port,)
+    kafkas = (KAFKA_PORT, 0) if port is None and kafka_port is None else (kafka_port or 0,)
+    *tries, last = itertools.product(natives, kafkas)
+    taken: dict[str, None] = {}
+    for native, kafka in tries:
+        cluster = LocalCluster(dataclasses.replace(options, port=native, kafka_port=kafka))
         try:
             cluster.start()
+            break
         except CorgiError as error:
             if error.code != "port-in-use":
                 raise
-            say(f"{error.message}: free ports are used instead")
-        else:
-            return cluster
-    cluster = LocalCluster(options)
-    cluster.start()
+            taken[error.message] = None
+    else:
+        cluster = LocalCluster(dataclasses.replace(options, port=last[0], kafka_port=last[1]))
+        cluster.start()
+    for message in taken:
+        say(f"{message}: free ports are used instead")
     return cluster
 
 
