@@ -16,7 +16,7 @@ from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, Offset
 from corgi.delivery.limits import JOIN_BATCH_BYTES, JOIN_PINNED_RATIO
-from corgi.delivery.ports import AppliedLog, TransactionsView
+from corgi.delivery.ports import AppliedLog
 from corgi.delivery.reads import Gathered, exactly, gather, slots_after
 from corgi.delivery.values import Values, Waiter
 
@@ -45,33 +45,13 @@ def gather_for_reader(
     raw: bool = False,
 ) -> Gathered:
     """As ``reads.gather``, which does it for every partition without transactions. ``committed``: only what is; with
-    ``raw`` only up to where that is known, and nothing is left out."""
-    if log.transactions is None:
+    ``raw`` only up to where that is known, and nothing is left out. ``batches_max`` counts also what is left out."""
+    transactions = log.transactions
+    if transactions is None:
         return gather(
             log, group, offset, bytes_max=bytes_max, batches_max=batches_max, values=values, waiter=waiter,
             urgent=urgent, hint=hint,
         )  # fmt: skip
-    return _gather_decided(
-        log, log.transactions, group, offset, bytes_max=bytes_max, batches_max=batches_max, values=values,
-        waiter=waiter, urgent=urgent, committed=committed, raw=raw,
-    )  # fmt: skip
-
-
-def _gather_decided(
-    log: AppliedLog,
-    transactions: TransactionsView,
-    group: GroupId,
-    offset: Offset,
-    *,
-    bytes_max: int,
-    batches_max: int,
-    values: Values,
-    waiter: Waiter,
-    urgent: bool,
-    committed: bool,
-    raw: bool,
-) -> Gathered:
-    """``batches_max`` counts also what is left out."""
     end = transactions.stable_end(log.end) if committed else log.end
     lengths: list[int] = []
     buffers: list[Buffer] = []
