@@ -392,9 +392,11 @@ def test_nothing_else_is_blamed_for_a_duplicate() -> None:
     assert {violation.name for violation in check_history(history)} == {"duplicate"}
 
 
-def test_offsets_with_holes_are_skipped_only_where_something_is_stored() -> None:
+@pytest.mark.parametrize("sparse", [False, True], ids=["everywhere", "in this partition"])
+def test_offsets_with_holes_are_skipped_only_where_something_is_stored(sparse: bool) -> None:
     history = good()
-    history.dense = False
+    history.dense = sparse
+    history.sparse = {P} if sparse else set()
     holes = [(0, b"a"), (3, b"b"), (7, b"c")]
     everywhere(history, holes)
     history.sends = [send(0, b"a", 0), send(1, b"b", 3), send(2, b"c", 7)]
