@@ -30,6 +30,30 @@ NO_BYTES = but(None, "", b"x")
 DURATIONS = (7, 1.5)
 
 Call = Callable[[corgi.Corgi, str, Any], Any]
+
+
+async def one(messages: Any) -> Any:
+    return await anext(messages)
+
+
+async def act(mq: corgi.Corgi, topic: str, **words: Any) -> None:
+    async with mq.atomic() as tx:
+        tx.publish(topic, b"", **words)
+
+
+async def checkpoint(mq: corgi.Corgi, **words: Any) -> None:
+    async with mq.atomic() as tx:
+        tx.checkpoint(**{"group": "g", "topic": "t", "partition": 0, "offset": 0, **words})
+
+
+async def answering(mq: corgi.Corgi, producer: Any, decide: Any) -> None:
+    async with mq.answer(producer, decide):
+        pass
+
+
+async def nothing(_: Any) -> None: ...
+
+
 CALLS: dict[str, tuple[tuple[Any, ...], Call]] = {
     "publish topic": (NO_NAMES, lambda mq, _, v: mq.publish(v, b"")),
     "publish value": (NO_BYTES, lambda mq, t, v: mq.publish(t, v)),
@@ -79,6 +103,41 @@ CALLS: dict[str, tuple[tuple[Any, ...], Call]] = {
     "offsets name": (NO_NAMES, lambda mq, _, v: mq.topics.offsets(v)),
     "offsets at": (but(7), lambda mq, t, v: mq.topics.offsets(t, v)),
     "delete": (NO_NAMES, lambda mq, _, v: mq.topics.delete(v)),
+    "atomic name": (but("", "\ud800"), lambda mq, _, v: mq.atomic(v)),
+    "atomic timeout": (but(*DURATIONS), lambda mq, _, v: mq.atomic(timeout=v)),
+    "atomic key": (NO_BYTES, lambda mq, t, v: act(mq, t, key=v)),
+    "atomic partition": (but(None, 7, 2**70), lambda mq, t, v: act(mq, t, partition=v)),
+    "checkpoint group": (ANY, lambda mq, t, v: checkpoint(mq, topic=t, group=v)),
+    "checkpoint topic": (NO_NAMES, lambda mq, _, v: checkpoint(mq, topic=v)),
+    "checkpoint partition": (but(7), lambda mq, t, v: checkpoint(mq, topic=t, partition=v)),
+    "checkpoint offset": (but(7), lambda mq, t, v: checkpoint(mq, topic=t, offset=v)),
+    "checkpoint version": (but(7, -1), lambda mq, t, v: checkpoint(mq, topic=t, version=v)),
+    "checkpoint slice": (NO_NUMBERS, lambda mq, t, v: checkpoint(mq, topic=t, slice=v)),
+    "checkpoint owner_epoch": (NO_NUMBERS, lambda mq, t, v: checkpoint(mq, topic=t, owner_epoch=v)),
+    "checkpoint member": (but(""), lambda mq, t, v: checkpoint(mq, topic=t, member=v)),
+    "checkpoint ranges": (but("", [], b"x", [1]), lambda mq, t, v: checkpoint(mq, topic=t, ranges=v)),
+    "checkpoint range": (ANY, lambda mq, t, v: checkpoint(mq, topic=t, ranges=[v])),
+    "checkpoint metadata": (but(""), lambda mq, t, v: checkpoint(mq, topic=t, metadata=v)),
+    "prepare topic": (NO_NAMES, lambda mq, _, v: mq.prepare(v, b"", producer="p")),
+    "prepare producer": (ANY, lambda mq, t, v: mq.prepare(t, b"", producer=v)),
+    "prepare partition": (but(None, 7), lambda mq, t, v: mq.prepare(t, b"", producer="p", partition=v)),
+    "prepare id": ((7, 1.5, "\ud800", b"x", [1], {1: 2}), lambda mq, t, v: mq.prepare(t, b"", producer="p", id=v)),
+    "prepare check_after": (but(*DURATIONS), lambda mq, t, v: mq.prepare(t, b"", producer="p", check_after=v)),
+    "prepare checks": (but(7), lambda mq, t, v: mq.prepare(t, b"", producer="p", checks=v)),
+    "answer producer": (but("", "\ud800"), lambda mq, _, v: answering(mq, v, nothing)),
+    "answer decide": (ANY, lambda mq, _, v: answering(mq, "p", v)),
+    "settle": (ANY, lambda mq, _, v: mq.settle(v, commit=True)),
+    "replay topic": (NO_NAMES, lambda mq, _, v: one(mq.replay(v))),
+    "replay partitions": (but(None, b"x", [1], {1: 2}), lambda mq, t, v: one(mq.replay(t, partitions=v))),
+    "run handler": (ANY, lambda mq, t, v: mq.run(v, t, group="g")),
+    "run topics": (but(b"x", [1], {1: 2}), lambda mq, _, v: mq.run(nothing, v, group="g")),
+    "run group": (ANY, lambda mq, t, v: mq.run(nothing, t, group=v)),
+    "run concurrency": (but(7), lambda mq, t, v: mq.run(nothing, t, group="g", concurrency=v)),
+    "run stop": (but(None), lambda mq, t, v: mq.run(nothing, t, group="g", stop=v)),
+    "run decode": ((7, b"x", THING, [1]), lambda mq, t, v: mq.run(nothing, t, group="g", decode=v)),
+    "group subscribe": (ANY[1:], lambda mq, t, v: one(mq.subscribe(t, group=v))),
+    "group reset": (ANY, lambda mq, t, v: mq.groups.reset(v, t, "earliest")),
+    "trim before": (but({1: 2}, {}), lambda mq, t, v: mq.topics.trim(t, v)),
     "connect": (ANY, lambda mq, _, v: corgi.connect(v)),
     "connect list": (ANY, lambda mq, _, v: corgi.connect([v])),
     "connect_sync": (ANY, lambda mq, _, v: corgi.connect_sync(v)),

@@ -18,7 +18,7 @@ import msgspec
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
-from corgi.base.limits import MIB
+from corgi.base.limits import MIB, PARTITIONS_MAX
 from corgi.base.records import RecordFields, encode_batch
 from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Receipt
@@ -26,7 +26,18 @@ from corgi.client.publishing import Key, Publisher, Value, as_bytes
 from corgi.client.shell import Shell
 from corgi.client.topics import ask_for
 from corgi.client.two_phases import Identity, Part, Place, TwoPhases, own_identity
-from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
+from corgi.client.words import (
+    OFFSET_MAX,
+    Duration,
+    Headers,
+    Time,
+    between,
+    group_name,
+    header_list,
+    milliseconds,
+    seconds,
+    topic_name,
+)
 from corgi.wire import transaction_messages as t
 
 ATOMIC_BYTES_MAX = 16 * MIB  # kept by one block
@@ -128,8 +139,13 @@ class Atomic:
         so that nobody else moved it meanwhile; -1: whichever it has when the block ends.
         """
         self._check_open()
-        if type(offset) is not int or offset < 0:
-            raise CorgiError("invalid-argument", f"an offset is a number from 0 on, not {offset!r}")
+        group_name(group)
+        between(partition, "partition", 0, PARTITIONS_MAX)
+        between(offset, "offset", 0, OFFSET_MAX)
+        between(version, "version", -1, OFFSET_MAX)
+        said: object = ranges
+        if not isinstance(said, Sequence):
+            raise CorgiError("invalid-argument", f"ranges are pairs of offsets, not {ranges!r}")
         wanted = t.Checkpoint(
             group, TopicId(0), partition, slice, owner_epoch, member, version, Offset(offset), tuple(ranges), metadata
         )
@@ -172,8 +188,11 @@ class Acts:
         self._named: dict[str, Identity] = {}
 
     def block(self, name: str, timeout: Duration) -> Atomic:
-        if len(name) > NAME_MAX:
-            raise CorgiError("invalid-argument", f"a transactional name has at most {NAME_MAX} characters")
+        said: object = name
+        if not isinstance(said, str) or len(name) > NAME_MAX:
+            raise CorgiError(
+                "invalid-argument", f"a transactional name has at most {NAME_MAX} characters, not {name!r}"
+            )
         timeout_s = seconds(timeout, "timeout")
         if timeout_s > LIFE_S_MAX:
             raise CorgiError("invalid-argument", f"an act takes at most {LIFE_S_MAX:.0f} s")

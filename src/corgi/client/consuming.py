@@ -19,7 +19,19 @@ from corgi.client.messages import Message
 from corgi.client.publishing import Publisher
 from corgi.client.shell import Shell
 from corgi.client.topics import route_of
-from corgi.client.words import NAME_MAX, Duration, Read, StartAt, committed, group_name, seconds, start_at, topic_name
+from corgi.client.words import (
+    NAME_MAX,
+    Duration,
+    Read,
+    StartAt,
+    between,
+    committed,
+    group_name,
+    one_of,
+    seconds,
+    start_at,
+    topic_name,
+)
 
 V = TypeVar("V")
 Order = Literal["key", "partition", "none"]
@@ -60,18 +72,9 @@ class HandlerWords(GroupWords, total=False):
     handler_timeout: Duration | None
 
 
-def one_of(value: str, name: str, choices: tuple[str, ...]) -> str:
-    said: object = value
-    if said not in choices:
-        raise CorgiError("invalid-argument", f"{name} is one of {', '.join(choices)}, not {value!r}")
-    return value
-
-
-def between(value: int, name: str, least: int, most: int) -> int:
-    kind: object = type(value)
-    if kind is not int or not least <= value <= most:
-        raise CorgiError("invalid-argument", f"{name} is a number from {least} to {most}, not {value!r}")
-    return value
+def check_stop(stop: object) -> None:
+    if stop is not None and not isinstance(stop, asyncio.Event):
+        raise CorgiError("invalid-argument", f"stop is an asyncio.Event, not {stop!r}")
 
 
 def prefetch(bytes_: int) -> int:
@@ -101,7 +104,9 @@ def consume_options(
     retry: str = "place",
 ) -> ConsumeOptions:
     """Raises "invalid-argument", "invalid-topic-name"."""
-    chosen = (topics,) if isinstance(topics, str) else topics
+    chosen: object = (topics,) if isinstance(topics, str) else topics
+    if not isinstance(chosen, Iterable):
+        raise CorgiError("invalid-argument", f"topics are a name or several, not {topics!r}")
     names = tuple(dict.fromkeys([topic_name(one) for one in chosen]))
     if names == ():
         raise CorgiError("invalid-argument", "no topic is named")
@@ -189,8 +194,10 @@ async def run_handler(
     stop: asyncio.Event | None,
 ) -> RunStatistics:
     """See ``Corgi.run``."""
-    if not callable(handler):
-        raise CorgiError("invalid-argument", f"the handler is a function of a message, not {handler!r}")
+    for what, said in (("handler", handler), ("decode", decode or handler)):
+        if not callable(said):
+            raise CorgiError("invalid-argument", f"the {what} is a function of a message, not {said!r}")
+    check_stop(stop)
     one_of(order, "order", ("key", "partition", "none"))
     one_of(semantics, "semantics", ("at_least_once", "at_most_once", "exactly_once"))
     chosen = retry
@@ -248,6 +255,7 @@ async def run_in_store(
     prefetch_bytes: int,
 ) -> LocalStatistics:
     """See ``Corgi.run_in``."""
+    check_stop(stop)
     options = consume_options(
         shell,
         topics,

@@ -312,9 +312,10 @@ class Corgi(Publisher):
 
     async def settle(self, prepared: OpenTransaction | Check, *, commit: bool) -> None:
         """Commit or roll back a prepared message in its producer's place."""
+        said: object = prepared
         if isinstance(prepared, Check):
             topic, partition = prepared.topic, prepared.partition
-        elif prepared.id:
+        elif isinstance(said, OpenTransaction) and prepared.id:
             topic, partition = prepared.partitions[0]
         else:
             raise CorgiError("invalid-argument", "only prepared messages are settled; a transaction is its producer's")

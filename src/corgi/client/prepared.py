@@ -21,13 +21,14 @@ import msgspec
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
+from corgi.base.limits import PARTITIONS_MAX
 from corgi.base.records import encode_batch
 from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Receipt
 from corgi.client.publishing import Key, Value, as_bytes
 from corgi.client.shell import Shell
 from corgi.client.topics import ask_for, route_of
-from corgi.client.words import Duration, Headers, Time, header_list, milliseconds, seconds, topic_name
+from corgi.client.words import Duration, Headers, Time, between, header_list, milliseconds, seconds, topic_name
 from corgi.wire import transaction_messages as t
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class PreparedMessages:
             raise route.keyless()
         if partition is None:
             partition = secrets.randbelow(route.partitions) if raw_key is None else route.keyed[raw_key]
-        if type(partition) is not int or not 0 <= partition < route.partitions:
+        between(partition, "partition", 0, PARTITIONS_MAX)
+        if partition >= route.partitions:
             raise CorgiError("unknown-partition", f"{name} has partitions 0 to {route.partitions - 1}")
         id_ = id or secrets.token_hex(16)
         batch = encode_batch([(raw_key, raw_value, fields, time_ms)])
@@ -148,6 +150,11 @@ class PreparedMessages:
 
     @asynccontextmanager
     async def _answering(self, producer: str, decide: Decide) -> AsyncIterator[None]:
+        said: object = producer
+        if not isinstance(said, str) or not callable(decide):
+            raise CorgiError(
+                "invalid-argument", f"a producer has a name and a function that answers, not {producer!r}, {decide!r}"
+            )
         if producer in self._deciding:
             raise CorgiError("invalid-argument", f"this client answers for {producer!r} already")
         self._deciding[producer] = decide

@@ -15,7 +15,9 @@ from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import NodeDescription, PartitionDescription, TopicDescription
 from corgi.client.shell import Shell
 from corgi.client.words import Duration, Time, milliseconds, seconds, topic_name
-from corgi.wire.frame import encode_frame
+from corgi.wire.catalog import REQUESTS
+from corgi.wire.codec import Codec
+from corgi.wire.frame import FRAME_BYTES, Frame, encode_frame
 from corgi.wire.messages import (
     AlterTopic,
     CreateTopic,
@@ -38,6 +40,7 @@ Config = str | int | float | bool | None
 END, START, COMPACTED = -1, -2, -3
 OFFSETS_AT_ONCE = 500  # partitions in one ListOffsets
 EACH_NODE_S = 2.0  # for what every node is asked
+_REQUESTS = Codec(REQUESTS)
 Told = tuple[int, int]  # offset, and a time or a share in thousandths
 Numbers = list[int]  # the class below has a method named list
 Places = list[tuple[TopicId, int, int]]
@@ -54,9 +57,12 @@ async def ask(
 ) -> tuple[WireMessage, Ask]:
     """Ask the cluster and wait; raises what no retry helped against, and "invalid-argument" for what cannot be sent."""
     try:
-        _ = encode_frame(message.TYPE, message, 0, 0)
+        header = memoryview(encode_frame(message.TYPE, message, 0, 0))[FRAME_BYTES:]
+        _ = _REQUESTS.decode(Frame(message.TYPE, 0, header, header[:0]))
     except (OverflowError, TypeError, UnicodeEncodeError) as error:
         raise CorgiError("invalid-argument", f"this cannot be sent: {error}") from None
+    except CorgiError as error:  # a node would close the connection for it, under everybody else's requests
+        raise CorgiError("invalid-argument", f"a {type(message).__name__} cannot say this: {error.message}") from None
     future: asyncio.Future[tuple[Answer, Ask]] = shell.loop.create_future()
 
     def done(asked: Ask, answer: Answer, _: memoryview) -> None:
@@ -258,7 +264,7 @@ class Topics:
         """
         topic_name(name)
         timeout_s = seconds(timeout, "timeout")
-        if isinstance(before, str) and before != "latest":
+        if before != "latest" and not isinstance(before, Mapping):
             raise CorgiError("invalid-argument", f'before is "latest" or a mapping of partitions, not {before!r}')
         topic = await self._metadata((name,))
         info = next((info for info in topic.topics if info.name == name and not info.error), None)

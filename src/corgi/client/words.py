@@ -31,7 +31,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_OFFSET_MAX = 2**63 - 1
+OFFSET_MAX = 2**63 - 1
 
 
 def seconds(duration: Duration, name: str = "the duration") -> float:
@@ -96,10 +96,7 @@ def header_list(headers: Headers) -> list[Header]:
 
 def committed(read: str) -> bool:
     """Raises "invalid-argument"."""
-    said: object = read
-    if said not in ("committed", "uncommitted"):
-        raise CorgiError("invalid-argument", f'read is "committed" or "uncommitted", not {read!r}')
-    return said == "committed"
+    return one_of(read, "read", ("committed", "uncommitted")) == "committed"
 
 
 def start_at(start: StartAt) -> Start | dict[int, Start]:
@@ -109,10 +106,11 @@ def start_at(start: StartAt) -> Start | dict[int, Start]:
     if isinstance(start, datetime):
         return Start("time", milliseconds(start, "start"))
     if type(start) is int:
-        return Start("offset", _offset(start))
+        return Start("offset", between(start, "start", 0, OFFSET_MAX))
     if isinstance(start, Mapping) and start:
         partitions = partition_numbers(start, "start")
-        return dict(zip(partitions, [Start("offset", _offset(offset)) for offset in start.values()], strict=True))
+        starts = [Start("offset", between(offset, "an offset", 0, OFFSET_MAX)) for offset in start.values()]
+        return dict(zip(partitions, starts, strict=True))
     raise CorgiError(
         "invalid-argument",
         f'start is "earliest", "latest", an offset, an aware datetime or {{partition: offset}}, not {start!r}',
@@ -136,9 +134,25 @@ def partition_numbers(partitions: Iterable[int], name: str = "partitions") -> tu
 def group_name(group: str, name: str = "group") -> str:
     """A name that can be asked for. Raises "invalid-argument"."""
     said: object = group
-    if not isinstance(said, str) or not 1 <= len(group) <= NAME_MAX:
+    if not isinstance(said, str) or not 1 <= len(group) <= NAME_MAX or not _encodable(group):
         raise CorgiError("invalid-argument", f"{name} is a name of 1 to {NAME_MAX} characters, not {group!r}")
     return group
+
+
+def one_of(value: str, name: str, choices: tuple[str, ...]) -> str:
+    """Raises "invalid-argument"."""
+    said: object = value
+    if said not in choices:
+        raise CorgiError("invalid-argument", f"{name} is one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def between(value: int, name: str, least: int, most: int) -> int:
+    """Raises "invalid-argument"."""
+    kind: object = type(value)
+    if kind is not int or not least <= value <= most:
+        raise CorgiError("invalid-argument", f"{name} is a number from {least} to {most}, not {value!r}")
+    return value
 
 
 def topic_name(name: str) -> str:
@@ -148,7 +162,9 @@ def topic_name(name: str) -> str:
     return name
 
 
-def _offset(offset: int) -> int:
-    if type(offset) is not int or not 0 <= offset <= _OFFSET_MAX:
-        raise CorgiError("invalid-argument", f"an offset is 0 or more, not {offset!r}")
-    return offset
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

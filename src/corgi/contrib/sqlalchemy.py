@@ -21,10 +21,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from corgi.base.errors import CorgiError
-from corgi.client.consuming import between
 from corgi.client.held import Delivered
 from corgi.client.local_run import NOT_BEGUN, HandlerFailedError, LocalStatistics, LocalUnit, StoreTroubleError
-from corgi.client.words import NAME_MAX, Duration, StartAt
+from corgi.client.words import NAME_MAX, Duration, StartAt, between
 
 if TYPE_CHECKING:
     from corgi.client.corgi import Corgi
