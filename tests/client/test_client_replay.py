@@ -114,6 +114,13 @@ async def test_readers_of_uncommitted_data_do_not_wait(
     assert (await asyncio.wait_for(waiting, 10)).value == b"x"
 
 
+async def test_an_end_beyond_what_is_stored_is_not_waited_for(mq: corgi.Corgi, name: str) -> None:
+    await mq.topics.create(name)
+    await mq.publish(name, b"a")
+    for end in (5, {0: 5}):
+        assert await asyncio.wait_for(values(mq.replay(name, "earliest", end)), 10) == [b"a"]
+
+
 async def test_wrong_words_are_refused(mq: corgi.Corgi, name: str) -> None:
     await mq.topics.create(name)
     wrong: Any
@@ -121,7 +128,7 @@ async def test_wrong_words_are_refused(mq: corgi.Corgi, name: str) -> None:
         with pytest.raises(CorgiError) as refused:
             await values(mq.replay(name, **wrong))
         assert refused.value.code == "invalid-argument"
-    for wrong in ({"partitions": [1]}, {"start": {7: 0}, "end": {7: 1}}):
+    for wrong in ({"partitions": [1]}, {"start": {7: 0}, "end": {7: 1}}, {"start": {7: 0}}, {"end": {7: 1}}):
         with pytest.raises(CorgiError) as nowhere:
             await values(mq.replay(name, **wrong))
         assert nowhere.value.code == "unknown-partition"

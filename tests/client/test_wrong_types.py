@@ -128,6 +128,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], Call]] = {
     "answer decide": (ANY, lambda mq, _, v: answering(mq, "p", v)),
     "settle": (ANY, lambda mq, _, v: mq.settle(v, commit=True)),
     "replay topic": (NO_NAMES, lambda mq, _, v: one(mq.replay(v))),
+    "replay start": (but(7, {1: 2}), lambda mq, t, v: one(mq.replay(t, v))),
+    "replay end": (but(7, {1: 2}), lambda mq, t, v: one(mq.replay(t, "earliest", v))),
     "replay partitions": (but(None, b"x", [1], {1: 2}), lambda mq, t, v: one(mq.replay(t, partitions=v))),
     "run handler": (ANY, lambda mq, t, v: mq.run(v, t, group="g")),
     "run topics": (but(b"x", [1], {1: 2}), lambda mq, _, v: mq.run(nothing, v, group="g")),

@@ -21,7 +21,7 @@ from corgi.client.core.routing import TopicRoute
 from corgi.client.messages import Message
 from corgi.client.shell import Shell
 from corgi.client.topics import Topics, route_of
-from corgi.client.words import milliseconds, partition_numbers, topic_name
+from corgi.client.words import OFFSET_MAX, between, milliseconds, partition_numbers, topic_name
 from corgi.wire.messages import Fetch, FetchReply, WireMessage
 
 PIECE_BYTES = 1 * MIB
@@ -71,25 +71,21 @@ async def replay(
 async def _bound(topics: Topics, name: str, at: ReplayFrom, what: str) -> _Bound:
     """Where a replay begins or ends. A time ends nothing by its offset: older messages may come behind newer ones."""
     said: object = at
-    if isinstance(said, Mapping):
-        numbers = partition_numbers(said, what)
-        await topics.offsets(name)
-        return _Bound({number: _offset(said[number], what) for number in numbers}, -1)
     if isinstance(at, datetime):
         offsets = await topics.offsets(name, at if what == "start" else "latest")
         return _Bound(offsets, milliseconds(at, what))
-    if isinstance(said, str):
+    if isinstance(at, str):
         if said not in ("earliest", "latest"):
             raise CorgiError("invalid-argument", f'{what} is "earliest", "latest", an offset or a time, not {at!r}')
-        return _Bound(await topics.offsets(name, said), -1)
-    offset = _offset(said, what)
-    return _Bound(dict.fromkeys(await topics.offsets(name), offset), -1)
-
-
-def _offset(said: object, what: str) -> int:
-    if type(said) is not int or said < 0:
-        raise CorgiError("invalid-argument", f"{what}: an offset is a number from 0 on, not {said!r}")
-    return said
+        return _Bound(await topics.offsets(name, at), -1)
+    ends = await topics.offsets(name)  # nothing is waited for beyond them
+    if isinstance(at, Mapping):
+        wanted = {number: between(at[number], what, 0, OFFSET_MAX) for number in partition_numbers(at, what)}
+        for number in wanted.keys() - ends.keys():
+            raise CorgiError("unknown-partition", f"{what}: {name} has partitions 0 to {len(ends) - 1}, not {number}")
+    else:
+        wanted = dict.fromkeys(ends, between(at, what, 0, OFFSET_MAX))
+    return _Bound({number: min(offset, ends[number]) for number, offset in wanted.items()}, -1)
 
 
 async def _fetch(
