@@ -5,8 +5,8 @@
             await mq.topics.create("orders")
             ...
 
-The broker runs in a thread of its own, so that synchronous tests, tests under any asynchronous runner and Kafka's own
-clients can use it alike. It is made anew for each test and keeps nothing.
+The broker runs in a thread of its own, so that synchronous tests and tests under any asynchronous runner can use it
+alike. It is made anew for each test and keeps nothing. For Kafka's clients: ``corgi.testing.embedded.Broker``.
 """
 
 from __future__ import annotations
