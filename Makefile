@@ -9,7 +9,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test lint demo bench coverage format lock clean
+.PHONY: help test lint demo bench clients coverage format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(READY) ## Run the demonstration
 bench: $(READY) ## Measure a cluster on this machine: make bench ARGS="echo --rate 2000"
 	$(BIN)/python -m corgi bench $(ARGS)
 
+clients: ## Fetch Kafka's clients for Node.js, Java and Go by name, for tests that are skipped without them
+	@sh tools/make-clients.sh .clients
+
 coverage: $(READY) ## Run the tests and show which lines and branches they miss
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term --cov-report=html
 
@@ -41,7 +44,7 @@ lock: $(READY) ## Resolve the pinned requirements anew: make lock ARGS=--upgrade
 	$(BIN)/python tools/lock.py $(ARGS)
 
 clean: ## Remove .venv, caches and results
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.*
+	rm -rf $(VENV) .clients build dist htmlcov .coverage .coverage.*
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import aiokafka
@@ -92,20 +88,6 @@ async def test_what_librdkafka_publishes_corgi_reads_and_the_other_way_round(clu
         await mq.flush()
     everything = await asyncio.to_thread(read_by_confluent, cluster.kafka, topic, 3, 2 * COUNT)
     assert by_key(everything) == {key: values * 2 for key, values in by_key(keys_of()).items()}
-
-
-@pytest.mark.parametrize("codec", ["none", "gzip"])  # for the others it wants more packages
-def test_kafka_python_publishes_and_reads(cluster: LocalCluster, topic: str, codec: str) -> None:
-    """In a process of its own: that client leaves sockets open, and warns of itself."""
-    program = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "clients" / "kafka_python_client.py")]
-    ran = subprocess.run(
-        [*program, cluster.kafka, topic, codec, str(COUNT)], check=False, capture_output=True, text=True, timeout=60
-    )
-    assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
-    assert len({tuple(place) for place in told["places"]}) == COUNT
-    assert by_key([(key.encode(), value.encode()) for key, value in told["read"]]) == by_key(keys_of())
-    assert told["ends"] == COUNT
 
 
 @pytest.mark.parametrize("codec", CODECS)

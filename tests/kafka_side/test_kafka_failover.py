@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import foreign
 import pytest
 from confluent_kafka import Producer
 
 from corgi.server.local import LocalCluster, LocalOptions
 
 STEADY = Path(__file__).parent / "clients" / "steady.py"
-CLIENTS = ["confluent", "aiokafka", "kafka-python"]
+IN_PYTHON = ["confluent", "aiokafka", "kafka-python"]
+CLIENTS = [*IN_PYTHON, *[client for client in foreign.CLIENTS if client not in IN_PYTHON]]
 BEFORE_S, AFTER_S = 1.0, 2.5
 PAUSE_S_MAX = 3.0  # of a machine that does much else; pytest -s shows the pauses
 
@@ -36,10 +38,12 @@ class Steady:
     """One running client. ``seen``: number, offset and monotonic time of what it told so far."""
 
     def __init__(self, client: str, what: str, cluster: LocalCluster, topic: str) -> None:
-        command = [sys.executable, "-W", "ignore", str(STEADY), client, what, cluster.kafka, topic]
+        python = [sys.executable, "-W", "ignore", str(STEADY), client]
+        program = python if client in IN_PYTHON else foreign.command(client)
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+            [*program, what, cluster.kafka, topic], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, env=foreign.environment(),
+        )  # fmt: skip
         self.seen: list[tuple[int, int, float]] = []
 
     def run_until(self, at: float) -> None:
