@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import struct
+import uuid
 from typing import Any
 
 import pytest
 from kafka_world import KafkaClient, KafkaNode, encoded, fields_of, nested, request, versions
 
 from corgi.base.batch import ATTRIBUTE_CONTROL, HEADER, parse_header
+from corgi.base.errors import NOT_LEADER
+from corgi.base.ids import NodeId, TopicId
 from corgi.base.records import decode_batch, encode_batch, sign
 from corgi.kafka.table import APIS
 from one_node import START_MS
@@ -41,7 +44,7 @@ def produce(version: int, name: str, partitions: dict[int, bytes | None], acks: 
 
 def fetch(
     version: int, name: str, offsets: dict[int, int], *, wait_ms: int = 0, bytes_min: int = 1, committed: bool = False,
-    bytes_max: int = 1 << 20, part_bytes: int = 1 << 20, **more: Any,
+    bytes_max: int = 1 << 20, part_bytes: int = 1 << 20, topic_id: uuid.UUID | None = None, **more: Any,
 ) -> Any:  # fmt: skip
     cls = request(FETCH, version)
     topic = nested(cls, "topics")
@@ -53,8 +56,12 @@ def fetch(
     return fields_of(
         cls, replica_id=-1, max_wait=milliseconds(wait_ms), min_bytes=bytes_min, max_bytes=bytes_max,
         isolation_level=int(committed), session_id=0, session_epoch=-1, forgotten_topics_data=(), rack_id="",
-        topics=(fields_of(topic, topic=name, partitions=wanted),),
+        topics=(fields_of(topic, topic=name, topic_id=topic_id, partitions=wanted),),
     )  # fmt: skip
+
+
+def id_of(world: KafkaNode, topic: TopicId) -> uuid.UUID:
+    return uuid.UUID(bytes=world.front.uuid_of(topic))
 
 
 def asking(cls: Any, name: str | None, *, create: bool = False) -> Any:
@@ -127,6 +134,19 @@ def test_metadata_names_nodes_topics_and_leaders(world: KafkaNode, client: Kafka
     assert again == answer, "and from what is kept"
 
 
+def test_metadata_is_asked_for_by_id(world: KafkaNode, client: KafkaClient) -> None:
+    topic = world.node.create("a", 2)
+    cls = request(METADATA, 12)
+    kind = nested(cls, "topics")
+    asked = (kind(name=None, topic_id=id_of(world, topic)), kind(name=None, topic_id=uuid.UUID(int=7)))
+    answer = client.call(
+        cls(topics=asked, allow_auto_topic_creation=True, include_topic_authorized_operations=False), wait_s=0.2
+    )
+    found, unknown = answer.topics
+    assert (found.error_code, found.name, len(found.partitions)) == (0, "a", 2)
+    assert (unknown.error_code, unknown.name, unknown.topic_id) == (100, None, uuid.UUID(int=7))
+
+
 def test_metadata_is_made_anew_when_a_topic_changes(world: KafkaNode, client: KafkaClient) -> None:
     cls = request(METADATA, 9)
     assert client.call(asking(cls, None)).topics == ()
@@ -169,7 +189,9 @@ def test_what_lies_in_a_partition_is_fetched(world: KafkaNode, client: KafkaClie
     topic = world.node.create("a", 2)
     world.node.produce(topic, 0, b"one", b"two")
     world.node.produce(topic, 0, b"three")
-    answer = client.call(fetch(version, "a", {0: 1, 1: 0}))
+    answer = client.call(fetch(version, "a", {0: 1, 1: 0}, topic_id=id_of(world, topic)))
+    if version >= 13:
+        assert answer.responses[0].topic_id == id_of(world, topic)
     first, second = answer.responses[0].partitions
     assert first.error_code == second.error_code == 0
     assert (first.high_watermark, second.high_watermark) == (3, 0)
@@ -206,6 +228,41 @@ def test_leader_epochs_are_checked(world: KafkaNode, client: KafkaClient, more: 
     world.node.create("a")
     answer = client.call(fetch(12, "a", {0: 0}, **more))
     assert answer.responses[0].partitions[0].error_code == code
+
+
+@pytest.mark.parametrize("version", [13, 16])
+def test_an_id_that_names_no_topic_is_told_as_such(world: KafkaNode, client: KafkaClient, version: int) -> None:
+    topic = world.node.create("a")
+    for unknown in (uuid.UUID(int=7), uuid.UUID(bytes=world.front.uuid_of(TopicId(topic + 1)))):
+        answer = client.call(fetch(version, "", {0: 0}, topic_id=unknown, wait_ms=500))
+        assert answer.responses[0].topic_id == unknown
+        assert answer.responses[0].partitions[0].error_code == 100
+    answer = client.call(fetch(version, "", {7: 0}, topic_id=id_of(world, topic), wait_ms=500))
+    assert answer.responses[0].partitions[0].error_code == 3
+
+
+def test_who_is_fenced_is_told_the_leader_and_where_it_is(world: KafkaNode, client: KafkaClient) -> None:
+    topic = world.node.create("a", 2)
+    group = world.node.group_of(topic, 1)
+    world.node.groups[group].replica.leader = NodeId(3)
+    known = world.front.alive()
+    world.front.alive = lambda: known | {NodeId(3)}  # type: ignore[method-assign]
+    answer = client.call(fetch(16, "", {0: 0, 1: 0}, topic_id=id_of(world, topic), current_leader_epoch=0, wait_ms=500))
+    first, second = answer.responses[0].partitions
+    assert (first.error_code, second.error_code) == (74, 74)
+    assert (first.current_leader.leader_id, first.current_leader.leader_epoch) == (1, 1)
+    assert (second.current_leader.leader_id, second.current_leader.leader_epoch) == (3, 1)
+    told = [(one.node_id, one.host, one.port, one.rack) for one in answer.node_endpoints]
+    assert told == [(1, "127.0.0.1", 9091, "host-1"), (3, "127.0.0.1", 9093, "host-3")]
+    answer = client.call(fetch(16, "", {0: 0}, topic_id=id_of(world, topic), current_leader_epoch=1))
+    assert answer.node_endpoints == ()
+
+
+def test_a_producer_that_has_to_ask_another_node_is_told_which(world: KafkaNode, client: KafkaClient) -> None:
+    topic = world.node.create("a")
+    world.node.answer_instead = lambda group, _: NOT_LEADER if group == world.node.group_of(topic, 0) else 0
+    (part,) = client.call(produce(10, "a", {0: batch_of(b"x")})).responses[0].partition_responses
+    assert (part.error_code, part.current_leader.leader_id, part.current_leader.leader_epoch) == (6, 1, 1)
 
 
 @pytest.mark.parametrize(("name", "partition", "offset", "code"), [("b", 0, 0, 3), ("a", 7, 0, 3), ("a", 0, 5, 1)])

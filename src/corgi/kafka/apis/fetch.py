@@ -1,10 +1,11 @@
-"""Fetch (1), versions 4 to 12: a long poll; stored batches leave as they lie, with what was aborted told beside them.
+"""Fetch (1), versions 4 to 16: a long poll; stored batches leave as they lie, with what was aborted told beside them.
 
 Read and written by hand. Whole batches only, beginning with the one that contains the offset. Any node serves what is
-applied on it; a client with an older leader epoch is told so (74), and by new metadata finds the leader. Sessions
-(KIP-227) are refused: the session id is always 0, so every fetch is a full one. The holder of read_committed gets
-everything up to the last stable offset and the aborted transactions in it, and leaves those out himself, as Kafka's
-clients do.
+applied on it; a client with an older leader epoch is told so (74), and finds the leader by new metadata, or since
+version 16 by what stands beside the error (KIP-951). Since version 13 topics are named by their ids (KIP-516); one that
+is not known, as that of a deleted topic, is an error of its partitions (100). Sessions (KIP-227) are refused: the
+session id is always 0, so every fetch is a full one. The holder of read_committed gets everything up to the last stable
+offset and the aborted transactions in it, and leaves those out himself, as Kafka's clients do.
 """
 
 from __future__ import annotations
@@ -24,16 +25,24 @@ from corgi.delivery.polls import Part, PartAnswer
 from corgi.kafka.api import Api, Call
 from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
+from corgi.kafka.front import UUID_BYTES
+from corgi.kafka.hints import Hints
 from corgi.state.index import PartitionLog
+from corgi.state.topics import Topic
 
 PARTITIONS_MAX = 10_000
 NO_SESSION = 0
+_NOWHERE = GroupId(0)
 READ_COMMITTED = 1
 _ZSTD = CODECS["zstd"]
 _FULL_EPOCHS = (0, -1)
 _FLEXIBLE = 12
+_BY_ID = 13
+_NO_REPLICA_ID = 15  # it became a tagged field, which only Kafka's own nodes write
+_HINTS = 16
+_CURRENT_LEADER = 1  # the tag of a partition's leader
 _INT16, _INT32 = struct.Struct(">h"), struct.Struct(">i")
-_HEAD = struct.Struct(">iiiib")  # replica id, wait ms, bytes min, bytes max, isolation
+_HEAD = struct.Struct(">iiib")  # wait ms, bytes min, bytes max, isolation
 _SESSION = struct.Struct(">ii")
 _OFFSETS = struct.Struct(">ihqqq")  # partition, error, high watermark, last stable offset, log start offset
 _ABORTED = struct.Struct(">qq")
@@ -50,6 +59,14 @@ class Wanted(NamedTuple):
     bytes: int
 
 
+class Named(NamedTuple):
+    """One topic of a request: by its id since version 13, by its name before."""
+
+    name: str
+    uuid: bytes
+    partitions: list[Wanted]
+
+
 class Request(NamedTuple):
     wait_ms: int
     bytes_min: int
@@ -57,18 +74,21 @@ class Request(NamedTuple):
     committed: bool
     session: int
     session_epoch: int
-    topics: list[tuple[str, list[Wanted]]]
+    topics: list[Named]
 
 
 def read(reader: Reader, version: int) -> Request:
     """By hand; whatever follows the partitions is of no interest here."""
     compact = version >= _FLEXIBLE
-    _, wait_ms, bytes_min, bytes_max, isolation = _HEAD.unpack(reader.take(_HEAD.size))
+    if version < _NO_REPLICA_ID:
+        reader.take(_INT32.size)
+    wait_ms, bytes_min, bytes_max, isolation = _HEAD.unpack(reader.take(_HEAD.size))
     session, epoch = _SESSION.unpack(reader.take(_SESSION.size)) if version >= 7 else (NO_SESSION, -1)
     form = next(_FORMS[since] for since in (12, 9, 5, 4) if version >= since)
     topics = []
     for _ in range(reader.count(compact=compact, bytes_each=2)):
-        name = reader.text(compact=compact)
+        uuid = bytes(reader.take(UUID_BYTES)) if version >= _BY_ID else b""
+        name = "" if version >= _BY_ID else reader.text(compact=compact)
         partitions = []
         for _ in range(reader.count(compact=compact, bytes_each=form.size)):
             fields = form.unpack(reader.take(form.size))
@@ -76,7 +96,7 @@ def read(reader: Reader, version: int) -> Request:
             partitions.append(Wanted(fields[0], epoch_told, fields[2] if version >= 9 else fields[1], fields[-1]))
             if compact:
                 reader.skip_tags()
-        topics.append((name, partitions))
+        topics.append(Named(name, uuid, partitions))
         if compact:
             reader.skip_tags()
     return Request(wait_ms, bytes_min, bytes_max, isolation == READ_COMMITTED, session, epoch, topics)
@@ -90,7 +110,7 @@ def handle(call: Call[Request]) -> None:
         body = _encode(call, code, [], [], [])
         call.answer_bytes(body, sum(map(len, body)))
         return
-    parts = [_part(call, name, wanted) for name, partitions in request.topics for wanted in partitions]
+    parts = [part for named in request.topics for part in _parts(call, named)]
     if len(parts) > PARTITIONS_MAX:
         call.close(CorgiError("invalid-argument", f"a fetch of {len(parts)} partitions, {PARTITIONS_MAX} are the most"))
         return
@@ -110,21 +130,28 @@ class _Refused(Part):
 
     __slots__ = ("code",)
 
-    def __init__(self, offset: Offset, code: Code) -> None:
-        super().__init__(offset, 0, None, GroupId(0), -1)
+    def __init__(self, offset: Offset, code: Code, group: GroupId = _NOWHERE) -> None:
+        super().__init__(offset, 0, None, group, -1)
         self.code = code
 
 
-def _part(call: Call[Request], name: str, wanted: Wanted) -> Part:
+def _parts(call: Call[Request], named: Named) -> list[Part]:
+    front = call.front
+    topic = front.topic_of(named.uuid) if named.uuid else front.topic(named.name)
+    unknown = Code.UNKNOWN_TOPIC_ID if named.uuid and topic is None else Code.UNKNOWN_TOPIC_OR_PARTITION
+    return [_part(call, topic, wanted, unknown) for wanted in named.partitions]
+
+
+def _part(call: Call[Request], topic: Topic | None, wanted: Wanted, unknown: Code) -> Part:
     front, offset = call.front, Offset(wanted.offset)
-    topic = front.having(name, wanted.partition)
-    if topic is None:
-        return _Refused(offset, Code.UNKNOWN_TOPIC_OR_PARTITION)
+    if topic is None or not 0 <= wanted.partition < topic.partitions:
+        return _Refused(offset, unknown)
     if not 0 <= offset <= INT64_MAX:
         return _Refused(offset, Code.OFFSET_OUT_OF_RANGE)
-    fault = front.epoch_fault(topic.group_of(wanted.partition), wanted.epoch)
+    group = topic.group_of(wanted.partition)
+    fault = front.epoch_fault(group, wanted.epoch)
     if fault:
-        return _Refused(offset, fault)
+        return _Refused(offset, fault, group)
     return front.node.requests.fetches.part(
         topic.topic, wanted.partition, offset, max(1, wanted.bytes), committed=call.request.committed, raw=True
     )
@@ -135,6 +162,7 @@ def _encode(
 ) -> list[Buffer]:
     """The body as buffers: the stored batches are not copied."""
     version, request = call.version, call.request
+    hints = Hints(call.session, _CURRENT_LEADER)
     compact = version >= _FLEXIBLE
     out: list[Buffer] = []
     head = bytearray(_INT32.pack(0))
@@ -143,8 +171,11 @@ def _encode(
     topics = request.topics if not code else []
     put_count(head, len(topics), compact=compact)
     each = zip(parts, answers, _cut(answers, buffers), strict=True)
-    for name, partitions in topics:
-        put_text(head, name, compact=compact)
+    for name, uuid, partitions in topics:
+        if version >= _BY_ID:
+            head += uuid
+        else:
+            put_text(head, name, compact=compact)
         put_count(head, len(partitions), compact=compact)
         for wanted in partitions:
             part, told, records = next(each)
@@ -158,11 +189,15 @@ def _encode(
                 out.append(bytes(head))
                 out += records
                 head = bytearray()
-            if compact:
+            if version >= _HINTS:
+                hints.put_leader(head, error, part.group)
+            elif compact:
                 head.append(0)
         if compact:
             head.append(0)
-    if compact:
+    if version >= _HINTS:
+        hints.put_nodes(head)
+    elif compact:
         head.append(0)
     out.append(bytes(head))
     return out
@@ -230,4 +265,4 @@ def _cost(request: Request) -> int:
     return min(max(0, request.bytes_max), POLL_BYTES_MAX)
 
 
-API = Api(1, "Fetch", (4, 12), _FLEXIBLE, read, handle, cost=_cost)
+API = Api(1, "Fetch", (4, 16), _FLEXIBLE, read, handle, cost=_cost)

@@ -85,7 +85,7 @@ class _Query:
         self._creating = 0
 
     def begin(self) -> None:
-        if not self._missing():
+        if not self._missing() and all(self._front.topic_of(one.topic_id) for one in self._by_id()):
             self._answer()
             return
         # It may just have been made through another node.
@@ -99,6 +99,9 @@ class _Query:
             self._create(missing)
         else:
             self._answer()
+
+    def _by_id(self) -> list[Wanted]:
+        return [wanted for wanted in self._request.topics or () if wanted.name is None]
 
     def _missing(self) -> list[str]:
         """Names that could be a topic's and are not, as far as this node knows."""

@@ -4,6 +4,7 @@ Read and written by hand; batches go to the node as they came. Acks 1 and all bo
 answer, and an error there ends the connection. Any node takes a write and passes it on to the leader, so stale metadata
 never fails one. Each partition has a result of its own. What Kafka refuses of a batch is refused here: more or less
 than one batch in a partition, old formats, control batches, counts that contradict each other, times set by the log.
+Where another node has to be asked, version 10 names it beside the error (KIP-951).
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from corgi.base.batch import (
 from corgi.base.command import Buffer
 from corgi.base.compression import CODECS
 from corgi.base.errors import TRANSACTION_FENCED, CorgiError
-from corgi.base.ids import TopicId
+from corgi.base.ids import GroupId, TopicId
 from corgi.base.ports import Message
 from corgi.broker.bounds import REQUEST_BATCHES_MAX
 from corgi.kafka.api import Api, Call, error_of
 from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
 from corgi.kafka.front import Front
+from corgi.kafka.hints import Hints
 from corgi.wire.messages import Produce, ProduceReply
 
 TIMEOUT_MS_MIN = 100  # a client's patience of less would only make outcomes unknown
@@ -38,6 +40,8 @@ TIMEOUT_MS_MAX = 300_000
 QUORUM = 2
 _ZSTD = CODECS["zstd"]
 _FLEXIBLE = 9
+_HINTS = 10
+_CURRENT_LEADER = 0  # the tag of a partition's leader
 _ACKS = (-1, 0, 1)
 _MAGIC_AT = 16
 _HEAD = struct.Struct(">hi")  # acks, timeout ms
@@ -83,10 +87,11 @@ def read(reader: Reader, version: int) -> Request:
 class _Result:
     """What becomes of one partition's batch."""
 
-    __slots__ = ("error", "message", "offset", "partition", "start", "time")
+    __slots__ = ("error", "group", "message", "offset", "partition", "start", "time")
 
-    def __init__(self, partition: int, error: int) -> None:
+    def __init__(self, partition: int, group: GroupId, error: int) -> None:
         self.partition = partition
+        self.group = group
         self.error = error
         self.message = ""
         self.offset = self.time = self.start = -1
@@ -149,7 +154,7 @@ class _Pending:
         if call.quiet and any(result.error for _, results in self._topics for result in results):
             call.close(CorgiError("closed", "a produce with acks=0 failed, and there is no other way to say so"))
             return
-        body = _encode(call.version, self._topics)
+        body = _encode(call, self._topics)
         call.answer_bytes((body,), len(body))
 
 
@@ -164,7 +169,7 @@ def handle(call: Call[Request]) -> None:
         for partition, batch in parts:
             topic = front.having(name, partition)
             error = refused or (Code.UNKNOWN_TOPIC_OR_PARTITION if topic is None else _fault(batch, version))
-            result = _Result(partition, error)
+            result = _Result(partition, GroupId(0) if topic is None else topic.group_of(partition), error)
             results.append(result)
             if not error and topic is not None and batch is not None:
                 batches.append(_Batch(topic.topic, partition, batch, result))
@@ -205,8 +210,10 @@ def _start(front: Front, topic: TopicId, partition: int) -> int:
         return -1
 
 
-def _encode(version: int, topics: list[tuple[str, list[_Result]]]) -> bytes:
+def _encode(call: Call[Request], topics: list[tuple[str, list[_Result]]]) -> bytes:
+    version = call.version
     compact = version >= _FLEXIBLE
+    hints = Hints(call.session, _CURRENT_LEADER)
     out = bytearray()
     put_count(out, len(topics), compact=compact)
     for name, results in topics:
@@ -218,12 +225,16 @@ def _encode(version: int, topics: list[tuple[str, list[_Result]]]) -> bytes:
             if version >= 8:
                 put_count(out, 0, compact=compact)  # errors of single records are not told
                 put_text(out, result.message or None, compact=compact)
-            if compact:
+            if version >= _HINTS:
+                hints.put_leader(out, result.error, result.group)
+            elif compact:
                 out.append(0)
         if compact:
             out.append(0)
     out += _INT32.pack(0)  # throttle time
-    if compact:
+    if version >= _HINTS:
+        hints.put_nodes(out)
+    elif compact:
         out.append(0)
     return bytes(out)
 
