@@ -9,7 +9,8 @@ from corgi.wire.receiver import Receiving, Scratch
 
 SIZE_BYTES = 4
 HEADER_BYTES_MIN = 8  # api key, version, correlation id
-EAGER_BYTES = 32 * KIB  # a large request's buffer before more of it has arrived
+EAGER_BYTES = 16 * KIB  # a large request's buffer before more of it has arrived
+MODEST_BYTES = 56 * KIB  # its buffer until so much has arrived: with what else it costs, a dribbling client has 64 KiB
 _NO_HEADER = memoryview(b"")
 
 
@@ -39,6 +40,10 @@ class KafkaReceiver(Receiving):
             need = 0
         self._remember(at, end, need)
         return frames
+
+    def _room(self, arrived: int) -> int:
+        room = super()._room(arrived)
+        return room if arrived >= MODEST_BYTES else min(room, MODEST_BYTES)
 
     def _whole(self, view: memoryview) -> Frame:
         return Frame(0, 0, _NO_HEADER, view[SIZE_BYTES:])

@@ -120,9 +120,13 @@ class Receiving(ABC):
     def _grow(self) -> None:
         self._allocate(self._view[: self._filled])
 
+    def _room(self, arrived: int) -> int:
+        """How large the buffer of a large frame may be of which so many bytes have arrived."""
+        return max(self.eager_bytes, GROWTH * arrived)
+
     def _allocate(self, arrived: memoryview) -> None:
         """A larger buffer for the large frame, beginning with what has arrived of it."""
-        buffer = bytearray(min(self._need, max(self.eager_bytes, GROWTH * len(arrived))))
+        buffer = bytearray(min(self._need, self._room(len(arrived))))
         view = memoryview(buffer)
         view[: len(arrived)] = arrived
         self._buffer = buffer
