@@ -13,6 +13,8 @@ from kio.serial import entity_reader, entity_writer
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
+from corgi.base.limits import SUSPICION_S
+from corgi.broker.detector import Detector
 from corgi.kafka.front import Front, KafkaOptions
 from corgi.kafka.session import KafkaSession
 from corgi.kafka.table import APIS
@@ -100,7 +102,7 @@ class KafkaNode:
     def __init__(self, **options: Any) -> None:
         self.node = OneNode()
         members = self.node.options.members
-        self.node.detector = type("Detector", (), {"peers": {}})()  # type: ignore[attr-defined]
+        self.node.detector = Detector(NodeId(1), members, SUSPICION_S, self.node)  # type: ignore[attr-defined, arg-type]
         self.node.client_request = self.node.requests.received  # type: ignore[attr-defined]
         advertised = {LISTENER: {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}}
         self.front = Front(self.node, KafkaOptions(advertised, **options), APIS)  # type: ignore[arg-type]

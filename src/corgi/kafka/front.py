@@ -68,9 +68,10 @@ class Front:
         return dict(self.options.advertised.get(listener, {}))
 
     def alive(self) -> frozenset[NodeId]:
-        """Nodes that this one is connected to, and itself."""
-        peers = self.node.detector.peers
-        return frozenset((self.node.options.node, *(peer for peer, view in peers.items() if view.connected)))
+        """Nodes that this one has heard of lately, and itself: of a dead one the first is told soon, of a stuck one the
+        silence."""
+        detector = self.node.detector
+        return frozenset((self.node.options.node, *filter(detector.linked, detector.peers)))
 
     def order(self, group: GroupId) -> tuple[NodeId, ...]:
         """The replicas of a Paxos group, the preferred leader first."""
