@@ -65,6 +65,7 @@ from corgi.wire.codec import Codec
 from corgi.wire.frame import encode_frame
 from corgi.wire.receiver import Receiver, Scratch
 from corgi.wire.session import ServerSession
+from fuzz import kafka_target
 from log.log_world import IDENTITY, Log, accept, state
 
 CLUSTER = b"c" * 16
@@ -422,6 +423,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("client-frames", client_streams, serve, (*STREAM_ERRORS, "corrupt-batch", "record-too-large")),
+        Target("kafka-frames", kafka_target.samples, kafka_target.run, (*STREAM_ERRORS, "overloaded"), memory=8 * MIB),
         Target("node-frames", node_streams, call, tuple(BY_CODE)),  # a node may tell of any error
         Target("peer-frames", peer_streams, hear, (*STREAM_ERRORS, "record-damaged")),
         Target("batch", batches, read_batch, ("corrupt-batch",)),
