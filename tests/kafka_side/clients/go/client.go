@@ -323,7 +323,7 @@ func all(servers kgo.Opt, topic string, count int) []*kgo.Record {
 
 func connect(options ...kgo.Opt) *kgo.Client {
 	backoff := kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond })
-	client, err := kgo.NewClient(append(options, backoff)...)
+	client, err := kgo.NewClient(append(options, backoff, kgo.MetadataMinAge(100*time.Millisecond))...)
 	must(err)
 	return client
 }
