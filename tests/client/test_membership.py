@@ -50,6 +50,9 @@ class Member:
     def gained(self, unit: Unit, assigned: Assigned) -> None:
         self.told.append(("gained", unit[1]))
 
+    def given_back(self, unit: Unit, assigned: Assigned) -> None:
+        self.told.append(("given back", unit[1]))
+
     def revoked(self, unit: Unit) -> None:
         self.told.append(("revoked", unit[1]))
 
@@ -134,7 +137,7 @@ def test_a_unit_that_has_to_go_is_held_until_it_is_released() -> None:
     assert (released.epoch, released.owned) == (2, ((TOPIC, 0, 0, 1),))
 
 
-def test_a_unit_that_comes_back_while_it_is_wound_down_is_gained_after_its_release() -> None:
+def test_a_unit_that_comes_back_while_it_is_wound_down_is_given_back_after_its_release() -> None:
     member = Member()
     member.answer(1, [assigned(0)])
     member.changed()
@@ -143,7 +146,7 @@ def test_a_unit_that_comes_back_while_it_is_wound_down_is_gained_after_its_relea
     member.answer(3, [assigned(0)])
     assert member.told == [("gained", 0), ("revoked", 0)]
     member.membership.released(unit(0))
-    assert member.told[2:] == [("gained", 0)]
+    assert member.told[2:] == [("given back", 0)]
     member.membership.released(unit(0))  # once is enough
     assert member.membership.held == {unit(0): 1}
 

@@ -21,7 +21,6 @@ FAILED_ONCE = [
     for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
     if line and not line.startswith("#")
 ]
-WITH_GROUPS = "+groups"  # behind a number in that file; the others are of runs without
 
 
 def run(first: int, count: int, options: Options | None = None) -> Counter[str]:
@@ -145,8 +144,9 @@ def test_rare_things_hold_too(what: str) -> None:
 
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_a_seed_that_once_failed(seed: str) -> None:
-    both = seed.endswith(WITH_GROUPS)
-    run(int(seed.removesuffix(WITH_GROUPS)), 1, Options(groups=both, transactions=both))
+    number, _, how = seed.partition("+")
+    both = how == "groups"
+    run(int(number), 1, Options() if how == "drawn" else Options(groups=both, transactions=both))
 
 
 # What consumer groups and transactions must have met in a few seeds that have them.

@@ -194,9 +194,7 @@ class Consumption:
     # The membership's facts
 
     def gained(self, unit: Unit, assigned: Assigned) -> None:
-        held = Held(self._keeper, assigned.name, unit, assigned.owner_epoch, assigned.version, assigned.metadata)
-        self.units[unit] = held
-        self.handovers += 1
+        held = self._hold(unit, assigned)
         if self._origin is not None:
             self._ask_origin(held, self._origin, assigned.offset)
         elif assigned.offset >= 0:
@@ -205,6 +203,9 @@ class Consumption:
             self._attach(held)
         else:
             self._place(held)
+
+    def given_back(self, unit: Unit, assigned: Assigned) -> None:
+        self._read_cursor(self._hold(unit, assigned))
 
     def revoked(self, unit: Unit) -> None:
         held = self.units.get(unit)
@@ -241,11 +242,18 @@ class Consumption:
 
     def fenced(self, held: Held) -> None:
         self.lost_units += 1
+        if held.state is UnitState.DRAINING:
+            self._give_away(held)
+            return
         self._drop(held)
         self.membership.changed()
 
     def moved(self, held: Held) -> None:
-        """What was in flight is given up: the cursor says what is done, and the rest is consumed again from there."""
+        """What was in flight is given up: the cursor says what is done, and the rest is consumed again from there; by
+        its next owner, if it has to go."""
+        if held.state is UnitState.DRAINING:
+            self._give_away(held)
+            return
         held.flight = None
         self.committer.forget(held)
         self._owner.dropped(held)
@@ -293,6 +301,12 @@ class Consumption:
             await self._settled.wait()
 
     # Units
+
+    def _hold(self, unit: Unit, assigned: Assigned) -> Held:
+        held = Held(self._keeper, assigned.name, unit, assigned.owner_epoch, assigned.version, assigned.metadata)
+        self.units[unit] = held
+        self.handovers += 1
+        return held
 
     def _place(self, held: Held) -> None:
         """Nobody has made a checkpoint: begin where the user said."""
@@ -421,6 +435,9 @@ class Consumption:
         """Its time to go is over: another consumer gets it now, whatever still runs here."""
         logger.warning("consumer group %r: %s/%d was taken while messages were in work", self.options.wish.group,
                        held.topic, held.partition)  # fmt: skip
+        self._give_away(held)
+
+    def _give_away(self, held: Held) -> None:
         self._owner.dropped(held)
         self._release(held)
 

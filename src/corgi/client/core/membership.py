@@ -48,6 +48,10 @@ class Listener(Protocol):
         """The unit is this member's, from the cursor on that is told with it."""
         ...
 
+    def given_back(self, unit: Unit, assigned: Assigned) -> None:
+        """As ``gained``, of a unit that was just released: checkpoints that were stored meanwhile are not told."""
+        ...
+
     def revoked(self, unit: Unit) -> None:
         """Finish it and call ``released``, within the rebalance time."""
         ...
@@ -107,9 +111,9 @@ class Membership:
         del self._leaving[unit]
         del self.held[unit]
         assigned = self._assigned.get(unit)
-        if assigned is not None:  # it was given back meanwhile
+        if assigned is not None:
             self.held[unit] = assigned.owner_epoch
-            self._listener.gained(unit, assigned)
+            self._listener.given_back(unit, assigned)
         self._soon()
 
     def leave(self, done: Callable[[], None]) -> None:
