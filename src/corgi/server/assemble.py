@@ -97,7 +97,6 @@ def assemble(
             },
             config.kafka_create_topics,
             config.kafka_partitions,
-            config.security,
         ),
         kafka_listen=config.kafka_listeners,
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from corgi.base.command import Data
 from corgi.base.ids import GroupId, Offset, TopicId
 from corgi.broker.assignment import Unit
 from corgi.broker.consumer_group import ConsumerGroup, Member
 from corgi.broker.decisions import Decided, Decisions
+from corgi.broker.transactions import Transactions as Deciders
 from corgi.client.core.progress import Progress, Range
 from corgi.sim.mutant import Mutant
 from corgi.sim.run import Options
@@ -17,7 +20,9 @@ from corgi.state import rules
 from corgi.state.commands import CursorGuard, GuardKind
 from corgi.state.cursors import Cursor, CursorKey, Cursors
 from corgi.state.group_state import GroupState
+from corgi.state.index import PartitionLog
 from corgi.state.partition_transactions import PartitionTransactions
+from corgi.state.transactions import Transactions
 
 
 def checkpoint_before_processing() -> tuple[object, str, Callable[..., Any]]:
@@ -94,6 +99,38 @@ def read_past_the_last_stable_offset() -> tuple[object, str, Callable[..., Any]]
     return PartitionTransactions, "stable_end", unstable
 
 
+def decide_for_zombies() -> tuple[object, str, Callable[..., Any]]:
+    known = Deciders._known
+
+    def unfenced(self: Deciders, message: Any, call: Any) -> Any:
+        found = self._decisions.get(message.name)
+        if found is not None:
+            message = msgspec.structs.replace(message, producer_epoch=found.epoch)
+        return known(self, message, call)
+
+    return Deciders, "_known", unfenced
+
+
+def open_for_zombies() -> tuple[object, str, Callable[..., Any]]:
+    check_open = Transactions.check_open
+
+    def unfenced(self: Transactions, producer_id: int, epoch: int, number: int, parts: int) -> None:
+        fence = self.fences.get(producer_id)
+        check_open(self, producer_id, epoch if fence is None else max(epoch, fence.epoch), number, parts)
+
+    return Transactions, "check_open", unfenced
+
+
+def append_for_zombies() -> tuple[object, str, Callable[..., Any]]:
+    admits = Transactions.admits
+
+    def unfenced(self: Transactions, producer_id: int, epoch: int, log: PartitionLog) -> str:
+        fence = self.fences.get(producer_id)
+        return admits(self, producer_id, epoch if fence is None else fence.epoch, log)
+
+    return Transactions, "admits", unfenced
+
+
 def do_not_wait_for_the_owner() -> tuple[object, str, Callable[..., Any]]:
     def gone(self: ConsumerGroup, holder: Member, unit: Unit) -> bool:
         return True
@@ -138,6 +175,13 @@ GROUP_MUTANTS: dict[str, Mutant] = {
         (read_past_the_last_stable_offset,),
         ("precommitted-read", "aborted-read", "lost-write"),
         rate=0.97,
+        options=TRANSACTIONS,
+    ),
+    "no-producer-fence": Mutant(
+        "who began last under a transactional name fences all before",
+        (decide_for_zombies, open_for_zombies, append_for_zombies),
+        ("unjustified-refusal", "precommitted-read", "aborted-read", "torn-transaction"),
+        rate=0.23,
         options=TRANSACTIONS,
     ),
     "hand-out-too-early": Mutant(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from corgi.base.ids import TopicId
 from corgi.broker.transactions import OPEN_OR_NEXT
-from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.errors import Code
@@ -44,34 +43,29 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Answered when the partitions know of the transaction."""
     request = call.request
-    refused = call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, request.name)
-    if refused:
-        _answer(call, refused, {})
-        return
     wanted: list[tuple[TopicId, int]] = []
-    not_taken: dict[tuple[str, int], Code] = {}
+    missing = set()
     for name, partition, topic in known(call.front, request.topics):
-        refused = call.refusal(Operation.WRITE, Kind.TOPIC, name)
-        if refused or topic is None:
-            not_taken[name, partition] = refused or Code.UNKNOWN_TOPIC_OR_PARTITION
+        if topic is None:
+            missing.add((name, partition))
         else:
             wanted.append((topic, partition))
-    if not_taken:
-        _answer(call, Code.OPERATION_NOT_ATTEMPTED, not_taken)
+    if missing:
+        _answer(call, Code.OPERATION_NOT_ATTEMPTED, missing)
         return
     message = OpenTransaction(
         request.name, request.producer_id, request.producer_epoch, OPEN_OR_NEXT, tuple(wanted), (), 0, PATIENCE_MS
     )
 
     def opened(error: int, _text: str) -> None:
-        _answer(call, code_in_transaction(error, call.version, _TOLD_FENCED), {})
+        _answer(call, code_in_transaction(error, call.version, _TOLD_FENCED), set())
 
     call.front.node.requests.transactions.transactions.begin(message, opened)
 
 
-def _answer(call: Call[Request], code: Code, others: dict[tuple[str, int], Code]) -> None:
+def _answer(call: Call[Request], code: Code, missing: set[tuple[str, int]]) -> None:
     def result(name: str, partition: int) -> Result:
-        return Result(partition, others.get((name, partition), code))
+        return Result(partition, Code.UNKNOWN_TOPIC_OR_PARTITION if (name, partition) in missing else code)
 
     results = [
         Results(topic.name, tuple([result(topic.name, partition) for partition in topic.partitions]))
