@@ -1,6 +1,8 @@
 """What Kafka's most used client, librdkafka (confluent-kafka), gets from three nodes, all on this machine.
 
     python benchmarks/kafka.py --repeat 5
+    python benchmarks/kafka.py connections      what many connections cost
+    python benchmarks/kafka.py cost --profile   what a request of 64 KiB costs the processor
 
 A new cluster of three processes, a topic of three partitions for each measurement. Producing: acks=all, linger 5 ms,
 from the first call to the end of ``flush``; reading: a backlog of 1 KiB records, from the first that comes. Metadata:
@@ -17,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import kafka_connections
+import kafka_cost
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -87,11 +91,23 @@ def show(what: str, figures: list[float], unit: str, digits: int = 0) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("throughput", "connections", "cost"), default="throughput")
+    parser.add_argument("--profile", action="store_true", help="of cost: where the time goes, by function")
+    parser.add_argument("--only", choices=("Fetch", "Produce"), default="", help="of cost: one API alone")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument(
         "--records", type=int, default=200_000, help="of 1 KiB in each run, and three times as many of 100 B"
     )
     options = parser.parse_args()
+    if options.what == "connections":
+        kafka_connections.measure()
+    elif options.what == "cost":
+        kafka_cost.measure(profile=options.profile, only=options.only)
+    else:
+        throughput(options)
+
+
+def throughput(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cluster = LocalCluster(LocalOptions(folder=Path(folder) / "cluster", kafka_port=0))
         with cluster:
