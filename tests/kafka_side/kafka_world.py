@@ -103,6 +103,7 @@ class KafkaNode:
         self.node = OneNode()
         members = self.node.options.members
         self.node.detector = Detector(NodeId(1), members, SUSPICION_S, self.node)  # type: ignore[attr-defined, arg-type]
+        self.node.beat_soon = lambda: None  # type: ignore[attr-defined]
         self.node.client_request = self.node.requests.received  # type: ignore[attr-defined]
         advertised = {LISTENER: {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}}
         self.front = Front(self.node, KafkaOptions(advertised, **options), APIS)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 import pytest
-from kafka_world import KafkaClient, KafkaNode, encoded, fields_of, nested, request, versions
+from kafka_world import KafkaClient, KafkaNode, decoded, encoded, fields_of, nested, request, versions
 
 from corgi.base.batch import ATTRIBUTE_CONTROL, HEADER, parse_header
 from corgi.base.errors import NOT_LEADER
@@ -145,6 +145,35 @@ def test_metadata_is_asked_for_by_id(world: KafkaNode, client: KafkaClient) -> N
     found, unknown = answer.topics
     assert (found.error_code, found.name, len(found.partitions)) == (0, "a", 2)
     assert (unknown.error_code, unknown.name, unknown.topic_id) == (100, None, uuid.UUID(int=7))
+
+
+def test_who_asks_when_a_leader_has_died_is_told_of_its_heir(world: KafkaNode, client: KafkaClient) -> None:
+    topic = world.node.create("a")
+    group, detector = world.node.group_of(topic, 0), world.node.detector
+    detector.connected(NodeId(2))
+    world.node.groups[group].replica.leader = NodeId(2)
+    cls = request(METADATA, 9)
+    client.send(METADATA, 9, encoded(asking(cls, "a")))
+    world.node.turns()
+    assert client.answers() == [], "node 2 seems to live, but was not heard of since"
+    detector.lost(NodeId(2))
+    world.node.wait(0.01)
+    ((_, body),) = client.answers()
+    assert decoded(METADATA, 9, body).topics[0].partitions[0].leader_id == 1
+
+
+def test_what_is_no_request_ends_the_connection_also_when_it_was_waited_for(
+    world: KafkaNode, client: KafkaClient
+) -> None:
+    detector = world.node.detector
+    detector.connected(NodeId(2))
+    world.node.groups[0].replica.leader = NodeId(2)
+    client.send(METADATA, 9, b"\xff\xff\xff")
+    world.node.turns()
+    detector.lost(NodeId(2))
+    world.node.wait(0.01)
+    assert client.failure is not None
+    assert client.failure.code == "malformed-frame"
 
 
 def test_metadata_is_made_anew_when_a_topic_changes(world: KafkaNode, client: KafkaClient) -> None:

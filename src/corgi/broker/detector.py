@@ -24,6 +24,7 @@ class PeerView:
 
     __slots__ = (
         "acknowledged_at", "barred", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms",
+        "echoed",
         "full", "gap_s", "heard_at", "leads", "number", "unfit",
     )  # fmt: skip
 
@@ -34,6 +35,7 @@ class PeerView:
         self.beat_at = NEVER
         self.beaten = False  # a heartbeat came since the connection came up
         self.number = 0  # highest heartbeat number received, echoed back
+        self.echoed = 0  # highest number of our heartbeats that the peer has echoed
         self.acknowledged_at = NEVER  # when the newest of our heartbeats that the peer echoed was sent
         self.clock_offset_ms = 0
         self.disk_age_ms = 0
@@ -78,6 +80,7 @@ class Detector:
         if message.number <= view.number and view.beaten:
             return
         view.number = message.number
+        view.echoed = max(view.echoed, message.echo)
         gap = now - view.beat_at if view.beaten else 0.0
         view.gap_s = max(gap, view.gap_s * GAP_DECAY)
         view.beat_at = now
@@ -96,6 +99,11 @@ class Detector:
     def acknowledged(self, peer: NodeId) -> None:
         """The peer answered something that was asked just now."""
         self.peers[peer].acknowledged_at = self.clock.now()
+
+    @property
+    def beats(self) -> int:
+        """How many heartbeats this node has sent: the number of the newest."""
+        return self._number
 
     def next_beat(self) -> int:
         """The number of the heartbeat that is sent now to all peers."""

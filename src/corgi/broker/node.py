@@ -173,8 +173,7 @@ class Node:
         self.repairs.peer_connected()
         for group in self.groups:
             group.replica.peer_connected(peer)
-        self._beat_at = self.clock.now()
-        self.wake_at(self._beat_at)
+        self.beat_soon()
 
     def peer_lost(self, peer: NodeId) -> None:
         """The data connection to ``peer`` broke."""
@@ -221,8 +220,7 @@ class Node:
         """The disk has no room for the next segment (or has again)."""
         self.room.full = full
         self.room.look()
-        self._beat_at = self.clock.now()
-        self.wake_at(self._beat_at)
+        self.beat_soon()
         self.note("disk-full" if full else "disk-has-room", GroupId(0))
 
     def loop_lag(self, seconds: float) -> None:
@@ -264,6 +262,11 @@ class Node:
         self.requests.advance(now)
         self.snapshots.advance(now)
         self.scrubber.advance(now)
+
+    def beat_soon(self) -> None:
+        """Let the next heartbeat leave now."""
+        self._beat_at = self.clock.now()
+        self.wake_at(self._beat_at)
 
     def wake_at(self, when: float) -> None:
         if when < self._wake:
@@ -382,8 +385,7 @@ class Node:
         self.stopping = True
         self.leadership.stop()
         self.requests.stopping()
-        self._beat_at = self.clock.now()
-        self.wake_at(self._beat_at)
+        self.beat_soon()
 
     # -- Host: what the replicas ask ------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from corgi.broker.coordinator import Coordinator
 from corgi.broker.deletions import Deletions
 from corgi.broker.fetch import Fetches
 from corgi.broker.group_requests import GroupRequests
+from corgi.broker.hearing import Hearing
 from corgi.broker.metadata import MetadataQueries
 from corgi.broker.offsets import OffsetQueries
 from corgi.broker.places import Places
@@ -58,6 +59,7 @@ class Requests:
         self.administration = Administration(node)
         self.places = Places(node)
         self.barriers = Barriers(node)
+        self.hearing = Hearing(node)
         self.schedule = Schedule()
         self.values = Values(node.values.read, lambda group, slot: node.groups[group].slots.length(slot))
         self.pushes = Pushes(self.schedule, self.values, m.Deliver, m.SubscriptionEnded)
@@ -103,6 +105,7 @@ class Requests:
     def session_closed(self, session: ClientSession) -> None:
         """The client is gone: nothing of it stays, except writes under way."""
         self.barriers.client_closed(session)
+        self.hearing.client_closed(session)
         self.subscriptions.client_closed(session)
         self.polls.client_closed(session)
         self.schedule.remove(session)
@@ -155,6 +158,7 @@ class Requests:
 
     def advance(self, now: float) -> None:
         """Run what is due."""
+        self.hearing.advance(now)
         self.polls.advance(now)
         self.schedule.advance(now)
         self.administration.advance(now)
@@ -178,6 +182,7 @@ class Requests:
             for deadline in (
                 self.schedule.next_deadline(now),
                 self.polls.next_deadline(),
+                self.hearing.next_deadline(),
                 self.administration.next_deadline(),
                 self.transactions.next_deadline(),
                 self.coordinator.next_deadline(),

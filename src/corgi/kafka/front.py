@@ -5,14 +5,15 @@ Knows the node and its parts, and no connection. One object for all listeners of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from corgi.base.errors import CorgiError, InvariantError
 from corgi.base.ids import FIRST_USER_TOPIC, GroupId, LeaderEpoch, NodeId, TopicId
 from corgi.base.limits import BATCH_BYTES_MAX, MIB
 from corgi.broker.metadata import takeover_order
-from corgi.kafka.api import AnyApi
+from corgi.kafka.api import AnyApi, AnyCall
 from corgi.kafka.errors import Code
 from corgi.kafka.kept import Kept
 from corgi.kafka.topic_config import TopicKeys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from corgi.broker.node import Node
 
 REQUEST_BYTES_MAX = 32 * MIB
+SURE_S = 0.1  # for so long a client is told without another look who was found to lead
 UUID_BYTES = 16
 _ID_BYTES = 4
 
@@ -84,6 +86,27 @@ class Front:
         if leader not in alive:
             leader = next((node for node in self.order(group) if node in alive), self.node.options.node)
         return Lead(leader, at.machine.epoch)
+
+    def when_sure(self, call: AnyCall, then: Callable[[], None]) -> None:
+        """Call ``then`` when the leaders that this node knows are known to live, now that the client asks for them. One
+        that was told so just now is told from what is known, without waiting again."""
+        session, now = call.session, self.node.clock.now()
+
+        def sure() -> None:
+            session.sure_at = self.node.clock.now()
+            try:
+                then()
+            except InvariantError:
+                raise
+            except CorgiError as error:
+                call.close(error)
+
+        if now - session.sure_at < SURE_S:
+            then()
+        else:
+            alive = self.alive()
+            leaders = {self.lead(group.id, alive).leader for group in self.node.groups}
+            self.node.requests.hearing.wait(session, leaders, sure)
 
     def controller(self) -> NodeId:
         """Whom administrators ask. Any node can do it; the leader of group 0 does it fastest."""

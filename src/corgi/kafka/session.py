@@ -63,12 +63,14 @@ class KafkaSession:
         "closed",
         "front",
         "listener",
+        "sure_at",
     )
 
     def __init__(self, front: Front, transport: Transport, listener: str) -> None:
         self.front = front
         self.listener = listener
         self.closed = False
+        self.sure_at = float("-inf")  # when this client was last told of leaders that were known to live
         self._transport = transport
         self._order: deque[AnyCall] = deque()  # those whose answers have not left
         self._asked: dict[int, Then] = {}

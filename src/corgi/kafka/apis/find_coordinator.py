@@ -47,7 +47,11 @@ class Response(Body, frozen=True):
 
 
 def handle(call: Call[Request]) -> None:
-    """At once, from what this node knows of leaders."""
+    """From what this node knows of leaders, as soon as they are known to live."""
+    call.front.when_sure(call, lambda: _tell(call))
+
+
+def _tell(call: Call[Request]) -> None:
     if call.version >= 4:
         told = []
         for key in call.request.keys:

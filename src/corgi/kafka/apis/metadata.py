@@ -62,6 +62,11 @@ def stamp_of(front: Front) -> object:
 
 
 def handle(call: Call[memoryview]) -> None:
+    """Tells of no leader that is not known to live: who asks may have lost one, and noticed before this node."""
+    call.front.when_sure(call, lambda: _tell(call))
+
+
+def _tell(call: Call[memoryview]) -> None:
     """From what is kept, or made anew."""
     key = (call.session.listener, call.version, bytes(call.request))
     found = call.front.metadata.get(stamp_of(call.front), key)

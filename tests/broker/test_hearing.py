@@ -1,0 +1,126 @@
+"""Questions that wait for a sign of life of other nodes: who answers them, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from corgi.base.ids import NodeId
+from corgi.base.limits import SUSPICION_S
+from corgi.broker.detector import Detector
+from corgi.broker.hearing import LOOK_S, WAIT_S, Hearing
+from corgi.paxos.messages import Heartbeat
+
+ME, OTHER, THIRD = NodeId(1), NodeId(2), NodeId(3)
+
+
+@dataclass
+class World:
+    """A node with a clock, a detector and nothing else."""
+
+    time: float = 100.0
+    beats_wanted: int = 0
+    answered: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = self
+        self.detector = Detector(ME, (ME, OTHER, THIRD), SUSPICION_S, self)
+        self.hearing = Hearing(self)  # type: ignore[arg-type]
+        for peer in (OTHER, THIRD):
+            self.detector.connected(peer)
+
+    def now(self) -> float:
+        return self.time
+
+    def wall_ms(self) -> int:
+        return 0
+
+    def beat_soon(self) -> None:
+        self.beats_wanted += 1
+
+    def ask(self, *nodes: NodeId, client: str = "client") -> None:
+        self.hearing.wait(client, nodes, lambda: self.answered.append(client))  # type: ignore[arg-type]
+
+    def echo(self, peer: NodeId, number: int) -> None:
+        view = self.detector.peers[peer]
+        self.detector.beat(peer, Heartbeat(view.number + 1, number, 0, 0, ()))
+
+    def look(self) -> list[str]:
+        self.time += LOOK_S
+        self.hearing.advance(self.time)
+        found, self.answered = self.answered, []
+        return found
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_an_echo_of_a_later_heartbeat_is_a_proof_and_one_of_an_earlier_is_none(world: World) -> None:
+    before = world.detector.next_beat()
+    world.ask(OTHER)
+    world.echo(OTHER, before)
+    assert world.look() == []
+    world.echo(OTHER, world.detector.next_beat())
+    assert world.look() == ["client"]
+    assert len(world.hearing) == 0
+    assert world.hearing.next_deadline() is None
+
+
+def test_a_loop_that_stood_still_proves_nothing(world: World) -> None:
+    world.ask(OTHER)
+    world.detector.loop_lagged(0.1)
+    assert world.look() == []
+
+
+def test_all_that_are_named_have_to_live_or_to_be_gone(world: World) -> None:
+    world.ask(OTHER, THIRD)
+    world.echo(OTHER, world.detector.next_beat())
+    assert world.look() == []
+    world.detector.lost(THIRD)
+    assert world.look() == ["client"]
+
+
+def test_who_names_nobody_else_is_answered_at_once(world: World) -> None:
+    world.ask(ME)
+    assert world.answered == ["client"]
+    world.detector.lost(OTHER)
+    world.ask(OTHER, client="another")
+    assert world.answered == ["client", "another"], "of one that is gone nothing is waited for"
+
+
+def test_silence_ends_by_suspicion_and_the_wait_in_any_case(world: World) -> None:
+    world.ask(OTHER)
+    for _ in range(round(SUSPICION_S / LOOK_S) + 2):
+        found = world.look()
+        if found:
+            break
+    assert found == ["client"]
+    assert world.time < 100.0 + WAIT_S
+    world.detector.heard(OTHER)
+    world.ask(OTHER)
+    began = world.time
+    while not world.look():
+        world.detector.heard(OTHER)
+        assert world.time < began + 2 * WAIT_S
+    assert world.time >= began + WAIT_S
+
+
+def test_one_heartbeat_leaves_for_all_who_ask_at_a_time(world: World) -> None:
+    for number in range(5):
+        world.ask(OTHER, client=f"client {number}")
+    assert world.beats_wanted == 1
+    world.time += 1.0
+    world.detector.heard(OTHER)
+    world.ask(OTHER, client="late")
+    assert world.beats_wanted == 2
+
+
+def test_nothing_stays_of_a_client_that_is_gone(world: World) -> None:
+    world.ask(OTHER)
+    world.ask(OTHER, client="another")
+    world.hearing.client_closed("client")  # type: ignore[arg-type]
+    world.echo(OTHER, world.detector.next_beat())
+    assert world.look() == ["another"]
