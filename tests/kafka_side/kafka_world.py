@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
 
 from kio.index import load_request_schema, load_response_schema
@@ -15,12 +15,14 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
 from corgi.base.limits import SUSPICION_S
 from corgi.broker.detector import Detector
+from corgi.kafka.credentials import Derivation
 from corgi.kafka.front import Front, KafkaOptions
 from corgi.kafka.session import KafkaSession
 from corgi.kafka.table import APIS
 from one_node import OneNode
 
 LISTENER = "default"
+NONCE = "the-nodes-own-nonce"
 
 
 class KafkaClient:
@@ -28,9 +30,11 @@ class KafkaClient:
 
     remote = "test:1"
 
-    def __init__(self, world: KafkaNode) -> None:
+    def __init__(self, world: KafkaNode, listener: str = LISTENER) -> None:
         self.world = world
-        self.session = KafkaSession(world.front, self, LISTENER)
+        self.admitted = False
+        self.later: list[tuple[float, Callable[[], None]]] = []  # what was put off, and for how long
+        self.session = KafkaSession(world.front, self, listener)
         self.output = b""
         self.failure: CorgiError | None = None
         self.held = False
@@ -49,6 +53,18 @@ class KafkaClient:
 
     def release(self) -> None:
         self.held = False
+
+    def admit(self) -> None:
+        self.admitted = True
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.later.append((delay_s, call))
+
+    def nonce(self) -> str:
+        return NONCE
+
+    def derive(self, work: Derivation, then: Callable[[bytes], None]) -> None:
+        then(work.run())
 
     def close(self, error: CorgiError) -> None:
         self.failure = error
@@ -101,15 +117,17 @@ class KafkaNode:
 
     def __init__(self, **options: Any) -> None:
         self.node = OneNode()
+        listeners = {LISTENER, *(options["security"].mechanisms if "security" in options else ())}
         members = self.node.options.members
         self.node.detector = Detector(NodeId(1), members, SUSPICION_S, self.node)  # type: ignore[attr-defined, arg-type]
         self.node.beat_soon = lambda: None  # type: ignore[attr-defined]
         self.node.client_request = self.node.requests.received  # type: ignore[attr-defined]
-        advertised = {LISTENER: {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}}
+        addresses = {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}
+        advertised = dict.fromkeys(listeners, addresses)
         self.front = Front(self.node, KafkaOptions(advertised, **options), APIS)  # type: ignore[arg-type]
 
-    def client(self) -> KafkaClient:
-        return KafkaClient(self)
+    def client(self, listener: str = LISTENER) -> KafkaClient:
+        return KafkaClient(self, listener)
 
 
 def encoded(body: Any) -> bytes:

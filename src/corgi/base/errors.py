@@ -107,6 +107,8 @@ _ROWS: tuple[ErrorKind, ...] = (
     ErrorKind(65, "checkpoint-unstable", True, "A transaction or a claim that has not ended may still move the checkpoint.", "retry in a moment"),
     ErrorKind(66, "invalid-session-timeout", False, "The session time-out of a group's member is too short or too long.", "set session.timeout.ms between 500 and 3,600,000"),
     ErrorKind(67, "metadata-too-large", False, "The text of a checkpoint is too long.", "it may have 4,096 characters"),
+    ErrorKind(68, "authentication-failed", False, "It is not known who is at the other end of a connection.",
+              "check the user, the password and the mechanism; see docs/kafka.md"),
 )  # fmt: skip
 
 BY_NUMBER: dict[int, ErrorKind] = {row.number: row for row in _ROWS}

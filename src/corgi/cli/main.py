@@ -27,6 +27,7 @@ COMMANDS = {
     "group": ("corgi.cli.group:app", "List, describe, reset and delete consumer groups."),
     "tx": ("corgi.cli.tx:app", "List transactions and prepared messages; settle those left behind."),
     "dlq": ("corgi.cli.dlq:app", "See and replay the messages that a consumer group gave up."),
+    "user": ("corgi.cli.user:app", "Make the credentials of users of the Kafka listeners."),
     "status": ("corgi.cli.status:status", "Show nodes, groups, leaders and lag in one look."),
     "bench": ("corgi.cli.bench:app", "Measure throughput, latency, failover and memory."),
     "sim": ("corgi.cli.sim:sim", "Run whole clusters in the simulator, from seeds."),
@@ -37,7 +38,7 @@ COMMANDS = {
     "version": ("corgi.cli.version:version", "Show the version."),
 }
 
-_GROUPS = ("topic", "group", "tx", "dlq", "bench")  # of commands
+_GROUPS = ("topic", "group", "tx", "dlq", "user", "bench")  # of commands
 _COMMON = ("-o", "--output", "-c", "--cluster")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.base.ports import Message
+from corgi.kafka.access import REFUSALS, Kind, Operation
 from corgi.kafka.codec import Body, Reader, read_body, write_body
+from corgi.kafka.errors import Code
 from corgi.wire.messages import ErrorReply
 
 if TYPE_CHECKING:
@@ -102,6 +104,17 @@ class Call(Generic[R]):
     @property
     def flexible(self) -> bool:
         return self.version >= self.api.flexible
+
+    def refusal(self, operation: Operation, kind: Kind, name: str) -> Code:
+        """NONE if the client may do this to the resource of this name; else what it is told."""
+        access = self.front.access
+        if access is None or access.may(self.session.user, operation, kind, name):
+            return Code.NONE
+        return REFUSALS[kind]
+
+    def may(self, operation: Operation, kind: Kind, name: str) -> bool:
+        """As ``refusal``."""
+        return not self.refusal(operation, kind, name)
 
     def ask(self, message: Message, then: Then, payload: memoryview = _NOTHING) -> None:
         """Put a request to the node as any client may; ``then`` hears its reply, unless the client is gone."""

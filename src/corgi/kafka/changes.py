@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from corgi.base.errors import CorgiError
 from corgi.base.ports import Message
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import AnyCall
 from corgi.kafka.codec import Body, Int8, Int16, Int32
 from corgi.kafka.errors import Code, code_of
@@ -61,6 +62,8 @@ class _Changes:
                 self._tell(i, Code.POLICY_VIOLATION, excess.message)
             elif (kind, name) in twice:
                 self._tell(i, Code.INVALID_REQUEST, "the request names this resource twice")
+            elif refused := self._refusal(kind, name):
+                self._tell(i, refused, "you may not alter this configuration")
             elif kind == BROKER:
                 self._tell(
                     i, Code.INVALID_CONFIG, "a node's configuration is changed in its file, and read at its start"
@@ -72,6 +75,11 @@ class _Changes:
             else:
                 self._change(i, name)
         self._several.started()
+
+    def _refusal(self, kind: int, name: str) -> Code:
+        if kind == BROKER:
+            return self._call.refusal(Operation.ALTER_CONFIGS, Kind.CLUSTER, CLUSTER_NAME)
+        return self._call.refusal(Operation.ALTER_CONFIGS, Kind.TOPIC, name) if kind == TOPIC else Code.NONE
 
     def _change(self, i: int, name: str) -> None:
         topic = self._call.front.topic(name)

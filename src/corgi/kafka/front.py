@@ -16,6 +16,7 @@ from corgi.broker.metadata import takeover_order
 from corgi.kafka.api import AnyApi, AnyCall
 from corgi.kafka.errors import Code
 from corgi.kafka.kept import Kept
+from corgi.kafka.security import OPEN, Security
 from corgi.kafka.topic_config import TopicKeys
 from corgi.state.topics import Topic
 
@@ -35,11 +36,12 @@ Address = tuple[str, int]
 @dataclass(frozen=True, slots=True)
 class KafkaOptions:
     """``advertised``: by listener name, where clients reach each node (host, port). ``create_topics``: whether asking
-    for a topic makes it, with ``partitions`` partitions."""
+    for a topic makes it, with ``partitions`` partitions. ``security``: who the clients are and what they may do."""
 
     advertised: Mapping[str, Mapping[NodeId, Address]] = field(default_factory=dict)
     create_topics: bool = True
     partitions: int = 3
+    security: Security = OPEN
 
 
 class Lead(NamedTuple):
@@ -56,6 +58,7 @@ class Front:
         self.node = node
         self.options = options
         self.apis = apis
+        self.access = options.security.access
         self.metadata = Kept()
         self.topic_keys = TopicKeys(len(node.options.members))
 

@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ports import Message
+from corgi.kafka.access import ANONYMOUS
 from corgi.kafka.api import AnyApi, AnyCall, Call, Then
 from corgi.kafka.codec import Reader
+from corgi.kafka.login import ALLOWED, API_VERSIONS, Login
+from corgi.kafka.sasl import Outside
 
 if TYPE_CHECKING:
     from corgi.kafka.front import Front
 
-API_VERSIONS = 18
 PENDING_REQUESTS_MAX = 256  # unanswered; clients keep five or so in flight
 PENDING_BYTES_MAX = 64 * 1024 * 1024  # of requests, and of what their answers may have
 CLIENT_ID_MAX = 249  # characters that are kept of a client's name for itself
 _SHORT_HEADER = struct.Struct(">hhi")
 
 
-class Transport(Protocol):
+class Transport(Outside, Protocol):
     """The connection below a session. ``write`` only queues."""
 
     @property
@@ -44,13 +46,22 @@ class Transport(Protocol):
 
     def release(self) -> None: ...
 
+    def admit(self) -> None:
+        """It is known who is there: take requests of any size from now on."""
+        ...
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Call this later, as a fact of the outside world, unless the connection has ended."""
+        ...
+
     def close(self, error: CorgiError) -> None:
         """Send what is queued, then end the connection; people are told why."""
         ...
 
 
 class KafkaSession:
-    """See the module. ``listener`` names the listener that the connection came to."""
+    """See the module. ``listener`` names the listener that the connection came to; ``user`` is who came, and ``login``
+    there until that is known."""
 
     __slots__ = (
         "_asked",
@@ -63,7 +74,9 @@ class KafkaSession:
         "closed",
         "front",
         "listener",
+        "login",
         "sure_at",
+        "user",
     )
 
     def __init__(self, front: Front, transport: Transport, listener: str) -> None:
@@ -71,6 +84,9 @@ class KafkaSession:
         self.listener = listener
         self.closed = False
         self.sure_at = float("-inf")  # when this client was last told of leaders that were known to live
+        self.user = ANONYMOUS
+        mechanisms = front.options.security.mechanisms.get(listener)
+        self.login = Login(self, mechanisms, transport) if mechanisms else None
         self._transport = transport
         self._order: deque[AnyCall] = deque()  # those whose answers have not left
         self._asked: dict[int, Then] = {}
@@ -94,6 +110,11 @@ class KafkaSession:
         """Begin one request. Raises CorgiError when the connection cannot go on."""
         if self.closed:
             return
+        if self.login is not None:
+            self.login.count()
+            if self.login.raw:
+                self.login.take_raw(bytes(request))
+                return
         call = self._read(request)
         self._pending += 1
         self._pending_bytes += call.size
@@ -109,6 +130,23 @@ class KafkaSession:
         self.closed = True
         self._asked.clear()
         self._order.clear()
+
+    # -- what a login uses --------------------------------------------------------------------------------------------
+
+    def admit(self, user: str) -> None:
+        """It is known who is there."""
+        self.user = user
+        self.login = None
+        self._transport.admit()
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Read nothing until then."""
+        self._transport.hold()
+        self._transport.after(delay_s, call)
+
+    def write_raw(self, data: bytes) -> None:
+        """An answer that has no header of Kafka's."""
+        self._transport.write((data,))
 
     # -- what calls use -----------------------------------------------------------------------------------------------
 
@@ -157,8 +195,13 @@ class KafkaSession:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _read(self, request: memoryview) -> AnyCall:
+        if len(request) < _SHORT_HEADER.size:
+            raise CorgiError("malformed-frame", f"a request of {len(request)} bytes is none of Kafka's protocol")
         key, version, correlation = _SHORT_HEADER.unpack_from(request)
         api = self.front.apis.get(key)
+        if self.login is not None and key not in ALLOWED:
+            name = f"API {key}" if api is None else api.name
+            raise CorgiError("authentication-failed", f"{name} was asked for before it was known by whom")
         if api is None:
             raise CorgiError("unsupported-version", f"Kafka API {key} is not served here")
         lowest, highest = api.versions

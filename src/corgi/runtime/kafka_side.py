@@ -16,6 +16,7 @@ from corgi.broker.node import Node
 from corgi.kafka.front import Front, KafkaOptions
 from corgi.kafka.session import KafkaSession
 from corgi.kafka.table import APIS
+from corgi.runtime.deriving import Deriving
 from corgi.runtime.fault import fault_of
 from corgi.runtime.kafka import KafkaListener, KafkaStatistics
 from corgi.runtime.turn import Turn
@@ -37,12 +38,16 @@ class KafkaSide:
         self._fact = fact
         self._listeners: list[KafkaListener] = []
         self._front: Front
+        self._deriving: Deriving | None = None
         self.ports: dict[str, int] = {}  # by listener
 
     async def bind(self, listen: Mapping[str, tuple[str, int]], turn: Turn, scratch: Scratch) -> None:
         """Take the ports. Raises CorgiError "port-in-use", "invalid-configuration"."""
+        if listen:
+            self._deriving = Deriving(turn.loop)
         for name, (host, port) in listen.items():
-            listener = KafkaListener(name, self, turn, scratch, lambda: self._front)
+            assert self._deriving is not None
+            listener = KafkaListener(name, self, turn, scratch, self._deriving, lambda: self._front)
             self.ports[name] = await listener.bind(host, port)
             self._listeners.append(listener)
 
@@ -62,6 +67,8 @@ class KafkaSide:
     def abort(self) -> None:
         for listener in self._listeners:
             listener.abort()
+        if self._deriving is not None:
+            self._deriving.close()
 
     def statistics(self) -> tuple[tuple[str, KafkaStatistics], ...]:
         """By listener."""
@@ -71,7 +78,7 @@ class KafkaSide:
 
     def kafka_request(self, session: KafkaSession, request: memoryview) -> None:
         try:
-            self._fact(lambda: self._take(session, request))
+            self._fact(lambda: self._guard(session, lambda: session.received(request)))
         except CorgiError as error:
             session.fail(error)
 
@@ -81,9 +88,15 @@ class KafkaSide:
     def kafka_drained(self, session: KafkaSession) -> None:
         self._fact(lambda: self._front.node.client_drained(session))
 
-    def _take(self, session: KafkaSession, request: memoryview) -> None:
+    def kafka_later(self, session: KafkaSession, call: Callable[[], None]) -> None:
         try:
-            session.received(request)
+            self._fact(lambda: self._guard(session, call))
+        except CorgiError as error:
+            session.fail(error)
+
+    def _guard(self, session: KafkaSession, call: Callable[[], None]) -> None:
+        try:
+            call()
         except InvariantError:
             raise
         except CorgiError as error:

@@ -97,6 +97,7 @@ def assemble(
             },
             config.kafka_create_topics,
             config.kafka_partitions,
+            config.security,
         ),
         kafka_listen=config.kafka_listeners,
     )

@@ -28,8 +28,20 @@ from corgi.base.limits import (
     SUSPICION_S,
     TAIL_BYTES_MAX,
 )
+from corgi.kafka.security import Security
 from corgi.server.address import LOOPBACK, NATIVE_PORT, Address, is_loopback, is_wildcard, parse_address
 from corgi.server.kafka_listeners import advertised, parse_listeners
+from corgi.server.users import (
+    RULES_MAX,
+    SASL_PLAINTEXT,
+    USERS_MAX,
+    AccessEntry,
+    UserEntry,
+    parse_mechanisms,
+    parse_security,
+    security_of,
+    sends_passwords,
+)
 
 NODE_ID_MAX = 65_535
 DIGITS_MAX = 9  # of a node id, before it is a number
@@ -105,6 +117,15 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     kafka_create_topics: bool = True
     # Partitions of a topic that a Kafka client makes without saying how many.
     kafka_partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_MAX)] = 3
+    # Whether Kafka's clients say who they are: plaintext or sasl_plaintext, or name=word,… by listener; empty: the
+    # latter where there are users.
+    kafka_security: str = ""
+    # How they may: SCRAM-SHA-256, SCRAM-SHA-512, PLAIN.
+    kafka_mechanisms: str = "SCRAM-SHA-256,SCRAM-SHA-512"
+    # Who they may be.
+    users: Annotated[tuple[UserEntry, ...], Meta(max_length=USERS_MAX)] = ()
+    # What each may do; without any rule, everything.
+    acls: Annotated[tuple[AccessEntry, ...], Meta(max_length=RULES_MAX)] = ()
     # A listener off the loopback needs UNSAFE_PHRASE here as long as there is no authentication.
     listen_without_authentication: str = ""
 
@@ -124,12 +145,23 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return parse_listeners(self.kafka_listen, what="kafka_listen")
 
     @property
+    def kafka_words(self) -> dict[str, str]:
+        """plaintext or sasl_plaintext, by listener."""
+        return parse_security(self.kafka_security, tuple(self.kafka_listeners), users=bool(self.users))
+
+    @property
+    def security(self) -> Security:
+        """Who Kafka's clients are and what they may do."""
+        return security_of(self.users, self.acls, self.kafka_words, parse_mechanisms(self.kafka_mechanisms))
+
+    @property
     def kafka_advertised(self) -> dict[str, dict[int, Address]]:
         """What Kafka's clients are told, by listener and node."""
         members = {member.node: member.kafka for member in self.everyone}
         return advertised(self.kafka_listeners, self.node, members)
 
 
+NESTED: dict[str, type[msgspec.Struct]] = {"members": Member, "users": UserEntry, "acls": AccessEntry}
 KEYS = tuple(field.name for field in msgspec.structs.fields(ServerConfig))
 
 
@@ -146,7 +178,22 @@ def load(
     from_environment, warnings = _from_environment(environment)
     merged.update(from_environment)
     merged.update({key: value for key, value in flags.items() if value is not None})
-    return check(merged), warnings
+    config = check(merged)
+    return config, [*warnings, *warnings_of(config)]
+
+
+def warnings_of(config: ServerConfig) -> list[str]:
+    """What an operator should know of a configuration that can be used."""
+    warnings = []
+    asked = [name for name, word in config.kafka_words.items() if word == SASL_PLAINTEXT]
+    if asked:
+        warnings.append(
+            f"only Kafka's clients are asked who they are: whoever reaches {config.listen} reads and writes everything"
+        )
+    open_ones = [name for name in asked if not is_loopback(config.kafka_listeners[name].host)]
+    if open_ones and sends_passwords(parse_mechanisms(config.kafka_mechanisms)):
+        warnings.append(f"kafka_mechanisms has PLAIN: passwords cross the network of {open_ones[0]!r} as they are")
+    return warnings
 
 
 def check(values: Mapping[str, Any]) -> ServerConfig:
@@ -161,6 +208,10 @@ def check(values: Mapping[str, Any]) -> ServerConfig:
         raise _refuse(_told(error, values)) from None
     _check_listeners(config)
     _check_members(config)
+    try:
+        config.security  # noqa: B018 - whether it can be told
+    except CorgiError as error:
+        raise _refuse(error.message, hint=error.hint) from None
     return config
 
 
@@ -204,6 +255,8 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], l
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if key == "members":
             values[key] = parse_members(text)
+        elif key in NESTED:
+            raise _refuse(f"the variable {variable}: {key} stand in the file")
         elif key in types:
             try:
                 values[key] = msgspec.convert(text, types[key], strict=False)
@@ -215,16 +268,16 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], l
 
 
 def _refuse_unknown_keys(values: Mapping[str, Any]) -> None:
-    member_keys = tuple(field.name for field in msgspec.structs.fields(Member))
     for key in values:
         if key not in KEYS:
             raise _unknown(key, KEYS, "")
-    members = values.get("members")
-    if isinstance(members, list):
-        for member in members:
-            for key in member if isinstance(member, dict) else ():
-                if key not in member_keys:
-                    raise _unknown(key, member_keys, " of a member")
+    for name, kind in NESTED.items():
+        known = tuple(field.name for field in msgspec.structs.fields(kind))
+        entries = values.get(name)
+        for entry in entries if isinstance(entries, list) else ():
+            for key in entry if isinstance(entry, dict) else ():
+                if key not in known:
+                    raise _unknown(key, known, f" of one of the {name}")
 
 
 def _unknown(key: str, known: tuple[str, ...], where: str) -> CorgiError:
@@ -269,17 +322,23 @@ def _check_listeners(config: ServerConfig) -> None:
     if phrase not in ("", UNSAFE_PHRASE):
         raise _refuse(f"listen_without_authentication must be empty or {UNSAFE_PHRASE!r}, not {phrase!r}")
     try:
-        kafka = [("kafka_listen", str(address)) for address in config.kafka_listeners.values()]
+        words = config.kafka_words
+        kafka = [
+            ("kafka_listen", str(address), words[name] == SASL_PLAINTEXT)
+            for name, address in config.kafka_listeners.items()
+        ]
     except CorgiError as error:
         raise _refuse(error.message) from None
-    for key, text in (("listen", config.listen), ("metrics_listen", config.metrics_listen), *kafka):
+    for key, text, asked in (
+        ("listen", config.listen, False), ("metrics_listen", config.metrics_listen, False), *kafka
+    ):  # fmt: skip
         if not text and key == "metrics_listen":
             continue
         try:
             address = parse_address(text, what=key)
         except CorgiError as error:
             raise _refuse(error.message) from None
-        if not is_loopback(address.host) and not phrase:
+        if not is_loopback(address.host) and not phrase and not asked:
             raise CorgiError(
                 "unsafe-listener",
                 f"{key} = {text!r} can be reached by others, and nothing authenticates them",
@@ -290,7 +349,7 @@ def _told(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
     """``Expected `int` >= 1 - at `$.node` `` → ``node = 0: expected an integer from 1 to 65535``."""
     why, _, where = str(error).partition(" - at `$")
     path = where.rstrip("`").lstrip(".")
-    if path in values:
+    if path in values and path not in ("users", "acls"):  # whose values are not to be shown
         return f"{path} = {values[path]!r}: {_expected(path)}"
     return f"{path}: {why[:1].lower()}{why[1:]}"
 

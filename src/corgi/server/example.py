@@ -39,9 +39,24 @@ kafka_listen = ""                      # host:port for Kafka's clients, e.g. 127
 kafka_create_topics = {kafka_create_topics}             # a topic is made when such a client asks for it
 kafka_partitions = {kafka_partitions}                   # of a topic made without saying how many
 
-# Nothing authenticates clients yet, so a node listens on the loopback only.
+kafka_security = ""                    # plaintext, sasl_plaintext; empty: the latter where there are users
+kafka_mechanisms = "{kafka_mechanisms}"  # and PLAIN, which sends passwords as they are
+
+# Nothing authenticates Corgi's own clients yet, so a node listens on the loopback only.
 # To open it to a network that you trust:
 # listen_without_authentication = "{phrase}"
+
+# Users of the Kafka listeners, the same list everywhere; corgi user entry NAME makes an entry of a password.
+# [[users]]
+# name = "alice"
+# credentials = ["SCRAM-SHA-256$15000:…$…:…"]
+# Who may do what. Without any rule every user may do everything; with rules, what they allow.
+# [[acls]]
+# user = "alice"
+# operations = ["read", "write"]
+# resource = "topic"                   # topic, group, transactional_id, cluster
+# name = "orders."
+# pattern = "prefixed"                 # or literal; the name "*" is all
 
 # All nodes, the same list everywhere. advertised: what clients are told, when it differs from address.
 # label: failure domain (a host, a rack). kafka = "host:port": what Kafka's clients are told, if they are served.
@@ -86,6 +101,7 @@ def new_cluster_id() -> str:
 def _defaults() -> tuple[str, ...]:
     storage = ("tail_bytes", "snapshot_segments", "rewrite_bytes_per_s", "scrub_bytes_per_s")
     compaction = ("compaction_bytes_per_s", "compaction_min_bytes", "compaction_keys_bytes")
-    names = ("suspicion_ms", "stop_timeout_ms", *storage, *compaction, "log_level", "log_format", "kafka_partitions")
+    kafka = ("kafka_partitions", "kafka_mechanisms")
+    names = ("suspicion_ms", "stop_timeout_ms", *storage, *compaction, "log_level", "log_format", *kafka)
     assert set(names) <= set(ServerConfig.__struct_fields__)
     return names

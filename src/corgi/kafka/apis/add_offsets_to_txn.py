@@ -7,6 +7,7 @@ where they lie; so nothing of the group is noted here.
 from __future__ import annotations
 
 from corgi.broker.transactions import OPEN_OR_NEXT
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.transactional import PATIENCE_MS, code_in_transaction
@@ -31,6 +32,11 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Answered when the transaction is open."""
     request = call.request
+    refused = call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, request.name)
+    refused = refused or call.refusal(Operation.READ, Kind.GROUP, request.group)
+    if refused:
+        call.answer(Response(0, refused))
+        return
     message = OpenTransaction(
         request.name, request.producer_id, request.producer_epoch, OPEN_OR_NEXT, (), (), 0, PATIENCE_MS
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from corgi.base.ids import TopicId
 from corgi.broker.transactions import OPEN_OR_NEXT
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.errors import Code
@@ -43,29 +44,34 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Answered when the partitions know of the transaction."""
     request = call.request
+    refused = call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, request.name)
+    if refused:
+        _answer(call, refused, {})
+        return
     wanted: list[tuple[TopicId, int]] = []
-    missing = set()
+    not_taken: dict[tuple[str, int], Code] = {}
     for name, partition, topic in known(call.front, request.topics):
-        if topic is None:
-            missing.add((name, partition))
+        refused = call.refusal(Operation.WRITE, Kind.TOPIC, name)
+        if refused or topic is None:
+            not_taken[name, partition] = refused or Code.UNKNOWN_TOPIC_OR_PARTITION
         else:
             wanted.append((topic, partition))
-    if missing:
-        _answer(call, Code.OPERATION_NOT_ATTEMPTED, missing)
+    if not_taken:
+        _answer(call, Code.OPERATION_NOT_ATTEMPTED, not_taken)
         return
     message = OpenTransaction(
         request.name, request.producer_id, request.producer_epoch, OPEN_OR_NEXT, tuple(wanted), (), 0, PATIENCE_MS
     )
 
     def opened(error: int, _text: str) -> None:
-        _answer(call, code_in_transaction(error, call.version, _TOLD_FENCED), set())
+        _answer(call, code_in_transaction(error, call.version, _TOLD_FENCED), {})
 
     call.front.node.requests.transactions.transactions.begin(message, opened)
 
 
-def _answer(call: Call[Request], code: Code, missing: set[tuple[str, int]]) -> None:
+def _answer(call: Call[Request], code: Code, others: dict[tuple[str, int], Code]) -> None:
     def result(name: str, partition: int) -> Result:
-        return Result(partition, Code.UNKNOWN_TOPIC_OR_PARTITION if (name, partition) in missing else code)
+        return Result(partition, others.get((name, partition), code))
 
     results = [
         Results(topic.name, tuple([result(topic.name, partition) for partition in topic.partitions]))

@@ -13,7 +13,8 @@ from typing import Annotated
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since
 from corgi.kafka.errors import Code
-from corgi.kafka.session import API_VERSIONS, told_versions
+from corgi.kafka.login import API_VERSIONS
+from corgi.kafka.session import told_versions
 
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 _FLEXIBLE = 3

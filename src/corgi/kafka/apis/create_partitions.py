@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from corgi.base.limits import PARTITIONS_MAX
 from corgi.base.ports import Message
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32
 from corgi.kafka.errors import Code, code_of
@@ -71,6 +72,9 @@ def _grow(call: Call[Request], unconfirmed: int) -> None:
 
 
 def _judge(call: Call[Request], topic: Wanted) -> tuple[Code, str | None]:
+    refused = call.refusal(Operation.ALTER, Kind.TOPIC, topic.name)
+    if refused:
+        return refused, f"you may not alter the topic {topic.name!r}"
     found = call.front.topic(topic.name)
     if found is None:
         return Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic.name!r}"

@@ -12,6 +12,7 @@ from typing import Annotated
 from corgi.base.errors import OK, CorgiError
 from corgi.base.limits import PARTITIONS_MAX
 from corgi.base.ports import Message
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import NO_UUID, Body, Int8, Int16, Int32, Since, Tag, Uuid
 from corgi.kafka.errors import Code, code_of
@@ -96,6 +97,9 @@ def handle(call: Call[Request]) -> None:
 
 
 def _begin(call: Call[Request], topic: Wanted, several: Several[Result], i: int) -> None:
+    refused = call.refusal(Operation.CREATE, Kind.TOPIC, topic.name)
+    if refused and not call.may(Operation.CREATE, Kind.CLUSTER, CLUSTER_NAME):
+        raise _RefusedError(refused, f"you may not create the topic {topic.name!r}")
     partitions = _partitions(call, topic)
     settings = _settings(call, topic)
 
@@ -163,6 +167,9 @@ def _settings(call: Call[Request], topic: Wanted) -> dict[str, str]:
 
 
 def _told(call: Call[Request], name: str, uuid: bytes, partitions: int, settings: dict[str, str]) -> Result:
+    refused = call.refusal(Operation.DESCRIBE_CONFIGS, Kind.TOPIC, name)
+    if refused:
+        return Result(name, uuid, OK, None, refused, configs=None)
     configs = [
         ToldConfig(told.key, told.value, told.read_only, told.source) for told in call.front.topic_keys.told(settings)
     ]

@@ -1,11 +1,10 @@
-"""DeleteAcls (31), versions 1 to 3: refused filter by filter (54), as nothing authenticates clients."""
+"""DeleteAcls (31), versions 1 to 3: refused filter by filter. Access rules stand in the configuration of the nodes."""
 
 from __future__ import annotations
 
 from corgi.kafka.api import Api, Call, bodies
-from corgi.kafka.apis.describe_acls import WHY
+from corgi.kafka.apis.create_acls import why_not
 from corgi.kafka.codec import Body, Int8, Int16, Int32
-from corgi.kafka.errors import Code
 
 _FLEXIBLE = 2
 
@@ -48,8 +47,8 @@ class Response(Body, frozen=True):
 
 
 def handle(call: Call[Request]) -> None:
-    """Answered at once."""
-    call.answer(Response(0, (Result(Code.SECURITY_DISABLED, WHY),) * len(call.request.filters)))
+    """At once."""
+    call.answer(Response(0, (Result(*why_not(call)),) * len(call.request.filters)))
 
 
 API = Api(31, "DeleteAcls", (1, 3), _FLEXIBLE, bodies(Request, _FLEXIBLE), handle)

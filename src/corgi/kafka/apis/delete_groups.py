@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from corgi.base.errors import CorgiError
 from corgi.broker.reigns import Reign
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32
-from corgi.kafka.errors import group_code_of
+from corgi.kafka.errors import Code, group_code_of
 
 PATIENCE_S = 10.0
 GROUPS_MAX = 1_000
@@ -37,24 +38,28 @@ def handle(call: Call[Request]) -> None:
         return
     told: dict[int, Deleted] = {}
 
-    def ended(place: int, error: int) -> None:
-        told[place] = Deleted(names[place], group_code_of(error))
+    def ended(place: int, code: Code) -> None:
+        told[place] = Deleted(names[place], code)
         if len(told) == len(names):
             call.answer(Response(0, tuple([told[i] for i in range(len(names))])))
 
     if not names:
         call.answer(Response())
     for place, name in enumerate(names):
-        _delete(call, name, lambda error, place=place: ended(place, error))  # type: ignore[misc]
+        _delete(call, name, lambda code, place=place: ended(place, code))  # type: ignore[misc]
 
 
-def _delete(call: Call[Request], name: str, done: Callable[[int], None]) -> None:
+def _delete(call: Call[Request], name: str, done: Callable[[Code], None]) -> None:
     requests = call.front.node.requests
+    refused = call.refusal(Operation.DELETE, Kind.GROUP, name)
+    if refused:
+        done(refused)
+        return
 
     def go(_: Reign) -> None:
-        requests.groups.changes.delete(name, PATIENCE_S, lambda error, _text: done(error))
+        requests.groups.changes.delete(name, PATIENCE_S, lambda error, _text: done(group_code_of(error)))
 
-    requests.classic.at(call.session, name, go, done)
+    requests.classic.at(call.session, name, go, lambda error: done(group_code_of(error)))
 
 
 API = Api(42, "DeleteGroups", (0, 2), _FLEXIBLE, bodies(Request, _FLEXIBLE), handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from corgi.base.ids import Offset, TopicId
 from corgi.base.ports import Message
 from corgi.broker.bounds import REQUEST_PARTITIONS_MAX
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies, error_of
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.errors import Code, code_of
@@ -65,6 +66,10 @@ def _ask(call: Call[Request], missing: Code) -> None:
     found: dict[tuple[int, int], Result] = {}
     for i, topic in enumerate(call.request.topics):
         for j, place in enumerate(topic.partitions):
+            refused = call.refusal(Operation.DELETE, Kind.TOPIC, topic.name)
+            if refused:
+                found[i, j] = Result(place.partition, _NO_OFFSET, refused)
+                continue
             if call.front.topic(topic.name) is None:
                 continue
             known = call.front.having(topic.name, place.partition)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from corgi.base.ports import Message
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import NO_UUID, Body, Int16, Int32, NullSince, Since, Until, Uuid
 from corgi.kafka.errors import Code, code_of
@@ -58,7 +59,9 @@ def _delete(call: Call[Request], topics: tuple[Wanted, ...], unconfirmed: int) -
             several.set(i, Result(name, uuid, Code.INVALID_REQUEST, "a topic is named once, by its name or its id"))
         elif name is None:
             found = call.front.topic_of(uuid)
-            if found is not None:
+            if found is not None and call.refusal(Operation.DESCRIBE, Kind.TOPIC, found.name):
+                several.set(i, Result(None, uuid, Code.TOPIC_AUTHORIZATION_FAILED, "you may not see this topic"))
+            elif found is not None:
                 _ask(call, several, i, found.name, uuid)
             elif unconfirmed:
                 several.set(i, Result(None, uuid, code_of(unconfirmed), "the topics could not be confirmed"))
@@ -71,6 +74,12 @@ def _delete(call: Call[Request], topics: tuple[Wanted, ...], unconfirmed: int) -
 
 
 def _ask(call: Call[Request], several: Several[Result], i: int, name: str, uuid: bytes) -> None:
+    refused = call.refusal(Operation.DELETE, Kind.TOPIC, name)
+    if refused:
+        seen = call.may(Operation.DESCRIBE, Kind.TOPIC, name)
+        several.set(i, Result(name, uuid if seen else NO_UUID, refused, f"you may not delete the topic {name!r}"))
+        return
+
     def deleted(reply: Message, _payload: object) -> None:
         code, why = failure_of(reply)
         several.set(i, Result(name, uuid, code, why or None))

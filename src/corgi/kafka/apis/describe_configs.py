@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.broker_config import broker_told
 from corgi.kafka.codec import Body, Int8, Int16, Int32, Since
@@ -85,6 +86,13 @@ def _result(call: Call[Request], wanted: Resource, unconfirmed: int) -> Result:
     def refused(code: Code, why: str) -> Result:
         return Result(code, why, wanted.kind, wanted.name)
 
+    denied = Code.NONE
+    if wanted.kind == TOPIC:
+        denied = call.refusal(Operation.DESCRIBE_CONFIGS, Kind.TOPIC, wanted.name)
+    elif wanted.kind == BROKER:
+        denied = call.refusal(Operation.DESCRIBE_CONFIGS, Kind.CLUSTER, CLUSTER_NAME)
+    if denied:
+        return refused(denied, "you may not see this configuration")
     if wanted.kind == TOPIC:
         if unconfirmed:
             return refused(code_of(unconfirmed), "the topics could not be confirmed")

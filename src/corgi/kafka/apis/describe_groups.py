@@ -14,6 +14,7 @@ from corgi.broker.classic_groups import Seat
 from corgi.broker.consumer_group import ConsumerGroup
 from corgi.broker.consumer_protocol import TYPE, encode_assignment, encode_subscription
 from corgi.broker.reigns import Reign
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since
 from corgi.kafka.errors import Code, group_code_of
@@ -75,6 +76,10 @@ def handle(call: Call[Request]) -> None:
 
 def _describe(call: Call[Request], name: str, done: Callable[[Group], None]) -> None:
     requests = call.front.node.requests
+    refused = call.refusal(Operation.DESCRIBE, Kind.GROUP, name)
+    if refused:
+        done(Group(refused, None, name))
+        return
 
     def go(reign: Reign) -> None:
         seat = requests.classic.find(reign, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since
 from corgi.kafka.errors import Code
@@ -56,6 +57,10 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Answered at once."""
     front, wanted = call.front, call.request.topics
+    refused = call.refusal(Operation.DESCRIBE, Kind.CLUSTER, CLUSTER_NAME)
+    if refused:
+        call.answer(Response(0, refused))
+        return
     if wanted is None:
         known = list(front.node.requests.places.topics.by_name.values())
         told = [_told(call, topic, range(topic.partitions)) for topic in known]

@@ -9,6 +9,7 @@ from itertools import islice
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, TopicId
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.errors import Code, code_of
@@ -78,7 +79,10 @@ def handle(call: Call[Request]) -> None:
 def _tell(
     call: Call[Request], place: tuple[str, int, TopicId | None], errors: dict[GroupId, int], left: list[int]
 ) -> Answer:
-    _, partition, topic = place
+    name, partition, topic = place
+    refused = call.refusal(Operation.READ, Kind.TOPIC, name)
+    if refused:
+        return Answer(partition, refused)
     if topic is None:
         return Answer(partition, Code.UNKNOWN_TOPIC_OR_PARTITION)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId
 from corgi.broker.decisions import OPEN, Decided
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.errors import Code, code_of
@@ -55,6 +56,9 @@ def handle(call: Call[Request]) -> None:
 
 
 def _tell(call: Call[Request], name: str, found: Decided | None) -> State:
+    refused = call.refusal(Operation.DESCRIBE, Kind.TRANSACTIONAL_ID, name)
+    if refused:
+        return State(refused, name)
     if found is None:
         return State(Code.TRANSACTIONAL_ID_NOT_FOUND, name)
     started_ms = found.started_ms if found.state == OPEN else -1
@@ -66,7 +70,13 @@ def _tell(call: Call[Request], name: str, found: Decided | None) -> State:
         started_ms,
         found.producer_id,
         found.epoch,
-        by_topic(call.front, found.partitions),
+        tuple(
+            [
+                topic
+                for topic in by_topic(call.front, found.partitions)
+                if call.may(Operation.DESCRIBE, Kind.TOPIC, topic.name)
+            ]
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int8, Int16, Int32, Since
 from corgi.kafka.errors import Code
@@ -42,16 +43,19 @@ class Response(Body, frozen=True):
 
 def handle(call: Call[Request]) -> None:
     """Answered at once."""
+    refused = call.refusal(Operation.ALTER, Kind.CLUSTER, CLUSTER_NAME)
     results = []
     for topic in call.request.topics or ():
         told = []
         for partition in topic.partitions:
-            if call.front.having(topic.name, partition) is None:
+            if refused:
+                told.append(Result(partition, refused, "you may not alter the cluster"))
+            elif call.front.having(topic.name, partition) is None:
                 told.append(Result(partition, Code.UNKNOWN_TOPIC_OR_PARTITION, "there is no such partition"))
             else:
                 told.append(Result(partition, Code.ELECTION_NOT_NEEDED, "leaders are found without being asked to"))
         results.append(Results(topic.name, tuple(told)))
-    call.answer(Response(0, Code.NONE, tuple(results)))
+    call.answer(Response(0, refused, tuple(results)))
 
 
 API = Api(43, "ElectLeaders", (0, 2), _FLEXIBLE, bodies(Request, _FLEXIBLE), handle)

@@ -8,6 +8,7 @@ tells of it); the native protocol does not have this gap.
 from __future__ import annotations
 
 from corgi.broker.transactions import LAST_ONE
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64
 from corgi.kafka.transactional import PATIENCE_MS, code_in_transaction
@@ -32,6 +33,10 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Answered behind the markers."""
     request = call.request
+    refused = call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, request.name)
+    if refused:
+        call.answer(Response(0, refused))
+        return
     message = EndTransaction(
         request.name, request.producer_id, request.producer_epoch, LAST_ONE, request.commit, PATIENCE_MS
     )

@@ -22,6 +22,7 @@ from corgi.base.ids import GroupId, Offset
 from corgi.broker.bounds import INT64_MAX
 from corgi.delivery.limits import POLL_BYTES_MAX
 from corgi.delivery.polls import Part, PartAnswer
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call
 from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
@@ -139,6 +140,10 @@ def _parts(call: Call[Request], named: Named) -> list[Part]:
     front = call.front
     topic = front.topic_of(named.uuid) if named.uuid else front.topic(named.name)
     unknown = Code.UNKNOWN_TOPIC_ID if named.uuid and topic is None else Code.UNKNOWN_TOPIC_OR_PARTITION
+    name = named.name if topic is None else topic.name
+    refused = call.refusal(Operation.READ, Kind.TOPIC, name) if name else Code.NONE
+    if refused:
+        return [_Refused(Offset(wanted.offset), refused) for wanted in named.partitions]
     return [_part(call, topic, wanted, unknown) for wanted in named.partitions]
 
 

@@ -11,12 +11,14 @@ from typing import Annotated
 
 from corgi.base.ids import NodeId
 from corgi.broker.reigns import kept_in
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int8, Int16, Int32, Since, Until
 from corgi.kafka.errors import Code
 from corgi.kafka.front import Address
 
 GROUP, TRANSACTION = 0, 1
+_RESOURCES = {GROUP: Kind.GROUP, TRANSACTION: Kind.TRANSACTIONAL_ID}
 _FLEXIBLE = 3
 _NOWHERE = (NodeId(-1), ("", -1))
 
@@ -65,12 +67,14 @@ def _tell(call: Call[Request]) -> None:
 
 def _find(call: Call[Request], key: str) -> tuple[Code, tuple[NodeId, Address]]:
     front = call.front
+    resource = _RESOURCES.get(call.request.kind)
+    refused = Code.INVALID_REQUEST if resource is None else call.refusal(Operation.DESCRIBE, resource, key)
+    if refused:
+        return refused, _NOWHERE
     if call.request.kind == GROUP:
         home = kept_in(key, len(front.node.groups))
-    elif call.request.kind == TRANSACTION:
-        home = front.node.requests.transactions.decisions.home(key)
     else:
-        return Code.INVALID_REQUEST, _NOWHERE
+        home = front.node.requests.transactions.decisions.home(key)
     node = front.lead(home, front.alive()).leader
     address = front.brokers(call.session.listener).get(node)
     return (Code.COORDINATOR_NOT_AVAILABLE, _NOWHERE) if address is None else (Code.NONE, (node, address))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since
 from corgi.kafka.errors import group_code_of
@@ -26,6 +27,10 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """At once, unless the coordinator is just becoming one."""
     said = call.request
+    refused = call.refusal(Operation.READ, Kind.GROUP, said.group)
+    if refused:
+        call.answer(Response(0, refused))
+        return
 
     def told(error: int) -> None:
         call.answer(Response(0, group_code_of(error)))

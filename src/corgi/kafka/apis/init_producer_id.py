@@ -14,6 +14,7 @@ from typing import Annotated
 from corgi.base.command import Buffer
 from corgi.base.ports import Message
 from corgi.broker.decisions import Decided
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies, error_of
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since
 from corgi.kafka.errors import Code, code_of
@@ -43,7 +44,10 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Answered by the node's own ids, or behind the record of the transactional id."""
     name = call.request.name
-    if name is None:
+    refused = _refusal(call, name)
+    if refused:
+        call.answer(Response(0, refused))
+    elif name is None:
         _idempotent(call)
     elif not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         call.answer(Response(0, Code.INVALID_REQUEST))
@@ -51,6 +55,16 @@ def handle(call: Call[Request]) -> None:
         call.answer(Response(0, Code.INVALID_TRANSACTION_TIMEOUT))
     else:
         _transactional(call, name)
+
+
+def _refusal(call: Call[Request], name: str | None) -> Code:
+    """Who may write anywhere may have an idempotent producer (KIP-679)."""
+    if name is not None:
+        return call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, name)
+    access = call.front.access
+    if access is None or access.may_somewhere(call.session.user, Operation.WRITE, Kind.TOPIC):
+        return Code.NONE
+    return call.refusal(Operation.IDEMPOTENT_WRITE, Kind.CLUSTER, CLUSTER_NAME)
 
 
 def _idempotent(call: Call[Request]) -> None:

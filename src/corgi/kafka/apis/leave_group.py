@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since, Until
 from corgi.kafka.errors import Code, group_code_of
@@ -39,6 +40,10 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """At once; the rest of the group hears of it by its heartbeats."""
     said = call.request
+    refused = call.refusal(Operation.READ, Kind.GROUP, said.group)
+    if refused:
+        call.answer(Response(0, refused))
+        return
     leaving = said.members if call.version >= _BATCH_SINCE else (Leaving(said.member),)
 
     def left(error: int, errors: list[int]) -> None:

@@ -13,6 +13,7 @@ from corgi.base.ids import GroupId
 from corgi.broker.consumer_protocol import TYPE
 from corgi.broker.group_records import StoredClassic, decode_record
 from corgi.broker.reigns import kept_in
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since
 from corgi.kafka.errors import Code, group_code_of
@@ -50,10 +51,13 @@ def handle(call: Call[Request]) -> None:
             return
         states = {state.lower() for state in call.request.states}
         types = {kind.lower() for kind in call.request.types}
+        everything = call.may(Operation.DESCRIBE, Kind.CLUSTER, CLUSTER_NAME)
         found = [
             group
             for group in _groups(call)
-            if (not states or group.state.lower() in states) and (not types or _CLASSIC in types)
+            if (everything or call.may(Operation.DESCRIBE, Kind.GROUP, group.group))
+            and (not states or group.state.lower() in states)
+            and (not types or _CLASSIC in types)
         ]
         call.answer(Response(0, Code.NONE, tuple(found)))
 

@@ -15,6 +15,7 @@ from corgi.base.command import Buffer
 from corgi.base.errors import OK, CorgiError
 from corgi.base.ids import GroupId
 from corgi.base.records import iter_batch
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int8, Int16, Int32, Int64, Since
 from corgi.kafka.errors import Code, code_of
@@ -109,6 +110,10 @@ class _Question:
 
     def _look(self, key: tuple[int, int], name: str, place: Place) -> None:
         front = self._call.front
+        refused = self._call.refusal(Operation.DESCRIBE, Kind.TOPIC, name)
+        if refused:
+            self._answers[key] = Answer(place.partition, refused)
+            return
         topic = front.having(name, place.partition)
         if topic is None:
             self._answers[key] = Answer(place.partition, Code.UNKNOWN_TOPIC_OR_PARTITION)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from corgi.base.ids import GroupId
 from corgi.broker.decisions import OPEN, Decided
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since
 from corgi.kafka.errors import Code, code_of
@@ -69,6 +70,8 @@ def _matching(call: Call[Request], groups: dict[GroupId, None]) -> Iterator[Stat
         if request.producer_ids and found.producer_id not in request.producer_ids:
             continue
         if request.age_ms >= 0 and not _older(found, now_ms - request.age_ms):
+            continue
+        if not call.may(Operation.DESCRIBE, Kind.TRANSACTIONAL_ID, name):
             continue
         yield State(name, found.producer_id, state)
 

@@ -15,6 +15,7 @@ from typing import Annotated, NamedTuple
 from corgi.base.errors import INVALID_TOPIC_NAME, OK, TOPIC_EXISTS, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import GroupId
 from corgi.base.ports import Message
+from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
 from corgi.kafka.api import Api, Call
 from corgi.kafka.codec import NO_UUID, Body, NullSince, Reader, Since, Until, Uuid, put_count, put_text, read_body
 from corgi.kafka.errors import Code, code_of
@@ -68,7 +69,7 @@ def handle(call: Call[memoryview]) -> None:
 
 def _tell(call: Call[memoryview]) -> None:
     """From what is kept, or made anew."""
-    key = (call.session.listener, call.version, bytes(call.request))
+    key = _key(call)
     found = call.front.metadata.get(stamp_of(call.front), key)
     if found is not None:
         call.answer_bytes((found,), len(found))
@@ -80,6 +81,12 @@ def _tell(call: Call[memoryview]) -> None:
     _Query(call, request).begin()
 
 
+def _key(call: Call[memoryview]) -> tuple[str, str, int, bytes]:
+    """Everybody sees the same, as long as there are no rules about who sees what."""
+    user = "" if call.front.access is None else call.session.user
+    return user, call.session.listener, call.version, bytes(call.request)
+
+
 class _Query:
     """A request whose answer is not kept."""
 
@@ -88,6 +95,7 @@ class _Query:
         self._front = call.front
         self._request = request
         self._creating = 0
+        self._uncreated: set[str] = set()  # the client may not make them
 
     def begin(self) -> None:
         if not self._missing() and all(self._front.topic_of(one.topic_id) for one in self._by_id()):
@@ -101,7 +109,8 @@ class _Query:
         if errors:
             self._answer(errors[_META])
         elif missing and self._request.create and self._front.options.create_topics:
-            self._create(missing)
+            self._uncreated = {name for name in missing if not self._may_create(name)}
+            self._create([name for name in missing if name not in self._uncreated])
         else:
             self._answer()
 
@@ -111,12 +120,22 @@ class _Query:
     def _missing(self) -> list[str]:
         """Names that could be a topic's and are not, as far as this node knows."""
         names = [wanted.name for wanted in self._request.topics or () if wanted.name is not None]
-        return [
-            name for name in names if self._front.node.requests.administration.topic_info(name).error and _valid(name)
-        ]
+        return [name for name in names if self._is_missing(name)]
+
+    def _is_missing(self, name: str) -> bool:
+        unknown = self._front.node.requests.administration.topic_info(name).error
+        return bool(unknown) and _valid(name) and self._call.may(Operation.DESCRIBE, Kind.TOPIC, name)
+
+    def _may_create(self, name: str) -> bool:
+        return any(
+            self._call.may(Operation.CREATE, kind, named)
+            for kind, named in ((Kind.CLUSTER, CLUSTER_NAME), (Kind.TOPIC, name))
+        )
 
     def _create(self, names: list[str]) -> None:
         self._creating = len(names)
+        if not names:
+            self._answer()
         partitions = self._front.options.partitions
         for name in names:
             self._call.ask(CreateTopic(name, partitions, timeout_ms=CREATE_TIMEOUT_MS), self._created)
@@ -133,22 +152,29 @@ class _Query:
         found = self._found(error)
         body = encode(front, call.session.listener, call.version, found)
         if all(topic.error == 0 and topic.open for topic in found):
-            front.metadata.put(stamp_of(front), (call.session.listener, call.version, bytes(call.request)), body)
+            front.metadata.put(stamp_of(front), _key(call), body)
         call.answer_bytes((body,), len(body))
 
     def _found(self, error: int) -> list[Found]:
         front, wanted = self._front, self._request.topics
         administration = front.node.requests.administration
         if wanted is None or (not wanted and self._call.version == 0):
-            return [self._told(info, OK) for info in administration.topic_infos()]
+            infos = administration.topic_infos()
+            return [self._told(info, OK) for info in infos if self._call.may(Operation.DESCRIBE, Kind.TOPIC, info.name)]
         found = []
         for one in wanted:
             if one.name is not None:
-                found.append(self._told(administration.topic_info(one.name), error))
+                refused = self._call.refusal(Operation.DESCRIBE, Kind.TOPIC, one.name)
+                if refused or one.name in self._uncreated:
+                    found.append(Found(Code.TOPIC_AUTHORIZATION_FAILED, one.name, NO_UUID, (), False))
+                else:
+                    found.append(self._told(administration.topic_info(one.name), error))
                 continue
             topic = front.topic_of(one.topic_id)
             if topic is None:
                 found.append(Found(Code.UNKNOWN_TOPIC_ID, None, one.topic_id, (), False))
+            elif not self._call.may(Operation.DESCRIBE, Kind.TOPIC, topic.name):
+                found.append(Found(Code.TOPIC_AUTHORIZATION_FAILED, None, one.topic_id, (), False))
             else:
                 found.append(self._told(administration.topic_info(topic.name), error))
         return found

@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.broker.classic_commits import Committer, Entry
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since, Until
 from corgi.kafka.errors import Code, group_code_of
@@ -92,13 +93,15 @@ def handle(call: Call[Request]) -> None:
     if len(places) > PARTITIONS_MAX:
         call.close(CorgiError("invalid-argument", f"a request names at most {PARTITIONS_MAX} partitions"))
         return
+    no_group = call.refusal(Operation.READ, Kind.GROUP, said.group)
     codes: dict[tuple[str, int], int] = {}
     entries: list[Entry] = []
     asked: list[tuple[str, int]] = []
     for name, place in places:
         topic = call.front.having(name, place.partition)
-        if topic is None:
-            codes[name, place.partition] = Code.UNKNOWN_TOPIC_OR_PARTITION
+        refused = no_group or call.refusal(Operation.READ, Kind.TOPIC, name)
+        if refused or topic is None:
+            codes[name, place.partition] = refused or Code.UNKNOWN_TOPIC_OR_PARTITION
             continue
         asked.append((name, place.partition))
         entries.append(
@@ -110,6 +113,9 @@ def handle(call: Call[Request]) -> None:
             codes[at] = group_code_of(error)
         call.answer(Response(0, told(said.topics, codes)))
 
+    if no_group:
+        done([])
+        return
     who = Committer(said.group, said.member, said.instance or "", said.generation)
     call.front.node.requests.classic_commits.commit(call.session, who, entries, PATIENCE_S, done)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from corgi.base.errors import BY_CODE, OK, CorgiError
 from corgi.broker.classic_commits import Committer
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import NEVER, Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32
 from corgi.kafka.errors import Code, group_code_of
@@ -52,11 +53,15 @@ def handle(call: Call[Request]) -> None:
     if sum(len(topic.partitions) for topic in said.topics) > PARTITIONS_MAX:
         call.close(CorgiError("invalid-argument", f"a request names at most {PARTITIONS_MAX} partitions"))
         return
+    refused = call.refusal(Operation.DELETE, Kind.GROUP, said.group)
+    if refused:
+        call.answer(Response(refused))
+        return
     units = {}
     for topic in said.topics:
         for place in topic.partitions:
             found = call.front.having(topic.name, place.partition)
-            if found is not None:
+            if found is not None and call.may(Operation.READ, Kind.TOPIC, topic.name):
                 units[topic.name, place.partition] = (found.topic, place.partition, 0)
 
     def done(errors: list[int]) -> None:
@@ -65,7 +70,7 @@ def handle(call: Call[Request]) -> None:
         topics = [
             DeletedTopic(
                 topic.name,
-                tuple([Deleted(one.partition, _code(by_place, topic.name, one)) for one in topic.partitions]),
+                tuple([Deleted(one.partition, _code(call, by_place, topic.name, one)) for one in topic.partitions]),
             )
             for topic in said.topics
         ]
@@ -75,7 +80,10 @@ def handle(call: Call[Request]) -> None:
     call.front.node.requests.classic_commits.forget(call.session, who, list(units.values()), PATIENCE_S, done)
 
 
-def _code(errors: dict[tuple[str, int], int], name: str, place: Place) -> Code:
+def _code(call: Call[Request], errors: dict[tuple[str, int], int], name: str, place: Place) -> Code:
+    refused = call.refusal(Operation.READ, Kind.TOPIC, name)
+    if refused:
+        return refused
     error = errors.get((name, place.partition))
     if error is None:
         return Code.UNKNOWN_TOPIC_OR_PARTITION

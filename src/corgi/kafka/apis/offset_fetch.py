@@ -13,6 +13,7 @@ from typing import Annotated
 from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.broker.classic_commits import Found
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64, NullSince, Since, Until
 from corgi.kafka.errors import Code, group_code_of
@@ -98,12 +99,16 @@ def _answer(call: Call[Request], told: list[ToldGroup]) -> None:
 
 def _read(call: Call[Request], group: Group, done: Callable[[ToldGroup], None]) -> None:
     front = call.front
+    refused = call.refusal(Operation.DESCRIBE, Kind.GROUP, group.group)
+    if refused:
+        done(ToldGroup(group.group, _refused(group, refused), refused))
+        return
     units = None
     if group.topics is not None:
         units = [
             (found.topic, partition)
             for topic in group.topics
-            if (found := front.topic(topic.name)) is not None
+            if (found := front.topic(topic.name)) is not None and call.may(Operation.DESCRIBE, Kind.TOPIC, topic.name)
             for partition in topic.partitions
             if 0 <= partition < found.partitions
         ]
@@ -111,16 +116,7 @@ def _read(call: Call[Request], group: Group, done: Callable[[ToldGroup], None]) 
     def fetched(error: int, found: dict[tuple[TopicId, int], Found]) -> None:
         code = group_code_of(error)
         if group.topics is not None:
-            names = [(topic.name, front.topic(topic.name), topic.partitions) for topic in group.topics]
-            topics = [
-                ToldTopic(
-                    name,
-                    tuple(
-                        [_told(call, at, found.get((topic.topic, at), _NONE) if topic else _NONE, code) for at in parts]
-                    ),
-                )
-                for name, topic, parts in names
-            ]
+            topics = [_topic(call, topic, found, code) for topic in group.topics]
         else:
             topics = _all(call, found)
         done(ToldGroup(group.group, tuple(topics), code))
@@ -128,11 +124,27 @@ def _read(call: Call[Request], group: Group, done: Callable[[ToldGroup], None]) 
     front.node.requests.classic_commits.fetch(call.session, group.group, units, PATIENCE_S, fetched)
 
 
+def _refused(group: Group, code: Code) -> tuple[ToldTopic, ...]:
+    return tuple(
+        [
+            ToldTopic(topic.name, tuple([Told(at, -1, -1, "", code) for at in topic.partitions]))
+            for topic in group.topics or ()
+        ]
+    )
+
+
+def _topic(call: Call[Request], wanted: Topic, found: dict[tuple[TopicId, int], Found], code: int) -> ToldTopic:
+    topic = call.front.topic(wanted.name)
+    code = call.refusal(Operation.DESCRIBE, Kind.TOPIC, wanted.name) or code
+    each = [(at, found.get((topic.topic, at), _NONE) if topic else _NONE) for at in wanted.partitions]
+    return ToldTopic(wanted.name, tuple([_told(call, at, one, code) for at, one in each]))
+
+
 def _all(call: Call[Request], found: dict[tuple[TopicId, int], Found]) -> list[ToldTopic]:
     by_id = call.front.node.requests.places.topics.by_id
     parts: dict[str, list[Told]] = {}
     for (topic, partition), one in sorted(found.items()):
-        if topic in by_id:
+        if topic in by_id and call.may(Operation.DESCRIBE, Kind.TOPIC, by_id[topic].name):
             parts.setdefault(by_id[topic].name, []).append(_told(call, partition, one, Code.NONE))
     return [ToldTopic(name, tuple(partitions)) for name, partitions in parts.items()]
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, LeaderEpoch
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since
 from corgi.kafka.errors import Code, code_of
@@ -80,6 +81,9 @@ def handle(call: Call[Request]) -> None:
 
 def _tell(call: Call[Request], name: str, place: Place, errors: dict[GroupId, int]) -> Answer:
     front = call.front
+    refused = call.refusal(Operation.DESCRIBE, Kind.TOPIC, name)
+    if refused:
+        return Answer(refused, place.partition)
     topic = front.having(name, place.partition)
     if topic is None:
         return Answer(Code.UNKNOWN_TOPIC_OR_PARTITION, place.partition)

@@ -17,6 +17,7 @@ from corgi.base.batch import (
     ATTRIBUTE_CODEC,
     ATTRIBUTE_CONTROL,
     ATTRIBUTE_LOG_APPEND_TIME,
+    ATTRIBUTE_TRANSACTIONAL,
     HEADER_BYTES,
     LENGTH_OVERHEAD,
     MAGIC,
@@ -28,6 +29,7 @@ from corgi.base.errors import TRANSACTION_FENCED, CorgiError
 from corgi.base.ids import GroupId, TopicId
 from corgi.base.ports import Message
 from corgi.broker.bounds import REQUEST_BATCHES_MAX
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, error_of
 from corgi.kafka.codec import Reader, put_count, put_text
 from corgi.kafka.errors import Code, code_of
@@ -58,6 +60,7 @@ class Part(NamedTuple):
 
 
 class Request(NamedTuple):
+    transactional_id: str
     acks: int
     timeout_ms: int
     topics: list[tuple[str, list[Part]]]
@@ -66,7 +69,7 @@ class Request(NamedTuple):
 def read(reader: Reader, version: int) -> Request:
     """By hand: batches stay slices of the request."""
     compact = version >= _FLEXIBLE
-    reader.text(compact=compact)  # transactional id: the batches tell their producer
+    transactional_id = reader.text(compact=compact)  # only to see who may; the batches tell their producer
     acks, timeout_ms = _HEAD.unpack(reader.take(_HEAD.size))
     topics = []
     for _ in range(reader.count(compact=compact, bytes_each=2)):
@@ -81,7 +84,7 @@ def read(reader: Reader, version: int) -> Request:
         topics.append((name, parts))
         if compact:
             reader.skip_tags()
-    return Request(acks, timeout_ms, topics)
+    return Request(transactional_id, acks, timeout_ms, topics)
 
 
 class _Result:
@@ -162,13 +165,17 @@ def handle(call: Call[Request]) -> None:
     """Tries what is sound; the answer comes when all of it is chosen, or refused."""
     request, front, version = call.request, call.front, call.version
     refused = Code.NONE if request.acks in _ACKS else Code.INVALID_REQUIRED_ACKS
+    not_in_transaction = call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, request.transactional_id)
     topics: list[tuple[str, list[_Result]]] = []
     batches: list[_Batch] = []
     for name, parts in request.topics:
         results = []
+        not_here = refused or call.refusal(Operation.WRITE, Kind.TOPIC, name)
         for partition, batch in parts:
             topic = front.having(name, partition)
-            error = refused or (Code.UNKNOWN_TOPIC_OR_PARTITION if topic is None else _fault(batch, version))
+            error = not_here or (Code.UNKNOWN_TOPIC_OR_PARTITION if topic is None else _fault(batch, version))
+            if not_in_transaction and not error and batch is not None:
+                error = not_in_transaction if parse_header(batch).attributes & ATTRIBUTE_TRANSACTIONAL else error
             result = _Result(partition, GroupId(0) if topic is None else topic.group_of(partition), error)
             results.append(result)
             if not error and topic is not None and batch is not None:

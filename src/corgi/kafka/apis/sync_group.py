@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from corgi.broker.classic_member import Sync, Synced
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since
 from corgi.kafka.errors import group_code_of
@@ -41,6 +42,10 @@ class Response(Body, frozen=True):
 def handle(call: Call[Request]) -> None:
     """Waits in the group."""
     said = call.request
+    refused = call.refusal(Operation.READ, Kind.GROUP, said.group)
+    if refused:
+        call.answer(Response(0, refused))
+        return
 
     def synced(told: Synced) -> None:
         error = group_code_of(told.error)

@@ -16,6 +16,7 @@ from corgi.base.ids import Offset, TopicId
 from corgi.broker.assignment import Unit
 from corgi.broker.classic_commits import Committer, Stake
 from corgi.broker.transactions import OPEN_ONE
+from corgi.kafka.access import Kind, Operation
 from corgi.kafka.api import NEVER, Api, Call, bodies
 from corgi.kafka.apis.offset_commit import DoneTopic, told
 from corgi.kafka.codec import Body, Int16, Int32, Int64, Since
@@ -80,10 +81,17 @@ class _Staging:
         self._call = call
         self._codes: dict[tuple[str, int], int] = {}
         self._wanted: dict[Unit, tuple[str, Place]] = {}
+        said = call.request
+        self._refused = call.refusal(Operation.WRITE, Kind.TRANSACTIONAL_ID, said.name) or call.refusal(
+            Operation.READ, Kind.GROUP, said.group
+        )
 
     def add(self, name: str, place: Place) -> None:
         topic = self._call.front.having(name, place.partition)
-        if topic is None:
+        refused = self._refused or self._call.refusal(Operation.READ, Kind.TOPIC, name)
+        if refused:
+            self._codes[name, place.partition] = refused
+        elif topic is None:
             self._codes[name, place.partition] = Code.UNKNOWN_TOPIC_OR_PARTITION
         elif len(place.metadata or "") > METADATA_MAX:
             self._codes[name, place.partition] = Code.OFFSET_METADATA_TOO_LARGE
