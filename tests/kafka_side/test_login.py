@@ -14,7 +14,7 @@ from sasl_world import PASSWORD, scram_client, user
 
 from corgi.kafka.credentials import MECHANISMS, PLAIN, SCRAM_SHA_256, SCRAM_SHA_512, Derivation
 from corgi.kafka.errors import Code
-from corgi.kafka.login import FAILURE_DELAY_S, REQUESTS_MAX
+from corgi.kafka.login import FAILURE_DELAY_S, GOODBYE_S, REQUESTS_MAX
 from corgi.kafka.security import Security
 
 API_VERSIONS, HANDSHAKE, AUTHENTICATE, METADATA = 18, 17, 36, 3
@@ -101,10 +101,10 @@ def test_bare_tokens_may_be_short_and_so_may_answers(client: KafkaClient) -> Non
     assert other.failure is not None
 
 
-def run_later(client: KafkaClient) -> None:
+def run_later(client: KafkaClient, expected_s: float = FAILURE_DELAY_S) -> None:
     """What was put off, which is one thing."""
     ((delay_s, call),) = client.later
-    assert delay_s == FAILURE_DELAY_S
+    assert delay_s == expected_s
     client.later.clear()
     call()
 
@@ -117,6 +117,8 @@ def test_a_wrong_password_is_told_late_and_ends_the_connection(client: KafkaClie
     assert client.failure is None
     run_later(client)
     ((_, answer),) = client.answers()
+    assert client.failure is None, "the client has a moment to read it"
+    run_later(client, GOODBYE_S)
     assert int.from_bytes(answer[:2]) == Code.SASL_AUTHENTICATION_FAILED
     assert b"the user or the password is wrong" in answer
     assert client.failure is not None
@@ -232,8 +234,7 @@ def test_whatever_comes_nobody_comes_in_and_nothing_breaks(
             client.take(one)
         else:
             client.take(struct.pack(">hhih", *one[:2], 7, -1) + one[2])
-        for _, call in client.later:
-            call()
-        client.later.clear()
+        while client.later:
+            client.later.pop()[1]()
     assert not client.admitted
     assert client.session.user == "ANONYMOUS"

@@ -1,8 +1,8 @@
 """A connection until it is known who is at its other end: which requests are taken, in which order, and how it ends.
 
 ApiVersions, then SaslHandshake, then the mechanism's tokens: in SaslAuthenticate requests, or, after version 0 of the
-handshake, bare, each behind its length (KIP-43, 152). Anything else ends the connection. So does a failure, behind an
-answer that comes late, so that guessing is slow.
+handshake, bare, each behind its length (KIP-43, 152). Anything else ends the connection. So does a failure, a moment
+behind an answer that comes late, so that guessing is slow.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ALLOWED = frozenset((API_VERSIONS, HANDSHAKE, AUTHENTICATE))
 REQUEST_BYTES_MAX = 32 * KIB  # of who has not said who it is
 REQUESTS_MAX = 20  # clients need four to six
 FAILURE_DELAY_S = 0.1  # what Kafka's connection.failed.authentication.delay.ms is
+GOODBYE_S = 0.3  # between that answer and the end: kafka-python loses an answer that comes together with the end
 _SIZE_BYTES = 4
 
 
@@ -92,5 +93,9 @@ class Login:
         self.take(token, answer, lambda why: None)
 
     def _refuse(self, why: str, tell: Callable[[str], None]) -> None:
+        error = CorgiError("authentication-failed", f"a login by {self._mechanism} failed: {why}")
+        if self.raw:
+            self._session.fail(error)
+            return
         tell(f"{why} ({self._mechanism})")
-        self._session.fail(CorgiError("authentication-failed", f"a login by {self._mechanism} failed: {why}"))
+        self._session.after(GOODBYE_S, lambda: self._session.fail(error))

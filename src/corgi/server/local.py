@@ -50,6 +50,7 @@ class LocalOptions:
     groups: int = GROUPS_DEFAULT
     suspicion_ms: int = round(SUSPICION_S * 1000)
     log_level: str = "info"
+    configuration: str = ""  # more of every node's file, as TOML
     environment: dict[str, str] | None = None  # of the node processes; None: this one's
     program: tuple[str, ...] = ("corgi", "server")  # the module that is a node, and its first arguments
 
@@ -309,6 +310,7 @@ class LocalCluster:
         ]
         if not is_loopback(node.host):
             lines.append(f"listen_without_authentication = {json.dumps(UNSAFE_PHRASE)}")
+        lines.append(options.configuration)
         for member in self.nodes:
             label = f"host-{member.node}"
             lines += [

@@ -48,9 +48,11 @@ def handle(call: Call[Request]) -> None:
     refused = call.refusal(Operation.DESCRIBE, Kind.CLUSTER, CLUSTER_NAME)
     names = [wanted.name for wanted in call.request.users or ()]
     excess = too_many(len(names))
-    if refused or excess is not None:
-        code = refused or Code.POLICY_VIOLATION
-        call.answer(Response(0, code, None if excess is None else excess.message))
+    if refused:
+        call.answer(Response(0, refused, "you may not describe the cluster"))
+        return
+    if excess is not None:
+        call.answer(Response(0, Code.POLICY_VIOLATION, excess.message))
         return
     twice = repeated(names)
     told = dict.fromkeys(names) or dict.fromkeys(call.front.options.security.users)
