@@ -40,19 +40,26 @@ def command(client: str) -> list[str]:
     return [str(folder / "client")]
 
 
-def environment() -> dict[str, str]:
-    """Where Node.js finds kafkajs, and nothing that a client would say beside its answer."""
-    return {**os.environ, "NODE_PATH": str(BUILT / "node" / "node_modules")}
+def environment(sasl: str = "") -> dict[str, str]:
+    """Where Node.js finds kafkajs, and nothing that a client would say beside its answer. ``sasl``: "MECHANISM USER
+    PASSWORD", by which it comes in."""
+    found = {**os.environ, "NODE_PATH": str(BUILT / "node" / "node_modules")}
+    return {**found, "CLIENT_SASL": sasl} if sasl else found
 
 
-def run(client: str, *words: str) -> dict[str, Any]:
+def run(client: str, *words: str, sasl: str = "") -> dict[str, Any]:
     """What a program that ends by itself tells at last."""
-    ran = subprocess.run(
-        [*command(client), *words], check=False, capture_output=True, text=True, timeout=WAIT_S, env=environment()
-    )
+    ran = ending(client, *words, sasl=sasl)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found
+
+
+def ending(client: str, *words: str, sasl: str = "") -> subprocess.CompletedProcess[str]:
+    """A program that has ended by itself, in whatever way."""
+    return subprocess.run(
+        [*command(client), *words], check=False, capture_output=True, text=True, timeout=WAIT_S, env=environment(sasl)
+    )
 
 
 class Member:

@@ -25,9 +25,10 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
+from foreign import ending, run
 from sasl_world import PASSWORD, credential
 
-from corgi.kafka.credentials import MECHANISMS, SCRAM_SHA_256
+from corgi.kafka.credentials import MECHANISMS, PLAIN, SCRAM_SHA_256
 from corgi.server.local import LocalCluster, LocalOptions
 
 WAIT_S = 30
@@ -302,3 +303,30 @@ def test_kafka_python_is_told_what_it_may_not(cluster: LocalCluster, mine: str) 
     ):
         found, _ = by_kafka_python(cluster, topic, group, SCRAM_SHA_256, "alice", PASSWORD)
         assert found == {"failed": told}
+
+
+FOREIGN = ["kafkajs", "java", "franz-go"]
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("client", FOREIGN)
+def test_clients_of_other_languages_come_in(cluster: LocalCluster, mine: str, client: str, mechanism: str) -> None:
+    told = run(client, "copy", cluster.kafka, mine, "none", "20", sasl=f"{mechanism} root {PASSWORD}")
+    assert sorted(value for _, value in told["read"]) == sorted(f"value-{i}" for i in range(20))
+
+
+@pytest.mark.parametrize("mechanism", [SCRAM_SHA_256, PLAIN])
+@pytest.mark.parametrize("client", ["kafkajs", "java"])
+def test_clients_of_other_languages_are_told_that_they_do_not(
+    cluster: LocalCluster, mine: str, client: str, mechanism: str
+) -> None:
+    """franz-go goes on trying for ever, as it is made to."""
+    ran = ending(client, "copy", cluster.kafka, mine, "none", "20", sasl=f"{mechanism} root wrong")
+    assert ran.returncode != 0
+    assert "the user or the password is wrong" in ran.stderr
+
+
+def test_franz_go_is_told_what_it_may_not(cluster: LocalCluster) -> None:
+    ran = ending("franz-go", "copy", cluster.kafka, "not.mine", "none", "20", sasl=f"PLAIN alice {PASSWORD}")
+    assert ran.returncode != 0
+    assert "authoriz" in ran.stderr.lower()

@@ -19,6 +19,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 const (
@@ -322,6 +325,16 @@ func all(servers kgo.Opt, topic string, count int) []*kgo.Record {
 }
 
 func connect(options ...kgo.Opt) *kgo.Client {
+	if told, there := os.LookupEnv("CLIENT_SASL"); there {
+		words := strings.SplitN(told, " ", 3)
+		user, password := words[1], words[2]
+		mechanism := map[string]sasl.Mechanism{
+			"PLAIN":         plain.Auth{User: user, Pass: password}.AsMechanism(),
+			"SCRAM-SHA-256": scram.Auth{User: user, Pass: password}.AsSha256Mechanism(),
+			"SCRAM-SHA-512": scram.Auth{User: user, Pass: password}.AsSha512Mechanism(),
+		}[words[0]]
+		options = append(options, kgo.SASL(mechanism))
+	}
 	backoff := kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond })
 	client, err := kgo.NewClient(append(options, backoff, kgo.MetadataMinAge(100*time.Millisecond))...)
 	must(err)

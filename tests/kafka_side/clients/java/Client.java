@@ -274,17 +274,33 @@ public final class Client {
     }
 
     private Admin admin() {
-        return Admin.create(Map.of("bootstrap.servers", servers));
+        Properties settings = who();
+        settings.put("bootstrap.servers", servers);
+        return Admin.create(settings);
     }
 
     private Properties settings(String what, String kind, Map<String, Object> more) {
-        Properties settings = new Properties();
+        Properties settings = who();
         settings.put("bootstrap.servers", servers);
         settings.put("retry.backoff.ms", 100);
         for (String part : List.of("key", "value")) {
             settings.put(part + "." + what, "org.apache.kafka.common.serialization." + kind);
         }
         settings.putAll(more);
+        return settings;
+    }
+
+    private static Properties who() {
+        Properties settings = new Properties();
+        String told = System.getenv("CLIENT_SASL");
+        if (told != null) {
+            String[] words = told.split(" ", 3);
+            String module = words[0].equals("PLAIN") ? "plain.PlainLoginModule" : "scram.ScramLoginModule";
+            settings.put("security.protocol", "SASL_PLAINTEXT");
+            settings.put("sasl.mechanism", words[0]);
+            settings.put("sasl.jaas.config", "org.apache.kafka.common.security." + module
+                + " required username=\"" + words[1] + "\" password=\"" + words[2] + "\";");
+        }
         return settings;
     }
 

@@ -8,12 +8,19 @@ const { CompressionTypes, ConfigResourceTypes, Kafka, logLevel } = require("kafk
 const PAUSE_MS = 5;
 const FOR_EVER = Number.MAX_SAFE_INTEGER;
 
+function who() {
+  if (!process.env.CLIENT_SASL) return undefined;
+  const [mechanism, username, ...password] = process.env.CLIENT_SASL.split(" ");
+  return { mechanism: mechanism.toLowerCase(), username, password: password.join(" ") };
+}
+
 const kafkaOf = (servers) =>
   new Kafka({
     clientId: "kafkajs",
     brokers: servers.split(","),
     logLevel: logLevel.NOTHING,
     retry: { initialRetryTime: 100, retries: 10 },
+    sasl: who(),
   });
 const say = (line) => process.stdout.write(line + "\n");
 const tell = (found) => process.stdout.write(JSON.stringify(found) + "\n");
