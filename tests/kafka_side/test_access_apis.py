@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kafka_world import KafkaClient, KafkaNode, fields_of, nested, request
+from kafka_world import KafkaClient, KafkaNode, decoded, fields_of, nested, request
 from sasl_world import user
 
 from corgi.base.records import encode_batch, restamped
@@ -27,6 +27,7 @@ from corgi.kafka.apis import (
     delete_records,
     delete_topics,
     describe_acls,
+    describe_cluster,
     describe_configs,
     describe_groups,
     describe_log_dirs,
@@ -388,6 +389,45 @@ def test_lists_have_what_may_be_seen(world: KafkaNode) -> None:
     fetched = offset_fetch.Request(groups=(offset_fetch.Group(MINE, topics=None),))
     assert put(alice, offset_fetch, fetched).groups[0].error == 0
     assert codes(put(come(world, "bob"), list_groups, list_groups.Request())) == set()
+
+
+ALICES = {Kind.TOPIC: 0b1101_1111_1000, Kind.GROUP: 0b1_0100_1000}  # by Kafka's numbers of operations
+EVERYTHING = 0b1_1111_1010_0000  # of a cluster
+
+
+@pytest.mark.parametrize("version", [8, 10, 12])
+def test_who_asks_is_told_what_it_may_do(world: KafkaNode, version: int) -> None:
+    def told(name: str) -> tuple[int, int]:
+        """Of the cluster, where this version has it, and of the topic."""
+        client = come(world, name)
+        for asked in (False, True):
+            body = metadata.Request((metadata.Wanted(name=MINE),), False, asked, asked)
+            out = bytearray()
+            write_body(body, version, out, flexible=version >= 9)
+            client.send(3, version, bytes(out))
+            ((_, answer),) = client.answers()
+            found = decoded(3, version, answer)
+            operations = found.topics[0].topic_authorized_operations
+            assert asked or operations == -(2**31)
+        return getattr(found, "cluster_authorized_operations", -1), operations
+
+    cluster, topic = told("alice")
+    assert topic == ALICES[Kind.TOPIC]
+    assert cluster == (0 if version <= 10 else -1)
+    assert told("admin")[0] == (EVERYTHING if version <= 10 else -1)
+    assert told("admin")[1] == -(2**31), "of what is refused nothing is told"
+
+
+def test_operations_of_groups_and_the_cluster_are_told(world: KafkaNode) -> None:
+    def of_the_cluster(name: str, *, asked: bool) -> int:
+        return int(put(come(world, name), describe_cluster, describe_cluster.Request(asked)).operations)
+
+    assert of_the_cluster("admin", asked=True) == EVERYTHING
+    assert of_the_cluster("alice", asked=True) == 0
+    assert of_the_cluster("alice", asked=False) == -(2**31)
+    asked = describe_groups.Request((MINE, THEIRS), operations=True)
+    mine, theirs = put(come(world, "alice"), describe_groups, asked).groups
+    assert (mine.operations, theirs.operations) == (ALICES[Kind.GROUP], -(2**31))
 
 
 def test_without_rules_everybody_may_do_everything() -> None:

@@ -52,6 +52,19 @@ REFUSALS = {
     Kind.CLUSTER: Code.CLUSTER_AUTHORIZATION_FAILED,
     Kind.TRANSACTIONAL_ID: Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+OPERATIONS = {
+    Kind.TOPIC: (
+        Operation.READ, Operation.WRITE, Operation.CREATE, Operation.DELETE, Operation.ALTER, Operation.DESCRIBE,
+        Operation.DESCRIBE_CONFIGS, Operation.ALTER_CONFIGS,
+    ),
+    Kind.GROUP: (Operation.READ, Operation.DELETE, Operation.DESCRIBE),
+    Kind.CLUSTER: (
+        Operation.CREATE, Operation.ALTER, Operation.DESCRIBE, Operation.CLUSTER_ACTION, Operation.DESCRIBE_CONFIGS,
+        Operation.ALTER_CONFIGS, Operation.IDEMPOTENT_WRITE,
+    ),
+    Kind.TRANSACTIONAL_ID: (Operation.WRITE, Operation.DESCRIBE),
+}  # fmt: skip
+NOT_ASKED = -(1 << 31)  # in the place of the operations that a client has, if it did not ask
 _SEEING = (Operation.READ, Operation.WRITE, Operation.DELETE, Operation.ALTER)
 _IMPLIED_BY = {Operation.DESCRIBE: _SEEING, Operation.DESCRIBE_CONFIGS: (Operation.ALTER_CONFIGS,)}
 

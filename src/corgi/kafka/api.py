@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.base.ports import Message
-from corgi.kafka.access import REFUSALS, Kind, Operation
+from corgi.kafka.access import CLUSTER_NAME, OPERATIONS, REFUSALS, Kind, Operation
 from corgi.kafka.codec import Body, Reader, read_body, write_body
 from corgi.kafka.errors import Code
 from corgi.wire.messages import ErrorReply
@@ -115,6 +115,16 @@ class Call(Generic[R]):
     def may(self, operation: Operation, kind: Kind, name: str) -> bool:
         """As ``refusal``."""
         return not self.refusal(operation, kind, name)
+
+    def operations(self, kind: Kind, name: str) -> int:
+        """What the client may do to a resource: a bit for each operation that the kind has (KIP-430)."""
+        return sum(1 << operation for operation in OPERATIONS[kind] if self.may(operation, kind, name))
+
+    def cluster_operations(self) -> int:
+        """As ``operations``; 0 for who may not see the cluster."""
+        if not self.may(Operation.DESCRIBE, Kind.CLUSTER, CLUSTER_NAME):
+            return 0
+        return self.operations(Kind.CLUSTER, CLUSTER_NAME)
 
     def ask(self, message: Message, then: Then, payload: memoryview = _NOTHING) -> None:
         """Put a request to the node as any client may; ``then`` hears its reply, unless the client is gone."""

@@ -33,10 +33,10 @@ class User:
     superuser: bool = False
 
     def credential(self, mechanism: str) -> Credential | None:
-        """The one for a mechanism; PLAIN takes any."""
+        """The one for a mechanism; PLAIN takes any, and rather the one that is checked in half the time."""
         if mechanism != PLAIN:
             return self.credentials.get(mechanism)
-        return self.credentials.get(SCRAM_SHA_512) or self.credentials.get(SCRAM_SHA_256)
+        return self.credentials.get(SCRAM_SHA_256) or self.credentials.get(SCRAM_SHA_512)
 
 
 class Security:
@@ -81,7 +81,7 @@ class _Decoys:
 
 def _form(mechanism: str) -> Credential:
     """What credentials look like where there are none."""
-    scheme = SCRAM_SHA_512 if mechanism == PLAIN else mechanism
+    scheme = SCRAM_SHA_256 if mechanism == PLAIN else mechanism
     return Credential(scheme, bytes(SALT_BYTES), ITERATIONS_DEFAULT, b"", b"")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from corgi.kafka.access import NOT_ASKED
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int8, Int16, Int32, Since
 from corgi.kafka.errors import Code
 
 BROKERS = 1  # the kind of endpoint that clients talk to
 _CONTROLLERS = 2
-_NO_OPERATIONS = -(1 << 31)
 
 
 class Request(Body, frozen=True):
@@ -36,7 +36,7 @@ class Response(Body, frozen=True):
     cluster: str = ""
     controller: Int32 = -1
     brokers: tuple[Broker, ...] = ()
-    operations: Int32 = _NO_OPERATIONS
+    operations: Int32 = NOT_ASKED
 
 
 def handle(call: Call[Request]) -> None:
@@ -52,7 +52,8 @@ def handle(call: Call[Request]) -> None:
         for node, (host, port) in front.brokers(call.session.listener).items()
         if node in alive or request.fenced
     ]
-    call.answer(Response(0, Code.NONE, None, BROKERS, front.cluster_id, front.controller(), tuple(brokers)))
+    operations = call.cluster_operations() if request.operations else NOT_ASKED
+    call.answer(Response(0, Code.NONE, None, BROKERS, front.cluster_id, front.controller(), tuple(brokers), operations))
 
 
 API = Api(60, "DescribeCluster", (0, 2), 0, bodies(Request, 0), handle)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
+import msgspec
+
 from corgi.base.errors import CorgiError
 from corgi.broker.classic_groups import Seat
 from corgi.broker.consumer_group import ConsumerGroup
 from corgi.broker.consumer_protocol import TYPE, encode_assignment, encode_subscription
 from corgi.broker.reigns import Reign
-from corgi.kafka.access import Kind, Operation
+from corgi.kafka.access import NOT_ASKED, Kind, Operation
 from corgi.kafka.api import Api, Call, bodies
 from corgi.kafka.codec import Body, Int16, Int32, Since
 from corgi.kafka.errors import Code, group_code_of
@@ -22,7 +24,6 @@ from corgi.kafka.errors import Code, group_code_of
 GROUPS_MAX = 1_000
 _FLEXIBLE = 5
 _MISSING_SINCE = 6
-_NO_OPERATIONS = -(1 << 31)
 
 
 class Request(Body, frozen=True):
@@ -47,7 +48,7 @@ class Group(Body, frozen=True):
     protocol_type: str = ""
     protocol: str = ""
     members: tuple[Member, ...] = ()
-    operations: Annotated[Int32, Since(3)] = _NO_OPERATIONS
+    operations: Annotated[Int32, Since(3)] = NOT_ASKED
 
 
 class Response(Body, frozen=True):
@@ -64,6 +65,8 @@ def handle(call: Call[Request]) -> None:
     told: dict[int, Group] = {}
 
     def known(place: int, group: Group) -> None:
+        if call.request.operations and group.error != Code.GROUP_AUTHORIZATION_FAILED:
+            group = msgspec.structs.replace(group, operations=call.operations(Kind.GROUP, group.group))
         told[place] = group
         if len(told) == len(names):
             call.answer(Response(0, tuple([told[i] for i in range(len(names))])))

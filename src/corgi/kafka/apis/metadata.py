@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 from corgi.base.errors import INVALID_TOPIC_NAME, OK, TOPIC_EXISTS, UNKNOWN_TOPIC, CorgiError
 from corgi.base.ids import GroupId
 from corgi.base.ports import Message
-from corgi.kafka.access import CLUSTER_NAME, Kind, Operation
+from corgi.kafka.access import CLUSTER_NAME, NOT_ASKED, Kind, Operation
 from corgi.kafka.api import Api, Call
 from corgi.kafka.codec import NO_UUID, Body, NullSince, Reader, Since, Until, Uuid, put_count, put_text, read_body
 from corgi.kafka.errors import Code, code_of
@@ -27,7 +27,6 @@ CONFIRM_S = 5.0
 CREATE_TIMEOUT_MS = 10_000
 TOPICS_MAX = 10_000  # named in one request
 _FLEXIBLE = 9
-_NO_OPERATIONS = -(1 << 31)
 _META = GroupId(0)
 _INT16, _INT32 = struct.Struct(">h"), struct.Struct(">i")
 _PARTITION = struct.Struct(">hi")
@@ -53,6 +52,7 @@ class Found(NamedTuple):
     uuid: bytes
     groups: tuple[int, ...]
     open: bool
+    operations: int = NOT_ASKED
 
 
 def stamp_of(front: Front) -> object:
@@ -150,7 +150,8 @@ class _Query:
         """``error``: why it is not known whether unknown topics exist."""
         call, front = self._call, self._front
         found = self._found(error)
-        body = encode(front, call.session.listener, call.version, found)
+        operations = call.cluster_operations() if self._request.cluster_operations else NOT_ASKED
+        body = encode(front, call.session.listener, call.version, found, operations)
         if all(topic.error == 0 and topic.open for topic in found):
             front.metadata.put(stamp_of(front), _key(call), body)
         call.answer_bytes((body,), len(body))
@@ -185,7 +186,10 @@ class _Query:
             if not _valid(info.name):
                 code = code_of(INVALID_TOPIC_NAME)
             return Found(code, info.name, NO_UUID, (), False)
-        return Found(Code.NONE, info.name, self._front.uuid_of(info.topic), info.groups, info.open)
+        operations = NOT_ASKED
+        if self._request.topic_operations:
+            operations = self._call.operations(Kind.TOPIC, info.name)
+        return Found(Code.NONE, info.name, self._front.uuid_of(info.topic), info.groups, info.open, operations)
 
 
 def _valid(name: str) -> bool:
@@ -196,8 +200,8 @@ def _valid(name: str) -> bool:
     return True
 
 
-def encode(front: Front, listener: str, version: int, topics: list[Found]) -> bytes:
-    """The body of an answer."""
+def encode(front: Front, listener: str, version: int, topics: list[Found], operations: int = NOT_ASKED) -> bytes:
+    """The body of an answer. ``operations``: what the client may do to the cluster."""
     compact = version >= _FLEXIBLE
     out = bytearray()
     length, text, end = _writers(out, compact)
@@ -219,10 +223,10 @@ def encode(front: Front, listener: str, version: int, topics: list[Found]) -> by
             out += _PARTITION.pack(error, partition)
             out += parts[group]
         if version >= 8:
-            out += _INT32.pack(_NO_OPERATIONS)
+            out += _INT32.pack(topic.operations)
         end()
     if 8 <= version <= 10:
-        out += _INT32.pack(_NO_OPERATIONS)
+        out += _INT32.pack(operations)
     end()
     return bytes(out)
 
