@@ -26,7 +26,7 @@ from kafka_side.kafka_world import KafkaNode
 TOPIC = "a"
 CLIENT_ID = b"fuzz"
 REQUEST_BYTES_MAX = 256 * KIB
-PASSES_S = (0.3, 3.0, 60.0)  # the first members of a group wait, long polls, sessions
+PASSES_S = (0.3, 3.0, 60.0, 301.0, 3_601.0)  # first members of a group wait; polls; sessions; the longest of each
 ANSWER_BYTES_MAX = 4096 * KIB
 PRODUCE, FETCH = 0, 1
 
