@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from corgi.base.ids import NodeId
-from corgi.base.limits import SUSPICION_S
+from corgi.base.limits import BUSY_HEARTBEAT_S, SUSPICION_S
 from corgi.broker.detector import Detector
 from corgi.broker.hearing import LOOK_S, WAIT_S, Hearing
 from corgi.paxos.messages import Heartbeat
@@ -20,7 +20,7 @@ class World:
     """A node with a clock, a detector and nothing else."""
 
     time: float = 100.0
-    beats_wanted: int = 0
+    beats: list[float] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -36,8 +36,8 @@ class World:
     def wall_ms(self) -> int:
         return 0
 
-    def beat_soon(self) -> None:
-        self.beats_wanted += 1
+    def beat_soon(self, when: float) -> None:
+        self.beats.append(when)
 
     def ask(self, *nodes: NodeId, client: str = "client") -> None:
         self.hearing.wait(client, nodes, lambda: self.answered.append(client))  # type: ignore[arg-type]
@@ -108,14 +108,15 @@ def test_silence_ends_by_suspicion_and_the_wait_in_any_case(world: World) -> Non
     assert world.time >= began + WAIT_S
 
 
-def test_one_heartbeat_leaves_for_all_who_ask_at_a_time(world: World) -> None:
+def test_heartbeats_that_are_asked_for_keep_a_distance(world: World) -> None:
     for number in range(5):
         world.ask(OTHER, client=f"client {number}")
-    assert world.beats_wanted == 1
+    first = world.time
+    assert world.beats == [first, first + BUSY_HEARTBEAT_S], "at once, and one for all who came behind it"
     world.time += 1.0
     world.detector.heard(OTHER)
     world.ask(OTHER, client="late")
-    assert world.beats_wanted == 2
+    assert world.beats[2:] == [world.time]
 
 
 def test_nothing_stays_of_a_client_that_is_gone(world: World) -> None:

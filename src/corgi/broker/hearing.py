@@ -4,7 +4,7 @@ Clients ask who leads when a leader dies, and are often quicker than its peers: 
 closes its sockets one after the other, its clients' some milliseconds before its peers'; (3) a client asks another node
 at once; (4) that one, whose own link still seems sound, would name the dead node, and clients that were told so once do
 not ask again for long (librdkafka: 600 ms). So the answer waits for an echo of a heartbeat that was sent after the
-question, or for the end of the link: about 10 ms under load, one idle heartbeat otherwise.
+question and asks for it, or for the end of the link: a few milliseconds.
 
 It decides nothing, and what it waits for is bounded: a node that is silent and not suspected yet holds an answer up for
 WAIT_S at most.
@@ -52,7 +52,7 @@ class Hearing:
         self._node = node
         self._questions: list[_Question] = []
         self._look_at = 0.0
-        self._beat_at = 0.0
+        self._beat_at = 0.0  # the newest heartbeat that was asked for: they keep a distance
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -66,9 +66,9 @@ class Hearing:
             return
         now = self._node.clock.now()
         question.deadline = now + WAIT_S
-        if now >= self._beat_at:
-            self._beat_at = now + BUSY_HEARTBEAT_S
-            self._node.beat_soon()
+        if now >= self._beat_at:  # one that was asked for has left
+            self._beat_at = max(now, self._beat_at + BUSY_HEARTBEAT_S)
+            self._node.beat_soon(self._beat_at)
         if not self._questions:
             self._look_at = now + LOOK_S
         self._questions.append(question)

@@ -190,6 +190,8 @@ class Node:
     def heartbeat(self, peer: NodeId, message: Heartbeat) -> None:
         self.detector.beat(peer, message)
         self.identity.beaten(peer, message.durable_to)
+        if message.asks:
+            self.beat_soon()
         for lead in message.leads:
             if 0 <= lead.group < len(self.groups):
                 replica = self.groups[lead.group].replica
@@ -263,9 +265,9 @@ class Node:
         self.snapshots.advance(now)
         self.scrubber.advance(now)
 
-    def beat_soon(self) -> None:
-        """Let the next heartbeat leave now."""
-        self._beat_at = self.clock.now()
+    def beat_soon(self, when: float = 0.0) -> None:
+        """Let the next heartbeat leave now, or not before ``when``."""
+        self._beat_at = min(self._beat_at, max(when, self.clock.now()))
         self.wake_at(self._beat_at)
 
     def wake_at(self, when: float) -> None:
@@ -289,10 +291,13 @@ class Node:
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
         self.room.look()
+        asks = len(self.requests.hearing) > 0
         for peer, view in detector.peers.items():
             if view.connected:
                 full = self.room.full
-                beat = Heartbeat(number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to, full, barred)
+                beat = Heartbeat(
+                    number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to, full, barred, asks
+                )
                 self.network.beat(peer, beat)
         busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)

@@ -267,6 +267,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     durable_to: int = 0  # position of its last record known durable; 0 while it may not vote
     full: bool = False  # there is no room for the next segment of its log
     barred: bool = False  # the sender may not lead, and not because of its clock
+    asks: bool = False  # somebody waits for the echo: it is to come at once
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):
