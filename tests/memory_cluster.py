@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from corgi.base.command import Buffer, CommandKind, encode_data
@@ -47,6 +48,19 @@ class MemoryWal:
 
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         self.reads.append((position, length, done))
+
+    def read_many(
+        self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
+    ) -> None:
+        found: dict[int, bytes | CorgiError] = {}
+
+        def came(number: int, value: bytes | CorgiError) -> None:
+            found[number] = value
+            if len(found) == len(places):
+                done([found[n] for n in range(len(places))])
+
+        for number, (position, length) in enumerate(places):
+            self.read(position, length, partial(came, number))
 
     def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
         named = self.bytes.get(position) == payload  # nothing is damaged here: what is there is what the header names

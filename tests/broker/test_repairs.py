@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from corgi.base.command import encode_value
+import pytest
+
+from corgi.base.command import CommandKind, encode_value
+from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.ports import SnapshotName
 from corgi.broker.values import Faulty
-from corgi.paxos.messages import ReadSlot, SlotRead, SnapshotOffer
+from corgi.paxos.messages import ReadSlot, ReadSlots, SlotRead, SlotsRead, SnapshotOffer
+from corgi.state.commands import encode_log_start
 from memory_cluster import Cluster
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
@@ -72,6 +76,47 @@ def test_a_snapshot_is_offered_only_to_who_has_nothing_that_is_missing_here() ->
     node.repairs.on_slot_read(THREE, SlotRead(G, damaged, found=False), memoryview(b""))
     assert offered(THREE)
     assert node.repairs.lost == [(G, damaged)]
+
+
+def test_values_that_are_missing_together_are_asked_for_together() -> None:
+    cluster = Cluster(groups=1)
+    cluster.run(0.3)
+    leader = cluster.nodes[cluster.leader()]
+    for _ in range(180):
+        leader.submit(G, CommandKind.LOG_START, encode_log_start([]), lambda _: None, timeout_s=5.0)
+        cluster.run(0.02)
+    node = cluster.nodes[TWO]
+    slots = [Slot(slot) for slot in range(2, 180)]
+    values = {slot: node.values.in_memory(G, slot) for slot in slots}
+    assert None not in values.values()
+    for slot in slots:
+        node.values.tail.discard(G, slot)
+        node.values.absent(G, slot)
+    cluster.log.clear()
+    cluster.run(2.0)
+    questions = [message for _, _, message in cluster.log if isinstance(message, ReadSlots)]
+    assert [slot for question in questions[:3] for slot in question.slots] == slots
+    assert max(len(question.slots) for question in questions) == 64
+    assert not asked(cluster), "none one by one"
+    stored = cluster.wals[TWO].bytes
+    assert {slot: stored[node.values.tables[G].position(slot)] for slot in slots} == values
+    assert node.repairs.wanted == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [ReadSlots(G, (S,), ()), ReadSlots(G, tuple(Slot(slot) for slot in range(1, 66)), (Ballot(0),) * 65)],
+)
+def test_a_question_for_several_values_that_makes_no_sense_is_refused(message: ReadSlots) -> None:
+    node = Cluster(groups=1).nodes[TWO]
+    with pytest.raises(CorgiError, match="malformed-frame"):
+        node.repairs.on_read_slots(ONE, message, node.groups[G])
+
+
+@pytest.mark.parametrize("message", [SlotsRead(G, (S,), ()), SlotsRead(G, (S, S), (1, 2)), SlotsRead(G, (S,), (5,))])
+def test_an_answer_of_several_values_that_makes_no_sense_is_refused(message: SlotsRead) -> None:
+    with pytest.raises(CorgiError, match="malformed-frame"):
+        Cluster(groups=1).nodes[TWO].repairs.on_slots_read(ONE, message, memoryview(b"four"))
 
 
 def test_votes_in_one_ballot_prove_nothing() -> None:

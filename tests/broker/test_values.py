@@ -31,6 +31,11 @@ class Disk:
     def read(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         done(self.bytes[position][:length])
 
+    def read_many(
+        self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
+    ) -> None:
+        done([self.bytes[position][:length] for position, length in places])
+
     def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
         raise AssertionError
 

@@ -30,7 +30,7 @@ from disk_world import (
 )
 
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
+from corgi.base.ids import NodeId, Position
 from corgi.base.ports import LogRecord
 from corgi.runtime import preparer, segments
 from corgi.runtime.disk import DiskOptions
@@ -389,6 +389,28 @@ async def test_many_reads_at_once_all_come_back(tmp_path: Path) -> None:
         answers = await asyncio.gather(*(world.read(record, 3000) for record in world.released))
         assert answers == [record.payload for record in world.released]
         assert world.log.statistics().reads == 100
+
+
+async def test_several_values_are_read_at_once_and_come_back_in_their_order(tmp_path: Path) -> None:
+    """Over segments, in any order, near and far; what is not there spoils nothing else."""
+    async with running(tmp_path) as world:
+        world.append(*range(60), size=3000)
+        await world.until_released(60)
+        records = [*world.released[:20], *reversed(world.released[30:])]
+        assert len({record.position // SEGMENT_BYTES for record in records}) > 1
+        nowhere = Position(99 * SEGMENT_BYTES)
+        last = records[-1]
+        places = [(record.position, 3000) for record in records]
+        places += [(nowhere, 5), (last.position, 10 * SEGMENT_BYTES), (last.position, 3000)]
+        answer: asyncio.Future[list[bytes | CorgiError]] = asyncio.get_running_loop().create_future()
+        world.log.read_many(places, answer.set_result)
+        assert not answer.done()
+        found = await answer
+        assert found[: len(records)] == [record.payload for record in records]
+        assert [value.code for value in found if isinstance(value, CorgiError)] == ["record-damaged"] * 2
+        assert found[-1] == last.payload
+        assert world.log.statistics().reads == 1
+        assert world.log.statistics().read_bytes == (len(records) + 1) * 3000
 
 
 async def test_zeros_ahead_of_the_writer_never_touch_what_was_written(tmp_path: Path, options: DiskOptions) -> None:

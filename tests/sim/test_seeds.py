@@ -72,6 +72,7 @@ COVERED_BY_ALL = (
     "old_disks_behind_restarts",
     "refused_copies",
     "snapshot_installs",
+    "snapshots_preferred",
     "segments_freed",
     "segments_rewritten",
     "values_moved",

@@ -7,10 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from corgi.base.command import CommandKind, encode_data
+from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, NodeId, Offset, Position, Slot, TopicId
 from corgi.base.limits import KIB
+from corgi.base.ports import SnapshotName
 from corgi.base.records import encode_batch
 from corgi.sim.cluster import Cluster, ClusterOptions
+from corgi.sim.snapshots import SimSnapshots
 from corgi.sim.world import World
 from corgi.state.commands import encode_log_start
 from corgi.state.fingerprint import fingerprint
@@ -28,10 +31,15 @@ KEPT = 40  # batches that a log start leaves
 class Scene:
     """Three nodes and a topic with one partition in the busy group."""
 
-    def __init__(self, seed: int = 1, config: dict[str, str] | None = None) -> None:
+    def __init__(self, seed: int = 1, config: dict[str, str] | None = None, far_slots: int = 4096) -> None:
         self.world = World(seed)
         options = ClusterOptions(
-            nodes=3, groups=GROUPS, segment_bytes=64 * KIB, tail_bytes_max=16 * KIB, snapshot_segments=1
+            nodes=3,
+            groups=GROUPS,
+            segment_bytes=64 * KIB,
+            tail_bytes_max=16 * KIB,
+            snapshot_segments=1,
+            far_slots=far_slots,
         )
         self.cluster = Cluster(self.world, options)
         self.cluster.start_all()
@@ -232,6 +240,39 @@ def test_a_wiped_node_gets_the_state_and_the_values() -> None:
     scene.cluster.wipe(NodeId(2))
     scene.cluster.start(NodeId(2))
     scene.until(lambda: scene.equal() and not scene.missing(2))
+    assert scene.stored(2) == scene.stored(1)
+
+
+def test_who_lags_far_takes_a_snapshot_instead_of_the_values() -> None:
+    """All of them could be told: a node that lags that far would learn and apply each of them before it votes."""
+    scene = Scene(far_slots=50)
+    scene.write(1, 200, trim=False)
+    scene.cluster.kill(NodeId(2))
+    scene.cluster.wipe(NodeId(2))
+    scene.cluster.start(NodeId(2))
+    scene.until(scene.equal)
+    counters = scene.cluster.process_of(NodeId(2)).node.counters
+    assert counters["snapshot_installs"] == 1
+    assert counters["learned_slots"] < 100
+    scene.until(lambda: not scene.missing(2))
+    assert scene.stored(2) == scene.stored(1) == list(range(1, 201))
+    assert all(len(prints) == 1 for prints in scene.prints())
+
+
+def test_who_cannot_have_a_snapshot_learns_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(
+        self: SimSnapshots, name: SnapshotName, offset: int, length: int, done: Callable[[bytes | CorgiError], None]
+    ) -> None:
+        self._later(lambda: done(CorgiError("disk-failed", "the disk cannot be read here")))
+
+    scene = Scene(far_slots=50)
+    scene.write(1, 200, trim=False)
+    scene.cluster.kill(NodeId(2))
+    scene.cluster.wipe(NodeId(2))
+    monkeypatch.setattr(SimSnapshots, "read", unreadable)
+    scene.cluster.start(NodeId(2))
+    scene.until(scene.equal, limit=60.0)
+    assert "snapshot_installs" not in scene.cluster.process_of(NodeId(2)).node.counters
     assert scene.stored(2) == scene.stored(1)
 
 

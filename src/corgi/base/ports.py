@@ -123,6 +123,12 @@ class Wal(Protocol):
         error."""
         ...
 
+    def read_many(
+        self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
+    ) -> None:
+        """As ``read`` of all of these positions and lengths, for much less than one by one; ``done`` is called once."""
+        ...
+
     def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         """As ``read``, of any bytes, from the disk itself where the system can tell it from its cache."""
         ...

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
-from corgi.base.limits import KIB
+from corgi.base.limits import KIB, MIB
 from corgi.base.ports import Snapshots
 from corgi.broker.values import Faulty
 from corgi.log.slots import Run
@@ -33,10 +33,14 @@ if TYPE_CHECKING:
     from corgi.broker.snapshots import Snapshotting
 
 PART_BYTES = 256 * KIB
-ASK_AGAIN_S = 0.5
+PARTS_MAX = 4  # on their way at once
+ASK_AGAIN_S = 1.0  # after the last part that came
 ASKS_MAX = 10  # without an answer; then another offer is waited for
 READS_MAX = 8  # parts that are being read for peers at once
-BACKFILL_VALUES = 64  # on their way from peers
+BACKFILL_VALUES = 1024  # on their way from peers
+UNWRITTEN_BYTES_MAX = 8 * MIB  # of values that wait for the disk; above, it is not given more
+SLOT_WORTH_BYTES = KIB  # of a snapshot: to read, send, learn and apply the value of a slot costs about as much
+NO_SNAPSHOT_S = 10.0  # none is asked for, instead of values, after one could not be had
 
 NOWHERE = Position(-1)
 
@@ -45,7 +49,8 @@ class _Fetch:
     """A snapshot on its way here."""
 
     __slots__ = (
-        "asked_at", "asks", "group", "offset", "peer", "reader", "rest", "restorer", "runs", "size", "slot", "whole",
+        "asked_at", "asked_to", "asks", "group", "offset", "peer", "reader", "rest", "restorer", "runs", "size", "slot",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, peer: NodeId, group: Group, groups: int, slot: Slot, size: int) -> None:
@@ -54,7 +59,8 @@ class _Fetch:
         self.slot = slot
         self.size = size
         self.offset = 0
-        self.asked_at = 0.0
+        self.asked_at = 0.0  # or the last part came then
+        self.asked_to = 0  # the offset up to which it was asked for
         self.asks = 0
         self.rest = b""  # what was received of a section that is not whole yet
         self.reader: SectionReader | None = None  # from behind the header on
@@ -95,15 +101,18 @@ class Installs:
         self._node = node
         self._snapshots = snapshots
         self._port = port
+        for group in node.groups:
+            group.replica.learner.far_slots = node.options.far_slots
         self._fetch: _Fetch | None = None
-        self._serving: set[tuple[NodeId, GroupId]] = set()
+        self._offers: dict[GroupId, tuple[NodeId, SnapshotOffer]] = {}  # the last one of each other group
+        self._serving: set[tuple[NodeId, GroupId, int]] = set()
         self._unasked: set[GroupId] = set()  # values are missing there that nobody was asked for yet
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
-    def offer(self, peer: NodeId, group: GroupId, slot: Slot, *, lean: bool = False) -> None:
+    def offer(self, peer: NodeId, group: GroupId, slot: Slot, *, lean: bool = False) -> bool:
         """``peer`` wanted to know this slot, and it cannot be told; a snapshot that covers it can. ``lean``: it has no
-        room for values, and a snapshot spares it those that were let go since.
+        room for values, and a snapshot spares it those that were let go since. True if it is offered one.
 
         Not while any value that it covers is missing here and may come from that peer: it may have voted for it, and
         would let that go. So it is asked first for all that is missing.
@@ -111,14 +120,26 @@ class Installs:
         name = self._snapshots.durable[group]
         values = self._node.values
         if name is None or slot > name.slot or (values.tellable(group, slot) and not lean):
-            return
+            return False
         if values.counting or group in self._unasked or self._node.repairs.hopes_for(peer, group, name.slot):
-            return
+            return False
         self._node.network.send(peer, SnapshotOffer(group, name.slot, self._snapshots.sizes[group]))
+        return True
+
+    def offer_if_less(self, peer: NodeId, group: GroupId, slot: Slot) -> bool:
+        """``peer`` wants to know this slot and very many behind it. True if it is offered a snapshot, because that is
+        less than the values."""
+        name = self._snapshots.durable[group]
+        spared = 0 if name is None else name.slot - slot
+        if spared < self._node.options.far_slots or spared * SLOT_WORTH_BYTES < self._snapshots.sizes[group]:
+            return False
+        offered = self.offer(peer, group, slot, lean=True)
+        self._node.count("snapshots_preferred", int(offered))
+        return offered
 
     def on_ask(self, sender: NodeId, message: AskSnapshot, group: Group) -> None:
         name = self._snapshots.durable[group.id]
-        key = (sender, group.id)
+        key = (sender, group.id, message.offset)
         if name is None or self._port is None or key in self._serving or len(self._serving) >= READS_MAX:
             return
         if name.slot != message.slot:  # a newer one has taken its place: begin again with that
@@ -141,6 +162,8 @@ class Installs:
         if self._port is None or message.slot <= group.machine.applied or message.size < 0:
             return
         if fetch is not None and not (fetch.group is group and fetch.peer == sender and message.slot > fetch.slot):
+            if fetch.group is not group:
+                self._offers[group.id] = (sender, message)
             return
         if fetch is not None and fetch.whole:
             return  # it is being written
@@ -156,19 +179,20 @@ class Installs:
         if (message.slot, message.offset) != (fetch.slot, fetch.offset):
             return  # an answer to a question that was asked twice
         if not payload:
-            self._fetch = None  # it ends here, and is not whole
+            self._give_up(fetch)  # it ends here, and is not whole
             return
         try:
             whole = fetch.take(payload)
         except CorgiError:
-            self._fetch = None
+            self._give_up(fetch)
             raise
         fetch.asks = 0
         self._node.count("snapshot_bytes_received", len(payload))
         if whole:
             self._keep(fetch)
         else:
-            self._ask(fetch)
+            fetch.asked_at = self._node.clock.now()
+            self._ask_on(fetch)
 
     def tick(self, now: float) -> None:
         """Ask again, write what is whole, fetch values that are missing."""
@@ -176,10 +200,16 @@ class Installs:
         if fetch is not None and fetch.whole:
             self._keep(fetch)
         elif fetch is not None and now >= fetch.asked_at + ASK_AGAIN_S:
-            if fetch.asks >= ASKS_MAX or not self._node.linked(fetch.peer):
+            if not self._node.linked(fetch.peer):
                 self._fetch = None
+            elif fetch.asks >= ASKS_MAX:
+                self._give_up(fetch)
             else:
                 self._ask(fetch)
+        if self._fetch is None and self._offers:
+            group_id, (peer, offer) = self._offers.popitem()
+            if self._node.linked(peer):
+                self.on_offer(peer, offer, self._node.groups[group_id])
         for group in self._node.groups:
             self._unasked.discard(group.id)
             if group.slots.missing and not self._node.room.for_copies():
@@ -187,10 +217,24 @@ class Installs:
             elif group.slots.missing:
                 self._backfill(group)
 
+    def _give_up(self, fetch: _Fetch) -> None:
+        """It cannot be had. Where values can be had, they are asked for, for a while."""
+        self._fetch = None
+        fetch.group.replica.learner.no_snapshot_until = self._node.clock.now() + NO_SNAPSHOT_S
+
     def _ask(self, fetch: _Fetch) -> None:
+        """From where it is, whatever was asked for before: that may be lost."""
         fetch.asks += 1
         fetch.asked_at = self._node.clock.now()
-        self._node.network.send(fetch.peer, AskSnapshot(fetch.group.id, fetch.slot, fetch.offset))
+        fetch.asked_to = fetch.offset
+        self._ask_on(fetch)
+
+    def _ask_on(self, fetch: _Fetch) -> None:
+        """Ask for as many parts as may be on their way, in order; for one at least, also where it should end."""
+        until = min(fetch.size, fetch.offset + PARTS_MAX * PART_BYTES)
+        while fetch.asked_to < until or fetch.asked_to == fetch.offset:
+            self._node.network.send(fetch.peer, AskSnapshot(fetch.group.id, fetch.slot, fetch.asked_to))
+            fetch.asked_to += PART_BYTES
 
     def _keep(self, fetch: _Fetch) -> None:
         """Write the state down, as soon as no other snapshot is being written."""
@@ -259,7 +303,10 @@ class Installs:
         values = self._node.values
         faulty = values.faulty[group.id]
         room = BACKFILL_VALUES - self._node.repairs.hopeful
-        for slot in group.slots.without_position(BACKFILL_VALUES + len(faulty)):
+        if room <= 0 or values.unwritten_bytes > UNWRITTEN_BYTES_MAX:
+            self._unasked.add(group.id)
+            return
+        for slot in group.slots.without_position(2 * BACKFILL_VALUES + len(faulty)):
             if slot in faulty or values.on_its_way(group.id, slot):
                 continue
             if room <= 0:

@@ -17,6 +17,7 @@ from corgi.base.limits import (
     VALUE_BYTES_MAX,
     WINDOW_SLOTS,
 )
+from corgi.paxos.learner import FAR_SLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class NodeOptions:
     tail_bytes_max: int = TAIL_BYTES_MAX
     value_bytes_max: int = VALUE_BYTES_MAX  # where merging stops
     snapshot_segments: int = 2  # of log between two snapshots of a group, at least
+    far_slots: int = FAR_SLOTS  # a node that lags more would rather have a snapshot, if that is less
     rewrite_below: float = 0.25  # a segment in which a smaller part lives is emptied
     rewrite_bytes_per_s: int = 8 * MIB
     retention_interval_s: float = 1.0  # how often a leader looks what has become too old or too much

@@ -24,12 +24,14 @@ from corgi.paxos.messages import (
     Prepare,
     Promise,
     ReadSlot,
+    ReadSlots,
     Recall,
     Refuse,
     Rejoin,
     Rejoined,
     Remembered,
     SlotRead,
+    SlotsRead,
     SnapshotOffer,
     SnapshotPart,
 )
@@ -65,6 +67,8 @@ class PeerDispatch:
             Rejoined: lambda sender, m, _: self._rejoined(sender, m),
             ReadSlot: lambda sender, m, _: self._read_slot(sender, m),
             SlotRead: self._slot_read,
+            ReadSlots: lambda sender, m, _: node.repairs.on_read_slots(sender, m, self._group(m.group)),
+            SlotsRead: self._slots_read,
             SnapshotOffer: lambda sender, m, _: node.snapshots.installs.on_offer(sender, m, self._group(m.group)),
             AskSnapshot: lambda sender, m, _: node.snapshots.installs.on_ask(sender, m, self._group(m.group)),
             SnapshotPart: self._snapshot_part,
@@ -147,3 +151,7 @@ class PeerDispatch:
     def _slot_read(self, sender: NodeId, message: SlotRead, payload: memoryview) -> None:
         self._group(message.group)
         self._node.repairs.on_slot_read(sender, message, payload)
+
+    def _slots_read(self, sender: NodeId, message: SlotsRead, payload: memoryview) -> None:
+        self._group(message.group)
+        self._node.repairs.on_slots_read(sender, message, payload)

@@ -1,7 +1,8 @@
 """Damaged values are fetched from peers, checked, and written again. Serves the same question of peers.
 
-A value is asked of one peer after the other until one has it. It goes back to where it lay if the record's header there
-is sound, so that the segment is as it was, byte for byte; else into a new record, which is knowledge and not a vote.
+A value is asked of one peer after the other until one has it, together with others that are asked of the same peer. It
+goes back to where it lay if the record's header there is sound, so that the segment is as it was, byte for byte; else
+into a new record, which is knowledge and not a vote.
 When every other member has said that it cannot read the value either, it is lost as far as anybody knows: that is told,
 those who wait get "record-lost", and it is asked for again from time to time.
 
@@ -17,15 +18,20 @@ from typing import TYPE_CHECKING
 from corgi.base.command import Buffer, check_value
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Offset, Slot, TopicId
+from corgi.base.limits import KIB, MIB
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.values import Done, Faulty
 from corgi.paxos.acceptor import Vote
-from corgi.paxos.messages import ReadSlot, SlotRead
+from corgi.paxos.messages import ReadSlot, ReadSlots, SlotRead, SlotsRead
 
 if TYPE_CHECKING:
+    from corgi.broker.group import Group
     from corgi.broker.node import Node
 
-ASKS_MAX = 64  # questions under way
+ASKS_MAX = 1024  # values asked for and not answered
+ASKED_BYTES_MAX = 8 * MIB  # as far as their lengths are known
+TOGETHER_MAX = 64  # values in one question, and …
+TOGETHER_BYTES = 256 * KIB  # … bytes, so that taking in the answer holds nobody up
 READS_MAX = 64  # of other nodes, served at once; what is above is dropped and asked again
 ASK_RETRY_S = 0.5
 LOST_RETRY_S = 5.0  # a peer that was down may have the value
@@ -40,11 +46,12 @@ _Key = tuple[GroupId, Slot]
 class _Want:
     """One value that is missing here."""
 
-    __slots__ = ("asked", "at", "denied", "lost", "since", "waiters")
+    __slots__ = ("asked", "at", "denied", "length", "lost", "since", "waiters")
 
     def __init__(self, now: float) -> None:
         self.waiters: list[Done] = []
         self.asked = NodeId(0)
+        self.length = 0  # of what was asked for, in bytes; 0 if unknown
         self.at = now  # asked then; or, while nobody is asked, not before
         self.since = now
         self.denied: set[NodeId] = set()
@@ -110,7 +117,10 @@ class Repairs:
         want = self._wants.get(key)
         if want is None:
             want = self._wants[key] = _Want(self._node.clock.now())
-            self._queue.append(key)
+            if done is None:
+                self._queue.append(key)
+            else:
+                self._queue.appendleft(key)  # a reader waits
             self._note("value-damaged", key)
         elif not want.waiters:
             want.since = self._node.clock.now()
@@ -147,9 +157,42 @@ class Repairs:
         group, slot = self._node.groups[message.group], message.slot
         if not 1 <= slot <= group.replica.prefix:
             self._serve_vote(sender, message, group.replica.acceptor.votes.get(slot))
-            return
+        elif self._serving < READS_MAX:
+            self._read_slot(sender, group, slot)
+
+    def on_read_slots(self, sender: NodeId, message: ReadSlots, group: Group) -> None:
+        """The same of several: what lies on this node as it should is answered together, the rest one by one."""
+        if len(message.slots) != len(message.ballots) or len(message.slots) > TOGETHER_MAX:
+            raise CorgiError("malformed-frame", "a ReadSlots names other ballots than slots, or too many slots")
         if self._serving >= READS_MAX:
             return
+        told: list[Slot] = []
+        for slot, ballot in zip(message.slots, message.ballots, strict=True):
+            if not 1 <= slot <= group.replica.prefix:
+                self.on_read_slot(sender, ReadSlot(group.id, slot, ballot))
+            elif group.values.tellable(group.id, slot):
+                told.append(slot)
+            else:
+                self._read_slot(sender, group, slot)
+        if told:
+            self._serving += 1
+            group.values.tell(group.id, told, lambda found: self._serve_many(sender, group, told, found))
+
+    def _serve_many(self, sender: NodeId, group: Group, slots: list[Slot], found: list[Buffer | CorgiError]) -> None:
+        self._serving -= 1
+        values: dict[Slot, Buffer] = {}
+        for slot, value in zip(slots, found, strict=True):
+            if isinstance(value, CorgiError):
+                self._read_slot(sender, group, slot)
+            else:
+                values[slot] = value
+        if values:
+            self._node.count("repairs_served", len(values))
+            lengths = tuple([len(value) for value in values.values()])
+            self._node.network.send(sender, SlotsRead(group.id, tuple(values), lengths), b"".join(values.values()))
+
+    def _read_slot(self, sender: NodeId, group: Group, slot: Slot) -> None:
+        """A chosen value, or whatever this node has for it."""
         self._serving += 1
 
         def answer(found: Buffer | CorgiError, ballot: Ballot) -> None:
@@ -169,6 +212,20 @@ class Repairs:
 
     def on_slot_read(self, sender: NodeId, message: SlotRead, payload: memoryview) -> None:
         """A peer's answer."""
+        self._take(sender, message, payload)
+        self._pump(self._node.clock.now())
+
+    def on_slots_read(self, sender: NodeId, message: SlotsRead, payload: memoryview) -> None:
+        """A peer's answer to a question for several. Raises CorgiError "malformed-frame"."""
+        if len(message.slots) != len(message.lengths) or sum(message.lengths) != len(payload):
+            raise CorgiError("malformed-frame", "the values of a SlotsRead do not fill its payload")
+        at = 0
+        for slot, length in zip(message.slots, message.lengths, strict=True):
+            self._take(sender, SlotRead(message.group, slot, found=True), payload[at : at + length])
+            at += length
+        self._pump(self._node.clock.now())
+
+    def _take(self, sender: NodeId, message: SlotRead, payload: memoryview) -> None:
         key = (message.group, message.slot)
         want = self._wants.get(key)
         if want is None:
@@ -184,7 +241,6 @@ class Repairs:
             self._try_in_place(key, want, faulty, bytes(payload), sender)
         else:
             self._deny(key, want, sender)
-        self._pump(self._node.clock.now())
 
     def _look_again(self, key: _Key) -> None:
         """Nobody had the value for a while: a disk that failed to read may read now."""
@@ -212,7 +268,11 @@ class Repairs:
             self._queue.append(key)
 
     def _pump(self, now: float) -> None:
-        while self._queue and len(self._asking) < ASKS_MAX:
+        if not self._queue:
+            return
+        together: dict[tuple[NodeId, GroupId], list[Slot]] = {}
+        size = sum(want.length for want in self._asking.values())
+        while self._queue and len(self._asking) < ASKS_MAX and size < ASKED_BYTES_MAX:
             key = self._queue.popleft()
             want = self._wants.get(key)
             if want is None:
@@ -224,10 +284,29 @@ class Repairs:
             peer = self._next_peer(want)
             if peer:
                 want.asked, want.at = peer, now
+                want.length = values.faulty[key[0]][key[1]].length
+                size += want.length
                 self._asking[key] = want
-                self._node.network.send(peer, ReadSlot(*key, values.faulty[key[0]][key[1]].ballot))
+                together.setdefault((peer, key[0]), []).append(key[1])
             else:
                 self._rest(key, want, now)
+        for (peer, group), slots in together.items():
+            self._ask(peer, group, slots)
+
+    def _ask(self, peer: NodeId, group: GroupId, slots: list[Slot]) -> None:
+        """In questions whose answers are not too large."""
+        faulty = self._node.values.faulty[group]
+        at = 0
+        while at < len(slots):
+            size, first = 0, at
+            while at < len(slots) and at - first < TOGETHER_MAX and size < TOGETHER_BYTES:
+                size += faulty[slots[at]].length
+                at += 1
+            asked = tuple(slots[first:at])
+            ballots = tuple([faulty[slot].ballot for slot in asked])
+            single = len(asked) == 1
+            message = ReadSlot(group, asked[0], ballots[0]) if single else ReadSlots(group, asked, ballots)
+            self._node.network.send(peer, message)
 
     def _next_peer(self, want: _Want) -> NodeId:
         """The next one in the ring that is linked and did not deny; 0 if there is none."""
@@ -294,6 +373,7 @@ class Repairs:
         self._node.snapshots.moved(key[0])  # the last snapshot may have told it as missing
         self._finish(key)
         self._node.count("repaired_values")
+        self._node.count("repaired_bytes", len(value))
         if want.lost:
             self._node.count("lost_values", -1)
         self._note("value-repaired", key)

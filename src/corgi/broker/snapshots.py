@@ -96,6 +96,7 @@ class Snapshotting:
         self.rewriting = Rewriting(node)
         node.catch_up.absent = self.installs.offer
         node.catch_up.newer = partial(self.installs.offer, lean=True)
+        node.catch_up.nearer = self.installs.offer_if_less
 
     # -- beginning from a snapshot ------------------------------------------------------------------------------------
 

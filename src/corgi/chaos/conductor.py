@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import NODES_MAX
@@ -21,7 +21,7 @@ from corgi.chaos.client_processes import TOPIC, ClientProcesses, Load
 from corgi.chaos.cluster import ChaosCluster
 from corgi.chaos.drain import drain
 from corgi.chaos.faults import GAP_MAX_S, KINDS, Kind, Victim
-from corgi.chaos.health import busiest, wait_healthy
+from corgi.chaos.health import Healed, busiest, wait_healthy
 from corgi.chaos.logs import leaderships
 from corgi.chaos.namespaces import Namespaces
 from corgi.chaos.recorder import Recorder
@@ -112,6 +112,18 @@ class ChaosOptions:
         return [kind for kind in kinds if self.network is not None or not kind.needs_packets]
 
 
+class Rejoin(NamedTuple):
+    """A node that was started again during a fault: when all was healed (monotonic seconds), how long it took from then
+    until it voted and until it held everything, and the bytes that it got of other nodes for that."""
+
+    kind: str
+    node: int
+    healed: float
+    voting_s: float
+    whole_s: float
+    received_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What is left of a run."""
@@ -122,6 +134,7 @@ class Run:
     began: float
     ended: float
     interrupted: bool
+    rejoins: list[Rejoin]
 
     @property
     def ok(self) -> bool:
@@ -161,6 +174,7 @@ class _Conductor:
         cluster = self._cluster
         self._clients = ClientProcesses(options.folder, load, lambda: cluster.native, cluster.client_namespace)
         self._faults: list[FaultLine] = []
+        self._rejoins: list[Rejoin] = []
         self._unfinished: list[str] = []
         self._healed = 0.0
 
@@ -187,7 +201,7 @@ class _Conductor:
         self._tell("judging the history")
         limits = Limits(options.write_gap_ms / 1000 if options.write_gap_ms else None, options.patience_s)
         history, verdicts = await asyncio.to_thread(_judged, path, limits)
-        return Run(options, history, verdicts, began, time.monotonic(), self._stop.is_set())
+        return Run(options, history, verdicts, began, time.monotonic(), self._stop.is_set(), self._rejoins)
 
     async def close(self) -> None:
         await self._clients.close()
@@ -204,13 +218,17 @@ class _Conductor:
             if self._stop.is_set() or time.monotonic() >= until:
                 return
             chance = random.Random(f"turn {number} of {options.seed}")
+            running = {node.node: node.pid for node in self._cluster.nodes}
+            done: dict[int, str] = {}  # to which nodes, the last fault
             async with asyncio.TaskGroup() as tasks:
                 for at, kind in enumerate(turn.kinds):
                     node = await self._target(mq, turn, at)
                     healthy = lambda: self._wait_healthy(mq)  # noqa: E731 - a name for one line
                     victim = Victim(self._cluster, node, turn.hold_s[at], chance, healthy, self._clients.kill_worker)
                     tasks.create_task(self._inject(kind, victim, turn))
-            await self._wait_healthy(mq)
+                    done[node] = kind.name
+            anew = {n: kind for n, kind in done.items() if self._cluster.node(n).pid != running[n]}
+            await self._note_rejoins(mq, anew)
             await self._sleep(turn.calm_s)
 
     async def _target(self, mq: Corgi, turn: Turn, at: int) -> int:
@@ -245,18 +263,29 @@ class _Conductor:
         self._healed = time.monotonic()
         await self._wait_healthy(mq)
 
-    async def _wait_healthy(self, mq: Corgi) -> None:
-        """Raises CorgiError for a node that has ended by itself; one that does not recover is a finding."""
+    async def _note_rejoins(self, mq: Corgi, anew: dict[int, str]) -> None:
+        """Wait until all is well, and note how long that took the nodes that were started ``anew``, by which fault."""
+        ended = time.monotonic()
+        healed = await self._wait_healthy(mq)
+        if healed is None:
+            return
+        for node, kind in anew.items():
+            received = healed.received_bytes(node)
+            self._rejoins.append(Rejoin(kind, node, ended, healed.voting_s, healed.whole_s, received))
+
+    async def _wait_healthy(self, mq: Corgi) -> Healed | None:
+        """None if one does not recover: that is a finding. Raises CorgiError when a node cannot be started."""
         for node, code in self._cluster.ended():
             self._unfinished.append(f"node {node.node} ended by itself, with {code}; see {node.log}")
             await asyncio.to_thread(self._cluster.start_nodes, [node])
         try:
-            await wait_healthy(mq, self._options.nodes, self._options.patience_s)
+            return await wait_healthy(mq, self._options.nodes, self._options.patience_s)
         except CorgiError as error:
             if error.code != "timeout":
                 raise
             self._unfinished.append(error.message)
             self._stop.set()
+            return None
 
     # the record
 

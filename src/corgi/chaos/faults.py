@@ -36,7 +36,7 @@ class Victim:
     node: int
     hold_s: float
     chance: random.Random
-    healthy: Callable[[], Awaitable[None]]  # returns when all nodes vote and follow
+    healthy: Callable[[], Awaitable[object]]  # returns when all nodes vote and follow
     kill_worker: Callable[[random.Random], Awaitable[str]]  # one of the groups' members, and start another
 
     @property

@@ -6,25 +6,38 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from corgi.base.errors import CorgiError
 from corgi.client.corgi import Corgi
 from corgi.wire.messages import StatusReply
 
 POLL_S = 0.05
+RECEIVED = ("snapshot_bytes_received", "learned_bytes", "repaired_bytes")
 LAG_SLOTS_MAX = 200  # a node that follows under load is never quite at the end
 
 
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """How long it took until every node voted and until every node held everything as well, in seconds; and what they
+    told then."""
+
+    voting_s: float
+    whole_s: float
+    replies: Sequence[StatusReply]
+
+    def received_bytes(self, node: int) -> int:
+        """What the node has got of others since it was started to make up for what it had not: states and values."""
+        return sum(
+            int(reply.counters.get(name, 0)) for reply in self.replies if reply.node == node for name in RECEIVED
+        )
+
+
 def complaints(replies: Sequence[StatusReply], nodes: int) -> list[str]:
-    """What is not well: empty when every node answers, votes, hears all others, follows and holds everything, and every
-    group is led."""
+    """What is not well, apart from values that are missing: empty when every node answers, votes, hears all others and
+    follows, and every group is led."""
     told = [f"{nodes - len(replies)} nodes do not answer"] if len(replies) < nodes else []
     told += [f"node {reply.node} does not vote" for reply in replies if not reply.voting]
-    told += [
-        f"node {reply.node} misses {missing:.0f} damaged values"
-        for reply in replies
-        if (missing := reply.counters.get("values_missing", 0.0))
-    ]
     told += [
         f"node {reply.node} has no link to node {peer}"
         for reply in replies
@@ -47,15 +60,36 @@ def complaints(replies: Sequence[StatusReply], nodes: int) -> list[str]:
     return told
 
 
-async def wait_healthy(mq: Corgi, nodes: int, timeout_s: float) -> None:
-    """Raises CorgiError "timeout", which says what is not well."""
-    deadline = time.monotonic() + timeout_s
+def missing(replies: Sequence[StatusReply]) -> list[str]:
+    """Who does not hold everything: damaged values, and those that a snapshot names and that have not come yet."""
+    return [
+        f"node {reply.node} misses {count:.0f} values"
+        for reply in replies
+        if (count := max(reply.counters.get(name, 0.0) for name in ("values_missing", "values_to_come")))
+    ]
+
+
+async def wait_healthy(mq: Corgi, nodes: int, timeout_s: float) -> Healed:
+    """Every node has so long to vote and follow; values have to keep coming, however many they are, and it ends when
+    none has come for so long. Raises CorgiError "timeout", which says what is not well.
+    """
+    began = time.monotonic()
+    deadline = began + timeout_s
+    voting_s: float | None = None
+    come = 0.0
     while True:
-        told = complaints(await mq.status(), nodes)
-        if not told:
-            return
+        replies = await mq.status()
+        told, missed = complaints(replies, nodes), missing(replies)
+        passed_s = time.monotonic() - began
+        if voting_s is None and len(replies) == nodes and all(reply.voting for reply in replies):
+            voting_s = passed_s
+        if not told and not missed:
+            return Healed(passed_s if voting_s is None else voting_s, passed_s, replies)
+        before, come = come, sum(reply.counters.get("repaired_values", 0.0) for reply in replies)
+        if not told and come > before:
+            deadline = time.monotonic() + timeout_s
         if time.monotonic() > deadline:
-            raise CorgiError("timeout", f"{timeout_s:.0f} s after all was healed: {'; '.join(told)}")
+            raise CorgiError("timeout", f"{passed_s:.0f} s after all was healed: {'; '.join(told + missed)}")
         await asyncio.sleep(POLL_S)
 
 

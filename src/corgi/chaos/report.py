@@ -1,4 +1,4 @@
-"""What a run says in numbers: verdicts, write gaps per kind of fault, leadership changes."""
+"""What a run says in numbers: verdicts, write gaps and rejoins per kind of fault, leadership changes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from corgi.history.model import OK
 
 
 class KindFigures(NamedTuple):
-    """Of all faults of one kind: how often it was done, and the write gaps around it (ms)."""
+    """Of all faults of one kind: how often it was done, the write gaps around it (ms), and how
+    nodes rejoined."""
 
     kind: str
     times: int
     gap_ms_median: float
     gap_ms_max: float
     leadership_changes: int
+    rejoin_s_max: float  # until a node that it had started again held everything; 0 if there was none
+    received_bytes_max: int  # of such a node
 
 
 def figures(run: Run) -> list[KindFigures]:
@@ -31,7 +34,15 @@ def figures(run: Run) -> list[KindFigures]:
             gap.fault.began <= leadership.time <= gap.fault.ended for leadership in run.history.leaderships
         )
     return [
-        KindFigures(kind, len(of_kind), round(statistics.median(of_kind), 1), round(max(of_kind), 1), changes[kind])
+        KindFigures(
+            kind,
+            len(of_kind),
+            round(statistics.median(of_kind), 1),
+            round(max(of_kind), 1),
+            changes[kind],
+            round(max((rejoin.whole_s for rejoin in run.rejoins if rejoin.kind == kind), default=0.0), 1),
+            max((rejoin.received_bytes for rejoin in run.rejoins if rejoin.kind == kind), default=0),
+        )
         for kind, of_kind in sorted(gaps.items())
     ]
 
@@ -72,6 +83,17 @@ def described(run: Run) -> dict[str, Any]:
                 "detail": gap.fault.detail,
             }
             for gap in fault_gaps(history)
+        ],
+        "rejoins": [
+            {
+                "kind": rejoin.kind,
+                "node": rejoin.node,
+                "healed_s": round(rejoin.healed - run.began, 3),
+                "voting_s": round(rejoin.voting_s, 3),
+                "whole_s": round(rejoin.whole_s, 3),
+                "received_bytes": rejoin.received_bytes,
+            }
+            for rejoin in run.rejoins
         ],
         "kinds": [entry._asdict() for entry in figures(run)],
         "write_gaps_ms": {str(p): round(gap.seconds * 1000, 1) for p, gap in partition_gaps(history).items()},

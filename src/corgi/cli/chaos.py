@@ -184,12 +184,19 @@ def _report(run: Run, output: str) -> int:
     return Exit.OK if run.ok else Exit.FAILURE
 
 
+def _mb(kind: KindFigures) -> str:
+    return f"{kind.received_bytes_max / 1e6:.1f}" if kind.rejoin_s_max else ""
+
+
 def _show(run: Run, kinds: list[KindFigures]) -> None:
     from corgi.cli.check import show
 
     print_table(
-        ("fault", ">times", ">write gap ms", ">longest", ">leaderships"),
-        [(k.kind, k.times, k.gap_ms_median, k.gap_ms_max, k.leadership_changes) for k in kinds],
+        ("fault", ">times", ">write gap ms", ">longest", ">leaderships", ">rejoined in s", ">MB got"),
+        [
+            (k.kind, k.times, k.gap_ms_median, k.gap_ms_max, k.leadership_changes, k.rejoin_s_max or "", _mb(k))
+            for k in kinds
+        ],
     )
     show(run.history, run.verdicts)
     say(f"history, report and picture are in {printable(str(run.options.folder))}; again: --seed {run.options.seed}")

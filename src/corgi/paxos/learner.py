@@ -15,7 +15,8 @@ from corgi.paxos.host import Host
 from corgi.paxos.messages import Learn, Learned
 
 LEARN_RETRY_S = 0.3
-LEARN_SLOTS_MAX = 4096
+LEARN_SLOTS_MAX = 1024  # in one question: taking in the answer costs tens of microseconds a slot
+FAR_SLOTS = 4096  # behind; then a snapshot may be better
 
 
 class Learner:
@@ -28,6 +29,8 @@ class Learner:
         self.prefix = Slot(0)
         self.known = Slot(0)  # somebody knows this much chosen
         self.damaged = False  # the log of this node has lost records
+        self.no_snapshot_until = 0.0  # one could not be had: values are asked for, however many they are
+        self.far_slots = FAR_SLOTS
         self._asked: NodeId | None = None
         self._ask_again_at = 0.0
 
@@ -50,6 +53,7 @@ class Learner:
         self.prefix = max(self.prefix, slot)
         for old in [old for old in self.acceptor.votes if old <= slot]:
             self.acceptor.forget_chosen(old)
+        self._asked = None
 
     def commit(self, ballot: Ballot, index: Slot, source: NodeId) -> None:
         """The leader of ``ballot`` knows slots up to ``index`` chosen; choose what was voted for in that ballot."""
@@ -79,7 +83,8 @@ class Learner:
         self.host.count("learn_requests")
         lean = not self.host.may_copy()
         last = first if lean else Slot(min(index, first + LEARN_SLOTS_MAX))
-        self.host.send(source, Learn(self.group, first, last, lean))
+        far = self.known - self.prefix >= self.far_slots and now >= self.no_snapshot_until
+        self.host.send(source, Learn(self.group, first, last, lean, far))
 
     def on_learned(self, source: NodeId, message: Learned, payload: memoryview) -> Ballot:
         """Chosen values from a peer. They are written as LEARNED records: knowledge, not votes.
@@ -114,6 +119,7 @@ class Learner:
 
     def _take(self, slot: Slot, value: bytes) -> Ballot:
         self.host.count("learned_slots")
+        self.host.count("learned_bytes", len(value))
         vote = self.acceptor.votes.get(slot)
         against = Ballot(0)
         if vote is not None and vote.value is not None and vote.value != value:

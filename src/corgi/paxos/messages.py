@@ -117,7 +117,8 @@ class ForwardRefused(PeerMessage, frozen=True, array_like=True, gc=False):
 class Learn(PeerMessage, frozen=True, array_like=True, gc=False):
     """Ask for chosen values from ``first`` on, at most up to ``last``.
 
-    ``lean``: the asker has hardly room, and takes a snapshot of a later slot as well.
+    ``lean``: the asker has hardly room, and takes a snapshot of a later slot as well. ``far``: it lags so much that a
+    snapshot may be less work for both.
     """
 
     TYPE: ClassVar[int] = 73
@@ -125,6 +126,7 @@ class Learn(PeerMessage, frozen=True, array_like=True, gc=False):
     first: Slot
     last: Slot
     lean: bool = False
+    far: bool = False
 
 
 class Learned(PeerMessage, frozen=True, array_like=True, gc=False):
@@ -213,8 +215,27 @@ class SlotRead(PeerMessage, frozen=True, array_like=True, gc=False):
     ballot: Ballot = Ballot(0)
 
 
+class ReadSlots(PeerMessage, frozen=True, array_like=True, gc=False):
+    """As ``ReadSlot`` of several slots; ``ballots`` are theirs."""
+
+    TYPE: ClassVar[int] = 89
+    group: GroupId
+    slots: tuple[Slot, ...]
+    ballots: tuple[Ballot, ...]
+
+
+class SlotsRead(PeerMessage, frozen=True, array_like=True, gc=False):
+    """Values of slots that are chosen; ``lengths`` cut the payload. Others that were asked for come one by one."""
+
+    TYPE: ClassVar[int] = 90
+    group: GroupId
+    slots: tuple[Slot, ...]
+    lengths: tuple[int, ...]
+
+
 class SnapshotOffer(PeerMessage, frozen=True, array_like=True, gc=False):
-    """What was asked for is no longer in the sender's log; it has a snapshot of the group after ``slot``."""
+    """What was asked for is no longer in the sender's log, or is very much; it has a snapshot of the group after
+    ``slot``."""
 
     TYPE: ClassVar[int] = 86
     group: GroupId
@@ -223,7 +244,7 @@ class SnapshotOffer(PeerMessage, frozen=True, array_like=True, gc=False):
 
 
 class AskSnapshot(PeerMessage, frozen=True, array_like=True, gc=False):
-    """Ask for the bytes of a snapshot from ``offset`` on; one question at a time."""
+    """Ask for the bytes of a snapshot from ``offset`` on; a few questions at a time."""
 
     TYPE: ClassVar[int] = 87
     group: GroupId
@@ -289,7 +310,7 @@ PEER_TYPES: dict[int, type[PeerMessage]] = {
     for message in (
         Prepare, Promise, Refuse, LeaderLives, Accept, Accepted, Commit, Forward, ForwardRefused, Learn, Learned,
         Handover, Recall, Remembered, Rejoin, Rejoined, ReadSlot, SlotRead, SnapshotOffer, AskSnapshot, SnapshotPart,
-        Heartbeat, PeerHello,
+        ReadSlots, SlotsRead, Heartbeat, PeerHello,
     )
 }  # fmt: skip
 PEER_VERSION = 1

@@ -246,6 +246,12 @@ class DiskLog:
         """Read payload bytes off the loop. Errors: "record-damaged" (another node may help), "closed"."""
         self._reads.read(position, length, done)
 
+    def read_many(
+        self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
+    ) -> None:
+        """As ``read`` of all of these, by one reader."""
+        self._reads.read_many(places, done)
+
     def read_disk(self, position: Position, length: int, done: Done) -> None:
         """As ``read``, past the system's cache."""
         self._reads.read_disk(position, length, done)

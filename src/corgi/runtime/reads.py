@@ -11,18 +11,22 @@ import os
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Position
-from corgi.base.limits import MIB
+from corgi.base.limits import KIB, MIB
 from corgi.runtime.segments import segment_path
 
 THREADS = 2
 OPEN_MAX = 32  # files kept open per thread
 AHEAD_BYTES = 2 * MIB  # asked of the kernel in front of a reader
 
+GAP_BYTES = 8 * KIB  # of others' records between two that are wanted: less work than another read
+SPAN_BYTES = 256 * KIB  # read at once
+
+Place = tuple[Position, int]  # and a length in bytes
 Done = Callable[[bytes | CorgiError], None]
 _Job = tuple[Callable[["_Files"], bytes | CorgiError], Done]
 
@@ -45,6 +49,21 @@ class Reads:
     def read(self, position: Position, length: int, done: Done) -> None:
         """Read ``length`` bytes at ``position``; ``done`` is called on the loop, later, with them or an error."""
         self._submit(lambda files: self._perform(files, position, length), done)
+
+    def read_many(self, places: Sequence[Place], done: Callable[[list[bytes | CorgiError]], None]) -> None:
+        """The same of each of ``places``, whose order the answers have; what lies close together is read at once."""
+        found: list[bytes | CorgiError] = []
+
+        def perform(files: _Files) -> bytes:
+            for span in _spans(places, self._segment_bytes):
+                found.extend(self._perform_span(files, span))
+            return b""
+
+        def told(result: bytes | CorgiError) -> None:
+            self.bytes += sum(len(value) for value in found if isinstance(value, bytes))
+            done(found if isinstance(result, bytes) else [result] * len(places))
+
+        self._submit(perform, told)
 
     def read_disk(self, position: Position, length: int, done: Done) -> None:
         """The same, past the system's cache."""
@@ -111,12 +130,38 @@ class Reads:
             return CorgiError("record-damaged", f"{where} are not there, only {len(data)}")
         return data
 
+    def _perform_span(self, files: _Files, span: Sequence[Place]) -> Sequence[bytes | CorgiError]:
+        start = span[0][0]
+        if len(span) > 1:
+            data = self._perform(files, start, span[-1][0] + span[-1][1] - start)
+            if isinstance(data, bytes):
+                return [data[position - start : position - start + length] for position, length in span]
+        return [self._perform(files, position, length) for position, length in span]
+
     def _finish(self, done: Done, result: bytes | CorgiError) -> None:
         self.waiting -= 1
         self.reads += 1
         if isinstance(result, bytes):
             self.bytes += len(result)
         done(result)
+
+
+def _spans(places: Sequence[Place], segment_bytes: int) -> Iterator[list[Place]]:
+    """Neighbours in one segment, in ascending order, that are best read together."""
+    span: list[Place] = []
+    end = 0
+    for position, length in places:
+        if span and not (
+            end <= position <= end + GAP_BYTES
+            and position + length - span[0][0] <= SPAN_BYTES
+            and position // segment_bytes == span[0][0] // segment_bytes
+        ):
+            yield span
+            span = []
+        span.append((position, length))
+        end = position + length
+    if span:
+        yield span
 
 
 def _result(work: Callable[[_Files], bytes | CorgiError], files: _Files) -> bytes | CorgiError:

@@ -45,6 +45,12 @@ class NodeWal:
         own = self._own
         self._disk.read(position, length, lambda result: own(done, result))
 
+    def read_many(
+        self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
+    ) -> None:
+        own = self._own
+        self._disk.read_many(places, lambda found: own(done, found))
+
     def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         own = self._own
         self._disk.read_disk(position, length, lambda result: own(done, result))

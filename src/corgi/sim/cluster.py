@@ -10,6 +10,7 @@ from corgi.base.ids import NodeId, next_boot
 from corgi.base.ports import SnapshotName
 from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
+from corgi.paxos.learner import FAR_SLOTS
 from corgi.sim.disk import SimDisk
 from corgi.sim.ledger import DiskMemory, Focus, Ledger
 from corgi.sim.network import NetworkOptions, SimNetwork
@@ -46,6 +47,7 @@ class ClusterOptions:
     value_bytes_max: int = 8 * 1024
     window_slots: int = 8
     snapshot_segments: int = 2
+    far_slots: int = FAR_SLOTS
     rewrite_below: float = 0.25
     scrub_bytes_s: int = 0
     compaction_bytes_min: int = 1
@@ -149,6 +151,7 @@ class Cluster:
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
             snapshot_segments=self.options.snapshot_segments,
+            far_slots=self.options.far_slots,
             rewrite_below=self.options.rewrite_below,
             rewrite_bytes_per_s=REWRITE_BYTES_PER_S,
             retention_interval_s=RETENTION_INTERVAL_S,

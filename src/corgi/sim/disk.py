@@ -9,6 +9,7 @@ image of it can be put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -230,6 +231,20 @@ class SimWal:
         else:
             answer = bytes(file[offset : offset + length])
         self.world.at(self.disk.sync_time(self.world.now), self.process.call, done, answer)
+
+    def read_many(
+        self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
+    ) -> None:
+        """Each by itself, as if several readers shared them: they are read at different times, in any order."""
+        found: dict[int, bytes | CorgiError] = {}
+
+        def came(number: int, value: bytes | CorgiError) -> None:
+            found[number] = value
+            if len(found) == len(places):
+                done([found[n] for n in range(len(places))])
+
+        for number, (position, length) in enumerate(places):
+            self.read(position, length, partial(came, number))
 
     def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         self.read(position, length, done)

@@ -153,6 +153,7 @@ class _Run:
             network=network,
             clock_skew=chance.random() < 0.8,
             snapshot_segments=chance.choice((1, 1, 1, 3)),
+            far_slots=self.world.stream("far").choice((20, 100, 4096)),
             rewrite_below=self.world.stream("rewriting").choice((0.25, 0.5, 0.7)),
             compaction_bytes_min=compaction.choice((1, 400, 2000)),
             compaction_bytes_per_s=compaction.choice((200_000, 8_000_000)),
