@@ -15,15 +15,27 @@ import msgspec
 
 from corgi.base.limits import KIB
 from corgi.base.records import encode_batch
+from corgi.kafka.access import Access, Kind, Operation, Rule
 from corgi.kafka.api import AnyApi
 from corgi.kafka.codec import Body, Fixed, put_count, put_text, write_body
+from corgi.kafka.credentials import MECHANISMS, PLAIN, SCRAM_SHA_256
 from corgi.kafka.front import UUID_BYTES
-from corgi.kafka.receiver import KafkaReceiver
+from corgi.kafka.login import AUTHENTICATE, HANDSHAKE
+from corgi.kafka.receiver import TOKEN_BYTES_MIN, KafkaReceiver
+from corgi.kafka.security import Security
 from corgi.kafka.table import APIS
 from corgi.wire.receiver import Scratch
-from kafka_side.kafka_world import KafkaNode
+from kafka_side.kafka_world import KafkaClient, KafkaNode
+from kafka_side.sasl_world import PASSWORD, user
 
 TOPIC = "a"
+USER, ASKING = "alice", "asking"
+RULES = [
+    Rule(USER, True, Operation.READ, Kind.TOPIC, TOPIC),
+    Rule(USER, True, Operation.DESCRIBE, Kind.GROUP, "a", True),
+    Rule(USER, True, Operation.DESCRIBE, Kind.CLUSTER, "kafka-cluster"),
+    Rule(USER, False, Operation.DELETE, Kind.TOPIC, "*"),
+]
 CLIENT_ID = b"fuzz"
 REQUEST_BYTES_MAX = 256 * KIB
 PASSES_S = (0.3, 3.0, 60.0, 301.0, 3_601.0)  # first members of a group wait; polls; sessions; the longest of each
@@ -34,14 +46,25 @@ PRODUCE, FETCH = 0, 1
 def run(data: bytes) -> None:
     """Raises the CorgiError that ends the connection."""
     world = KafkaNode()
+    _take(world, world.client(), data)
+
+
+def run_as_user(data: bytes) -> None:
+    """As ``run`` for one that has to say who it is, and may do little."""
+    world = KafkaNode(security=Security([user(USER)], {ASKING: MECHANISMS}, Access(RULES)))
+    _take(world, world.client(ASKING), data)
+
+
+def _take(world: KafkaNode, client: KafkaClient, data: bytes) -> None:
     world.node.create(TOPIC, 2)
-    client = world.client()
-    receiver = KafkaReceiver(Scratch(64 * KIB), REQUEST_BYTES_MAX)
+    receiver = KafkaReceiver(Scratch(64 * KIB), REQUEST_BYTES_MAX, TOKEN_BYTES_MIN)
     for frame in receiver.feed(data):
         if client.failure is not None:
             break
         client.take(bytes(frame.payload))
         world.node.turns()
+        while client.later:
+            client.later.pop()[1]()
     for seconds in PASSES_S:
         world.node.wait(seconds)
     assert len(client.output) <= ANSWER_BYTES_MAX
@@ -57,6 +80,24 @@ def run(data: bytes) -> None:
 
 
 # ---- sound requests
+
+
+def logins() -> list[bytes]:
+    """A stream for each way to come in, and one for each API by who came in."""
+    first = f"n,,n={USER},r=nonce".encode()
+    told = [framed(APIS[HANDSHAKE], 1, _text(SCRAM_SHA_256)), framed(APIS[AUTHENTICATE], 1, _token(first))]
+    token = b"\0" + USER.encode() + b"\0" + PASSWORD.encode()
+    bare = framed(APIS[HANDSHAKE], 0, _text(PLAIN)) + _token(token)
+    come_in = framed(APIS[HANDSHAKE], 1, _text(PLAIN)) + framed(APIS[AUTHENTICATE], 0, _token(token))
+    return [b"".join(told), bare, *[come_in + stream for stream in samples()]]
+
+
+def _text(word: str) -> bytes:
+    return len(word).to_bytes(2) + word.encode()
+
+
+def _token(token: bytes) -> bytes:
+    return len(token).to_bytes(4) + token
 
 
 def samples() -> list[bytes]:

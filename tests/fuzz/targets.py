@@ -424,6 +424,13 @@ TARGETS = {
     for target in (
         Target("client-frames", client_streams, serve, (*STREAM_ERRORS, "corrupt-batch", "record-too-large")),
         Target("kafka-frames", kafka_target.samples, kafka_target.run, (*STREAM_ERRORS, "overloaded"), memory=8 * MIB),
+        Target(
+            "kafka-logins",
+            kafka_target.logins,
+            kafka_target.run_as_user,
+            (*STREAM_ERRORS, "overloaded", "authentication-failed"),
+            memory=8 * MIB,
+        ),
         Target("node-frames", node_streams, call, tuple(BY_CODE)),  # a node may tell of any error
         Target("peer-frames", peer_streams, hear, (*STREAM_ERRORS, "record-damaged")),
         Target("batch", batches, read_batch, ("corrupt-batch",)),

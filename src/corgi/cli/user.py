@@ -80,7 +80,7 @@ def entry(
         print_json({"name": name, "credentials": credentials, "superuser": superuser})
         return Exit.OK
     listed = ",\n".join([f"    {json.dumps(one)}" for one in credentials])
-    print(f"[[users]]\nname = {json.dumps(name, ensure_ascii=False)}\ncredentials = [\n{listed},\n]")
+    print(f"\n[[users]]\nname = {json.dumps(name, ensure_ascii=False)}\ncredentials = [\n{listed},\n]")
     if superuser:
         print("superuser = true")
     return Exit.OK
