@@ -291,14 +291,10 @@ class Node:
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
         self.room.look()
-        asks = len(self.requests.hearing) > 0
+        facts = (disk_age_ms, leads, unfit, durable_to, self.room.full, barred, len(self.requests.hearing) > 0)
         for peer, view in detector.peers.items():
             if view.connected:
-                full = self.room.full
-                beat = Heartbeat(
-                    number, view.number, wall_ms, disk_age_ms, leads, unfit, durable_to, full, barred, asks
-                )
-                self.network.beat(peer, beat)
+                self.network.beat(peer, Heartbeat(number, view.number, wall_ms, *facts))
         busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
         self._beat_at = now + interval
