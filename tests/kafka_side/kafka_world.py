@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
@@ -121,6 +122,7 @@ class KafkaNode:
         members = self.node.options.members
         self.node.detector = Detector(NodeId(1), members, SUSPICION_S, self.node)  # type: ignore[attr-defined, arg-type]
         self.node.beat_soon = lambda when: None  # type: ignore[attr-defined]
+        self.node.random = random.Random(1)  # type: ignore[attr-defined]
         self.node.client_request = self.node.requests.received  # type: ignore[attr-defined]
         addresses = {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}
         advertised = dict.fromkeys(listeners, addresses)
