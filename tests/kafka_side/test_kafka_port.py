@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,6 +17,7 @@ from corgi.runtime import kafka, listening
 from corgi.testing.embedded import Broker
 
 API_VERSIONS, FETCH = 18, 1
+IDLE, IDLE_BYTES_MAX = 200, 16_000
 ASK_VERSIONS = struct.pack(">ihhih", 10, API_VERSIONS, 0, 7, -1)
 
 
@@ -94,6 +97,28 @@ async def test_many_that_announce_much_and_dribble_cost_little(broker: Broker, s
     assert max(held) <= cost
     for writer in writers:
         writer.close()
+
+
+async def test_idle_connections_cost_little(broker: Broker) -> None:
+    """Of Python's memory, in which the test itself holds a socket each; benchmarks/kafka.py measures the process."""
+    host, _, port = broker.kafka_servers.partition(":")
+    driver = broker._driver
+    assert driver is not None
+    (listener,) = driver.kafka._listeners
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        plugs = [socket.create_connection((host, int(port))) for _ in range(IDLE)]
+        for plug in plugs:
+            plug.sendall(ASK_VERSIONS)
+        while sum(one.bytes_queued > 0 for one in listener.connections) < IDLE:  # noqa: ASYNC110 - nobody signals it
+            await asyncio.sleep(0)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for plug in plugs:
+        plug.close()
+    assert (after - before) / IDLE < IDLE_BYTES_MAX
 
 
 async def test_the_node_that_stops_ends_its_connections(broker: Broker) -> None:
