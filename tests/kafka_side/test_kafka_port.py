@@ -17,7 +17,7 @@ from corgi.runtime import kafka, listening
 from corgi.testing.embedded import Broker
 
 API_VERSIONS, FETCH = 18, 1
-IDLE, IDLE_BYTES_MAX = 200, 16_000
+IDLE, IDLE_BYTES_MAX = 200, 10_000
 ASK_VERSIONS = struct.pack(">ihhih", 10, API_VERSIONS, 0, 7, -1)
 
 
