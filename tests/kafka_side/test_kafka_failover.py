@@ -26,6 +26,7 @@ IN_PYTHON = ["confluent", "aiokafka", "kafka-python"]
 CLIENTS = [*IN_PYTHON, *[client for client in foreign.CLIENTS if client not in IN_PYTHON]]
 BEFORE_S, AFTER_S = 1.0, 2.5
 PAUSE_S_MAX = 3.0  # of a machine that does much else; pytest -s shows the pauses
+SLOW_READERS = {"kafkajs": 30.0}  # it reads in groups only; of a dead coordinator it asks nobody else (docs/kafka.md)
 
 
 @pytest.fixture
@@ -117,4 +118,5 @@ def test_nothing_is_lost_or_doubled_when_the_leader_is_killed(
     for what, pause in pauses.items():
         record_property(f"{client}, longest pause {what}, ms", round(pause * 1000))
     sys.stdout.write(f"{client}: {pauses}\n")
-    assert max(pauses.values()) < PAUSE_S_MAX
+    assert pauses["publishing"] < PAUSE_S_MAX
+    assert pauses["reading"] < SLOW_READERS.get(client, PAUSE_S_MAX)
