@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from corgi.base.errors import CorgiError
 from corgi.base.ids import TopicId
 from corgi.client.committing import Committer
 from corgi.client.consumption import Consumption
-from corgi.client.held import Held, UnitState
+from corgi.client.held import Delivered, Held, UnitState
 from corgi.wire.group_messages import Assigned, Cursors, Unit
+
+KEEPER = cast(Any, SimpleNamespace(settled_before=False))
 
 
 def test_a_unit_that_a_refused_checkpoint_took_is_given_back_when_it_is_revoked() -> None:
@@ -34,7 +38,7 @@ def test_a_unit_that_has_to_go_is_given_away_when_its_last_checkpoint_is_refused
     told: list[tuple[str, Unit]] = []
     consumption = object.__new__(Consumption)
     unit = (TopicId(1), 0, 0)
-    held = Held(cast(Any, None), "t", unit, 1, 0, "")
+    held = Held(KEEPER, "t", unit, 1, 0, "")
     held.begin(0)
     held.state = UnitState.DRAINING
     consumption.units = {unit: held}
@@ -76,7 +80,7 @@ def test_nothing_is_stored_for_a_unit_that_is_gone_though_a_handler_of_it_ends_o
     flushes: list[Any] = []
     shell = cast(Any, SimpleNamespace(loop=SimpleNamespace(call_soon=flushes.append, call_later=flushes.append)))
     committer = Committer(shell, "g", lambda: "me", 0.0, cast(Any, None))
-    held = Held(cast(Any, None), "t", (TopicId(1), 0, 0), 1, 0, "")
+    held = Held(KEEPER, "t", (TopicId(1), 0, 0), 1, 0, "")
     held.begin(0)
     held.progress.hand_out([0, 1], 2)
     held.end()
@@ -84,3 +88,33 @@ def test_nothing_is_stored_for_a_unit_that_is_gone_though_a_handler_of_it_ends_o
     committer.touch(held, now=True)
     assert flushes == []
     assert committer.idle(held)
+
+
+def test_who_keeps_a_message_of_a_unit_that_is_gone_does_not_keep_its_consumer() -> None:
+    """The garbage collector does not look into messages: a circle through one would be kept for ever."""
+
+    class Keeper:
+        settled_before = False
+
+    keeper = Keeper()
+    still_there = weakref.ref(keeper)
+    held = Held(cast(Any, keeper), "t", (TopicId(1), 0, 0), 1, 0, "")
+    message: Delivered[bytes] = Delivered("t", 0, 7, 0, None, b"v", (), 1, held)
+    del keeper
+    assert still_there() is not None
+    held.end()
+    assert still_there() is None
+    for settle in (message.ack, message.retry, message.reject, message.extend):
+        with pytest.raises(CorgiError, match="t/0 at offset 7") as caught:
+            settle()
+        assert caught.value.code == "not-delivered"
+
+
+def test_at_most_once_an_acknowledgement_is_for_nothing_also_when_the_unit_is_gone() -> None:
+    held = Held(cast(Any, SimpleNamespace(settled_before=True)), "t", (TopicId(1), 0, 0), 1, 0, "")
+    message: Delivered[bytes] = Delivered("t", 0, 7, 0, None, b"v", (), 1, held)
+    held.end()
+    message.ack()
+    with pytest.raises(CorgiError) as caught:
+        message.retry()
+    assert caught.value.code == "not-delivered"

@@ -1,10 +1,12 @@
 """A seed says everything: the same run again, in another process, under another hash seed, traced or not."""
 
+import gc
 import os
 import subprocess
 import sys
 
 from corgi.sim.run import Options, run_seed
+from corgi.sim.world import World
 
 SEED = 6
 GROUPS = Options(groups=True, transactions=True)  # so that there are clients of every kind
@@ -27,3 +29,11 @@ def test_a_seed_gives_one_trace_hash_under_any_hash_seed() -> None:
 
 def test_other_seeds_give_other_traces() -> None:
     assert run_seed(SEED).trace_hash != run_seed(SEED + 1).trace_hash
+
+
+def test_a_run_leaves_nothing_behind() -> None:
+    """Thousands of seeds run in one process."""
+    for seed in (21, 23, 29):
+        run_seed(seed, GROUPS)
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, World)], seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from corgi.wire.group_messages import CommitEntry, Unit
 
 V = TypeVar("V")
+logger = logging.getLogger("corgi.client")
 Checkpoint = tuple[int, tuple[Range, ...]]
 
 
@@ -122,8 +124,10 @@ class Held:
         self.state = UnitState.ACTIVE
 
     def end(self) -> None:
-        """It is not ours any more; what waits for it is dropped."""
+        """It is not ours any more; what waits for it is dropped, and who keeps a message of it does not keep the
+        consumer: through messages, which it does not look into, the garbage collector would not find its way back."""
         self.state = UnitState.GONE
+        self.keeper = _Nobody(self.keeper.settled_before)
         self.lanes = Lanes()
         self.finished.clear()
         self.handed.clear()
@@ -193,6 +197,35 @@ class Keeper(Protocol):
     def settled_before(self) -> bool:
         """At most once: a message's checkpoint was stored before it was handed out."""
         ...
+
+
+class _Nobody:
+    """Keeper of the messages of a unit that is gone."""
+
+    def __init__(self, settled_before: bool) -> None:
+        self.settled_before = settled_before
+
+    def ack(self, message: Delivered[Any]) -> None:
+        if not self.settled_before:
+            check_held(message)
+
+    def retry(self, message: Delivered[Any], after: Duration | None) -> None:
+        check_held(message)
+
+    def reject(self, message: Delivered[Any], reason: str) -> None:
+        check_held(message)
+
+    def extend(self, message: Delivered[Any], by: Duration | None) -> None:
+        check_held(message)
+
+    def failed(self, message: Delivered[Any], error: Exception) -> None:
+        if not self.settled_before:
+            check_held(message)
+        place = f"{message.topic}/{message.partition} at offset {message.offset}"
+        logger.warning("%s was not handled, and is not this consumer's any more: %s", place, error)
+
+    def finished(self, held: Held) -> None:
+        """What ended is not told any more."""
 
 
 def check_held(message: Delivered[Any]) -> Held:
