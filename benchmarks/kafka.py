@@ -5,10 +5,10 @@
     python benchmarks/kafka.py cost --profile   what a request of 64 KiB costs the processor
 
 A new cluster of three processes, a topic of three partitions for each measurement. Producing: acks=all, linger 5 ms,
-from the first call to the end of ``flush``; reading: a backlog of 1 KiB records, from the first that comes. A consumer of
-librdkafka whose queue (64 MB) is full stands still for fetch.queue.backoff.ms, by default a second: both are told. Metadata:
-500 topics of three partitions, asked for on one connection, the second answer and later ones. Medians, and the least
-and the most of the runs.
+from the first call to the end of ``flush``; reading: a backlog of 1 KiB records, from the first that comes. A consumer
+of librdkafka whose queue (64 MB) is full stands still for fetch.queue.backoff.ms, by default a second: both are told.
+Metadata: 500 topics of three partitions, asked for on one connection, the second answer and later ones. Medians, and
+the least and the most of the runs.
 """
 
 import argparse
