@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
 
+from kafka_python_codec import REQUEST, RESPONSE, there_and_back
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
 
@@ -104,7 +105,9 @@ class KafkaClient:
         """Send one of kio's requests, run the node until it is answered, and read the answer by kio, to its end."""
         cls = type(request)
         key, version = int(cls.__api_key__), int(cls.__version__)
-        correlation = self.send(key, version, encoded(request))
+        body = encoded(request)
+        assert there_and_back(key, REQUEST, version, body) == body
+        correlation = self.send(key, version, body)
         self.world.node.turns()
         if wait_s:
             self.world.node.wait(wait_s)
@@ -140,7 +143,8 @@ def encoded(body: Any) -> bytes:
 
 
 def decoded(key: int, version: int, answer: bytes) -> Any:
-    """By kio: the body of an answer, of which nothing may be left over; the header is checked on the way."""
+    """By kio, and judged by kafka-python as well: the body of an answer, of which nothing may be left over; the header
+    is checked on the way."""
     cls = load_response_schema(key, version)
     at = 0
     if cls.__header_schema__.__flexible__:
@@ -148,6 +152,7 @@ def decoded(key: int, version: int, answer: bytes) -> Any:
         at = 1
     body, size = entity_reader(cls)(answer, at)
     assert at + size == len(answer), "bytes are left over"
+    assert there_and_back(key, RESPONSE, version, bytes(answer[at:])) == answer[at:]
     return body
 
 

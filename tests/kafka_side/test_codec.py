@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka_python_codec import there_and_back
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
 
@@ -47,7 +48,7 @@ def cases() -> list[Any]:
                 if kind is not None:
                     flexible = version >= api.flexible
                     name = f"{api.name}-{side}-v{version}"
-                    found.append(pytest.param(kind, load(key, version), version, flexible, id=name))
+                    found.append(pytest.param(kind, load(key, version), (key, side), version, flexible, id=name))
     return found
 
 
@@ -99,19 +100,20 @@ def written(body: Body, version: int, flexible: bool) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize(("kind", "theirs", "version", "flexible"), cases())
-def test_kafkas_own_schema_reads_and_writes_the_same_bytes(
-    kind: type[Body], theirs: Any, version: int, flexible: bool
+@pytest.mark.parametrize(("kind", "kio", "message", "version", "flexible"), cases())
+def test_kio_and_kafka_python_read_and_write_the_same_bytes(
+    kind: type[Body], kio: Any, message: tuple[int, str], version: int, flexible: bool
 ) -> None:
     @settings(max_examples=15)
     @given(instances(kind, version))
     def agree(body: Body) -> None:
         ours = written(body, version, flexible)
-        read, size = entity_reader(theirs)(ours, 0)
+        read, size = entity_reader(kio)(ours, 0)
         assert size == len(ours)
         out = io.BytesIO()
-        entity_writer(theirs)(out, read)
+        entity_writer(kio)(out, read)
         assert out.getvalue() == ours
+        assert there_and_back(*message, version, ours) == ours
         again = read_body(kind, version, Reader(memoryview(ours)), flexible=flexible)
         assert written(again, version, flexible) == ours
 
