@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from sasl_world import user
 
 from corgi.base.records import encode_batch, restamped
 from corgi.kafka import transactional
-from corgi.kafka.access import Access, Kind, Operation, Rule
+from corgi.kafka.access import CLUSTER_NAME, REFUSALS, Access, Kind, Operation, Rule
 from corgi.kafka.apis import (
     add_offsets_to_txn,
     add_partitions_to_txn,
@@ -67,108 +67,177 @@ RULES = [
     Rule("alice", True, Operation.ALL, Kind.TRANSACTIONAL_ID, MINE),
     Rule("admin", True, Operation.ALL, Kind.CLUSTER, "kafka-cluster"),
 ]
-SECURITY = Security([user("alice"), user("admin"), user("bob")], access=Access(RULES))
 FREE = {18, 17, 36, 60}  # ApiVersions, logins, DescribeCluster
 BY_HAND = {0, 1}  # tested by themselves below
 NOTHING_NAMED = {16, 66}  # what may not be seen is left out
 
-Case = tuple[Any, Callable[[str], Body], int]
+Case = tuple[Any, Callable[[str], Body], int, Operation]
 P = transactional.Places
 
 
 def by_name() -> Iterator[Case]:
-    """Requests that name a resource, and the code by which it is refused."""
-    yield metadata, lambda n: metadata.Request((metadata.Wanted(name=n),)), TOPIC
-    yield list_offsets, lambda n: list_offsets.Request(-1, 0, (list_offsets.Topic(n, (list_offsets.Place(0),)),)), TOPIC
+    """Requests that name a resource, the code by which it is refused, and what Kafka's node asks for."""
+    yield metadata, lambda n: metadata.Request((metadata.Wanted(name=n),)), TOPIC, Operation.DESCRIBE
+    yield (
+        list_offsets,
+        lambda n: list_offsets.Request(-1, 0, (list_offsets.Topic(n, (list_offsets.Place(0),)),)),
+        TOPIC,
+        Operation.DESCRIBE,
+    )
     place = offset_for_leader_epoch.Place(0, -1, 0)
     yield (
         offset_for_leader_epoch,
         lambda n: offset_for_leader_epoch.Request(-2, (offset_for_leader_epoch.Topic(n, (place,)),)),
         TOPIC,
+        Operation.DESCRIBE,
     )
-    yield find_coordinator, lambda n: find_coordinator.Request(kind=0, keys=(n,)), GROUP
-    yield find_coordinator, lambda n: find_coordinator.Request(kind=1, keys=(n,)), TRANSACTION
+    yield find_coordinator, lambda n: find_coordinator.Request(kind=0, keys=(n,)), GROUP, Operation.DESCRIBE
+    yield find_coordinator, lambda n: find_coordinator.Request(kind=1, keys=(n,)), TRANSACTION, Operation.DESCRIBE
     protocols = (join_group.Protocol("range", b""),)
-    yield join_group, lambda n: join_group.Request(n, 6000, 6000, "x", None, "consumer", protocols), GROUP
-    yield sync_group, lambda n: sync_group.Request(n, 1, "x"), GROUP
-    yield heartbeat, lambda n: heartbeat.Request(n, 1, "x"), GROUP
-    yield leave_group, lambda n: leave_group.Request(n, members=(leave_group.Leaving("x"),)), GROUP
+    yield (
+        join_group,
+        lambda n: join_group.Request(n, 6000, 6000, "x", None, "consumer", protocols),
+        GROUP,
+        Operation.READ,
+    )
+    yield sync_group, lambda n: sync_group.Request(n, 1, "x"), GROUP, Operation.READ
+    yield heartbeat, lambda n: heartbeat.Request(n, 1, "x"), GROUP, Operation.READ
+    yield leave_group, lambda n: leave_group.Request(n, members=(leave_group.Leaving("x"),)), GROUP, Operation.READ
     commit = offset_commit.Place(0, 0)
     yield (
         offset_commit,
         lambda n: offset_commit.Request(n, topics=(offset_commit.Topic(MINE, (commit,)),)),
         GROUP,
+        Operation.READ,
     )
     yield (
         offset_commit,
         lambda n: offset_commit.Request(MINE, topics=(offset_commit.Topic(n, (commit,)),)),
         TOPIC,
+        Operation.READ,
     )
     fetched = offset_fetch.Topic(MINE, (0,))
-    yield offset_fetch, lambda n: offset_fetch.Request(groups=(offset_fetch.Group(n, topics=(fetched,)),)), GROUP
+    yield (
+        offset_fetch,
+        lambda n: offset_fetch.Request(groups=(offset_fetch.Group(n, topics=(fetched,)),)),
+        GROUP,
+        Operation.DESCRIBE,
+    )
     yield (
         offset_fetch,
         lambda n: offset_fetch.Request(groups=(offset_fetch.Group(MINE, topics=(offset_fetch.Topic(n, (0,)),)),)),
         TOPIC,
+        Operation.DESCRIBE,
     )
-    yield describe_groups, lambda n: describe_groups.Request((n,)), GROUP
-    yield delete_groups, lambda n: delete_groups.Request((n,)), GROUP
+    yield describe_groups, lambda n: describe_groups.Request((n,)), GROUP, Operation.DESCRIBE
+    yield delete_groups, lambda n: delete_groups.Request((n,)), GROUP, Operation.DELETE
     forgotten = (offset_delete.Place(0),)
-    yield offset_delete, lambda n: offset_delete.Request(n, (offset_delete.Topic(MINE, forgotten),)), GROUP
-    yield offset_delete, lambda n: offset_delete.Request(MINE, (offset_delete.Topic(n, forgotten),)), TOPIC
-    yield init_producer_id, lambda n: init_producer_id.Request(n, 1000), TRANSACTION
-    yield add_partitions_to_txn, lambda n: add_partitions_to_txn.Request(n, 1, 0, (P(MINE, (0,)),)), TRANSACTION
-    yield add_partitions_to_txn, lambda n: add_partitions_to_txn.Request(MINE, 1, 0, (P(n, (0,)),)), TOPIC
-    yield add_offsets_to_txn, lambda n: add_offsets_to_txn.Request(n, 1, 0, MINE), TRANSACTION
-    yield add_offsets_to_txn, lambda n: add_offsets_to_txn.Request(MINE, 1, 0, n), GROUP
-    yield end_txn, lambda n: end_txn.Request(n, 1, 0, True), TRANSACTION
+    yield (
+        offset_delete,
+        lambda n: offset_delete.Request(n, (offset_delete.Topic(MINE, forgotten),)),
+        GROUP,
+        Operation.DELETE,
+    )
+    yield (
+        offset_delete,
+        lambda n: offset_delete.Request(MINE, (offset_delete.Topic(n, forgotten),)),
+        TOPIC,
+        Operation.READ,
+    )
+    yield init_producer_id, lambda n: init_producer_id.Request(n, 1000), TRANSACTION, Operation.WRITE
+    yield (
+        add_partitions_to_txn,
+        lambda n: add_partitions_to_txn.Request(n, 1, 0, (P(MINE, (0,)),)),
+        TRANSACTION,
+        Operation.WRITE,
+    )
+    yield (
+        add_partitions_to_txn,
+        lambda n: add_partitions_to_txn.Request(MINE, 1, 0, (P(n, (0,)),)),
+        TOPIC,
+        Operation.WRITE,
+    )
+    yield add_offsets_to_txn, lambda n: add_offsets_to_txn.Request(n, 1, 0, MINE), TRANSACTION, Operation.WRITE
+    yield add_offsets_to_txn, lambda n: add_offsets_to_txn.Request(MINE, 1, 0, n), GROUP, Operation.READ
+    yield end_txn, lambda n: end_txn.Request(n, 1, 0, True), TRANSACTION, Operation.WRITE
     moved = (txn_offset_commit.Place(0, 0),)
 
     def move(name: str, group: str, topic: str) -> Body:
         return txn_offset_commit.Request(name, group, 1, 0, topics=(txn_offset_commit.Topic(topic, moved),))
 
-    yield txn_offset_commit, lambda n: move(n, MINE, MINE), TRANSACTION
-    yield txn_offset_commit, lambda n: move(MINE, n, MINE), GROUP
-    yield txn_offset_commit, lambda n: move(MINE, MINE, n), TOPIC
-    yield create_topics, lambda n: create_topics.Request((create_topics.Wanted(n, 1, 1),), 1000), TOPIC
-    yield delete_topics, lambda n: delete_topics.Request(topics=(delete_topics.Wanted(n),)), TOPIC
-    yield create_partitions, lambda n: create_partitions.Request((create_partitions.Wanted(n, 9),), 1000, True), TOPIC
+    yield txn_offset_commit, lambda n: move(n, MINE, MINE), TRANSACTION, Operation.WRITE
+    yield txn_offset_commit, lambda n: move(MINE, n, MINE), GROUP, Operation.READ
+    yield txn_offset_commit, lambda n: move(MINE, MINE, n), TOPIC, Operation.READ
+    yield (
+        create_topics,
+        lambda n: create_topics.Request((create_topics.Wanted(n, 1, 1),), 1000),
+        TOPIC,
+        Operation.CREATE,
+    )
+    yield delete_topics, lambda n: delete_topics.Request(topics=(delete_topics.Wanted(n),)), TOPIC, Operation.DELETE
+    yield (
+        create_partitions,
+        lambda n: create_partitions.Request((create_partitions.Wanted(n, 9),), 1000, True),
+        TOPIC,
+        Operation.ALTER,
+    )
     records = (delete_records.Place(0, 0),)
-    yield delete_records, lambda n: delete_records.Request((delete_records.Topic(n, records),), 1000), TOPIC
-    yield describe_configs, lambda n: describe_configs.Request((describe_configs.Resource(2, n),)), TOPIC
-    yield alter_configs, lambda n: alter_configs.Request((alter_configs.Resource(2, n, ()),), True), TOPIC
+    yield (
+        delete_records,
+        lambda n: delete_records.Request((delete_records.Topic(n, records),), 1000),
+        TOPIC,
+        Operation.DELETE,
+    )
+    yield (
+        describe_configs,
+        lambda n: describe_configs.Request((describe_configs.Resource(2, n),)),
+        TOPIC,
+        Operation.DESCRIBE_CONFIGS,
+    )
+    yield (
+        alter_configs,
+        lambda n: alter_configs.Request((alter_configs.Resource(2, n, ()),), True),
+        TOPIC,
+        Operation.ALTER_CONFIGS,
+    )
     resource = incremental_alter_configs.Resource
     yield (
         incremental_alter_configs,
         lambda n: incremental_alter_configs.Request((resource(2, n, ()),), True),
         TOPIC,
+        Operation.ALTER_CONFIGS,
     )
-    yield describe_producers, lambda n: describe_producers.Request((P(n, (0,)),)), TOPIC
-    yield describe_transactions, lambda n: describe_transactions.Request((n,)), TRANSACTION
+    yield describe_producers, lambda n: describe_producers.Request((P(n, (0,)),)), TOPIC, Operation.READ
+    yield describe_transactions, lambda n: describe_transactions.Request((n,)), TRANSACTION, Operation.DESCRIBE
 
 
-def of_the_cluster() -> Iterator[tuple[Any, Body]]:
-    """Requests for which one must be trusted with the cluster."""
-    yield describe_acls, describe_acls.Request(1, None, 1, None, None, 1, 1)
-    yield create_acls, create_acls.Request((create_acls.Wanted(2, "x", 3, "User:bob", "*", 3, 3),))
-    yield delete_acls, delete_acls.Request((delete_acls.Filter(1, None, 1, None, None, 1, 1),))
-    yield describe_user_scram_credentials, describe_user_scram_credentials.Request(None)
+def of_the_cluster() -> Iterator[tuple[Any, Body, Operation]]:
+    """Requests for which one must be trusted with the cluster, and what Kafka's node asks for."""
+    yield describe_acls, describe_acls.Request(1, None, 1, None, None, 1, 1), Operation.DESCRIBE
+    yield create_acls, create_acls.Request((create_acls.Wanted(2, "x", 3, "User:bob", "*", 3, 3),)), Operation.ALTER
+    yield delete_acls, delete_acls.Request((delete_acls.Filter(1, None, 1, None, None, 1, 1),)), Operation.ALTER
+    yield describe_user_scram_credentials, describe_user_scram_credentials.Request(None), Operation.DESCRIBE
     deletion = alter_user_scram_credentials.Deletion("bob", 1)
-    yield alter_user_scram_credentials, alter_user_scram_credentials.Request((deletion,), ())
-    yield describe_log_dirs, describe_log_dirs.Request(None)
-    yield describe_configs, describe_configs.Request((describe_configs.Resource(4, "1"),))
-    yield alter_configs, alter_configs.Request((alter_configs.Resource(4, "1", ()),), True)
+    yield alter_user_scram_credentials, alter_user_scram_credentials.Request((deletion,), ()), Operation.ALTER
+    yield describe_log_dirs, describe_log_dirs.Request(None), Operation.DESCRIBE
+    yield describe_configs, describe_configs.Request((describe_configs.Resource(4, "1"),)), Operation.DESCRIBE_CONFIGS
+    yield alter_configs, alter_configs.Request((alter_configs.Resource(4, "1", ()),), True), Operation.ALTER_CONFIGS
     resource = incremental_alter_configs.Resource(4, "1", ())
-    yield incremental_alter_configs, incremental_alter_configs.Request((resource,), True)
-    yield elect_leaders, elect_leaders.Request(topics=(elect_leaders.Topic(MINE, (0,)),))
+    yield incremental_alter_configs, incremental_alter_configs.Request((resource,), True), Operation.ALTER_CONFIGS
+    yield elect_leaders, elect_leaders.Request(topics=(elect_leaders.Topic(MINE, (0,)),)), Operation.ALTER
+
+
+def a_world(rules: Sequence[Rule]) -> KafkaNode:
+    users = [user("alice"), user("admin"), user("bob"), user("root")]
+    made = KafkaNode(security=Security(users, access=Access(rules, ["root"])))
+    for name in (MINE, THEIRS):
+        made.node.create(name, 1)
+    return made
 
 
 @pytest.fixture
 def world() -> KafkaNode:
-    made = KafkaNode(security=SECURITY)
-    for name in (MINE, THEIRS):
-        made.node.create(name, 1)
-    return made
+    return a_world(RULES)
 
 
 def come(world: KafkaNode, name: str) -> KafkaClient:
@@ -222,7 +291,7 @@ NAMED = [case for case in by_name() if case[0] is not metadata]
 
 
 @pytest.mark.parametrize(
-    ("module", "make", "code"), [pytest.param(*case, id=f"{case[0].API.name}-{case[2]}") for case in NAMED]
+    ("module", "make", "code"), [pytest.param(*case[:3], id=f"{case[0].API.name}-{case[2]}") for case in NAMED]
 )
 def test_what_is_anothers_is_refused_and_ones_own_is_not(
     world: KafkaNode, module: Any, make: Callable[[str], Body], code: int
@@ -239,11 +308,41 @@ def test_what_is_anothers_is_refused_and_ones_own_is_not(
 
 
 @pytest.mark.parametrize(
-    ("module", "body"), [pytest.param(*case, id=case[0].API.name) for case in of_the_cluster()]
+    ("module", "body"), [pytest.param(*case[:2], id=case[0].API.name) for case in of_the_cluster()]
 )  # fmt: skip
 def test_the_cluster_is_for_who_is_trusted_with_it(world: KafkaNode, module: Any, body: Body) -> None:
     assert codes(put(come(world, "alice"), module, body)) == {CLUSTER}
     assert not codes(put(come(world, "admin"), module, body)) & DENIED
+
+
+def refused_with(module: Any, body: Body, *rules: Rule) -> set[int]:
+    """What alice is told with these rules, and all rights to what is hers."""
+    hers = [Rule("alice", True, Operation.ALL, kind, MINE) for kind in (Kind.TOPIC, Kind.GROUP, Kind.TRANSACTIONAL_ID)]
+    return codes(put(come(a_world([*hers, *rules]), "alice"), module, body)) & DENIED
+
+
+def one_operation_decides(module: Any, body: Body, operation: Operation, kind: Kind, name: str) -> None:
+    """It is enough, and nothing else is."""
+    alone, all_of_them = (Rule("alice", True, one, kind, name) for one in (operation, Operation.ALL))
+    assert refused_with(module, body, alone) == set()
+    assert refused_with(module, body, all_of_them, Rule("alice", False, operation, kind, name)) == {REFUSALS[kind]}
+
+
+@pytest.mark.parametrize(
+    ("module", "make", "code", "operation"), [pytest.param(*case, id=f"{case[0].API.name}-{case[2]}") for case in NAMED]
+)
+def test_kafkas_own_operation_decides(
+    module: Any, make: Callable[[str], Body], code: int, operation: Operation
+) -> None:
+    (kind,) = [kind for kind, refusal in REFUSALS.items() if refusal == code]
+    one_operation_decides(module, make(THEIRS), operation, kind, THEIRS)
+
+
+@pytest.mark.parametrize(
+    ("module", "body", "operation"), [pytest.param(*case, id=case[0].API.name) for case in of_the_cluster()]
+)
+def test_kafkas_own_operation_decides_of_the_cluster(module: Any, body: Body, operation: Operation) -> None:
+    one_operation_decides(module, body, operation, Kind.CLUSTER, CLUSTER_NAME)
 
 
 def test_no_api_is_forgotten() -> None:
@@ -386,9 +485,28 @@ def test_lists_have_what_may_be_seen(world: KafkaNode) -> None:
     world.node.turns()
     told = put(alice, list_transactions, list_transactions.Request((), ()))
     assert [one.name for one in told.states] == [MINE]
-    fetched = offset_fetch.Request(groups=(offset_fetch.Group(MINE, topics=None),))
-    assert put(alice, offset_fetch, fetched).groups[0].error == 0
-    assert codes(put(come(world, "bob"), list_groups, list_groups.Request())) == set()
+
+
+def test_groups_and_their_commits_are_listed_for_who_may_see_them(world: KafkaNode) -> None:
+    place = (offset_commit.Place(0, 0),)
+    topics = tuple([offset_commit.Topic(topic, place) for topic in (MINE, THEIRS)])
+    root = come(world, "root")
+    for group in (MINE, THEIRS):
+        put(root, offset_commit, offset_commit.Request(group, topics=topics))
+        world.node.wait(1)
+
+    def groups(name: str) -> list[str]:
+        return sorted(one.group for one in put(come(world, name), list_groups, list_groups.Request()).groups)
+
+    def commits(name: str) -> list[str]:
+        fetched = offset_fetch.Request(groups=(offset_fetch.Group(MINE, topics=None),))
+        (group,) = put(come(world, name), offset_fetch, fetched).groups
+        return sorted(topic.name for topic in group.topics)
+
+    assert groups("root") == groups("admin") == [MINE, THEIRS]
+    assert (groups("alice"), groups("bob")) == ([MINE], [])
+    assert commits("root") == [MINE, THEIRS]
+    assert commits("alice") == [MINE]
 
 
 ALICES = {Kind.TOPIC: 0b1101_1111_1000, Kind.GROUP: 0b1_0100_1000}  # by Kafka's numbers of operations
@@ -462,7 +580,7 @@ def test_credentials_are_described_without_telling_them(world: KafkaNode) -> Non
         return [(r.user, r.error, [(one.mechanism, one.iterations) for one in r.credentials]) for r in told.results]
 
     both = [(1, 4096), (2, 4096)]
-    assert described() == [("admin", 0, both), ("alice", 0, both), ("bob", 0, both)]
+    assert described() == [(name, 0, both) for name in ("admin", "alice", "bob", "root")]
     assert described("bob", "nobody") == [("bob", 0, both), ("nobody", 91, [])]
     assert described("bob", "bob") == [("bob", 92, [])]
     upsertion = alter_user_scram_credentials.Upsertion("carol", 1, 4096, b"salt", b"salted")
