@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka_python_codec import there_and_back
+from kafka_world import KafkaNode
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
 
 from corgi.base.errors import CorgiError
+from corgi.kafka import codec
 from corgi.kafka.codec import (
     Body,
     Fixed,
@@ -176,3 +178,45 @@ def test_a_count_beyond_the_bytes_is_refused_before_anything_is_made(flexible: b
 def test_a_null_where_none_may_be_is_refused() -> None:
     with pytest.raises(CorgiError, match="a null"):
         read_body(Example, 0, Reader(memoryview(struct.pack(">h", -1))), flexible=False)
+
+
+class Rows(Body, frozen=True):
+    rows: tuple[tuple[Int32, ...], ...]
+    tagged: Annotated[tuple[Int32, ...], Tag(0)] = ()
+
+
+@pytest.mark.parametrize("flexible", [False, True])
+@pytest.mark.parametrize("rows", [[11], [4, 4], [0] * 11, [1] * 6])
+def test_a_message_has_so_many_elements_in_all(
+    monkeypatch: pytest.MonkeyPatch, flexible: bool, rows: list[int]
+) -> None:
+    data = written(Rows(tuple([(7,) * row for row in rows])), 0, flexible=flexible)
+    for most, taken in ((len(rows) + sum(rows), True), (len(rows) + sum(rows) - 1, False)):
+        monkeypatch.setattr(codec, "ELEMENTS_MAX", most)
+        if taken:
+            read_body(Rows, 0, Reader(memoryview(data)), flexible=flexible)
+            continue
+        with pytest.raises(CorgiError) as caught:
+            read_body(Rows, 0, Reader(memoryview(data)), flexible=flexible)
+        assert caught.value.code == "invalid-argument"
+
+
+def test_tags_and_what_is_in_them_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "ELEMENTS_MAX", 10)
+    twice = b"\1" + b"\2" + b"\0\x15\6" + bytes(20) + b"\0\x15\6" + bytes(20)
+    with pytest.raises(CorgiError, match="at most 10 elements"):
+        read_body(Rows, 0, Reader(memoryview(twice)), flexible=True)
+    unknown = b"\1" + b"\x0b" + b"\x09\0" * 11
+    with pytest.raises(CorgiError, match="at most 10 elements"):
+        read_body(Rows, 0, Reader(memoryview(unknown)), flexible=True)
+    with pytest.raises(CorgiError, match="at most 10 elements"):
+        Reader(memoryview(unknown), 1).skip_tags()
+
+
+def test_a_request_of_a_million_things_is_refused() -> None:
+    client = KafkaNode().client()
+    rule = b"\x02\x01\x03\x01\x01\x03\x03\0"
+    client.send(30, 3, b"\xc1\x84\x3d" + rule * 1_000_000 + b"\0")
+    assert client.output == b""
+    assert client.failure is not None
+    assert client.failure.code == "invalid-argument"

@@ -10,7 +10,8 @@ A message is a frozen struct whose annotations tell the wire types and the versi
 ``str`` and ``bytes`` are int16 and int32 counted, or compact in flexible versions; ``| None`` makes them and arrays
 nullable. Absent fields have their defaults when read and are left out when written. Tagged fields (KIP-482) are written
 when they differ from their default; unknown tags are skipped. Counts are checked against the bytes that are left before
-anything is allocated for them, and nesting is that of the declarations, so reading is bounded by the bytes read.
+anything is allocated for them, nesting is that of the declarations, and one message has ELEMENTS_MAX elements and tags
+at most in all, so reading and what is made of it are bounded.
 
 Source of the formats: the protocol guide and KIP-482, 893.
 """
@@ -30,6 +31,7 @@ from corgi.base.errors import CorgiError
 
 UVARINT_BYTES_MAX = 5
 STRING_BYTES_MAX = 32_767
+ELEMENTS_MAX = 100_000  # 32 MiB could be millions, and hold up the node for seconds
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -87,14 +89,16 @@ B = TypeVar("B", bound=Body)
 
 
 class Reader:
-    """A position in a request. Everything raises CorgiError "malformed-frame" at the end of the bytes."""
+    """A position in a request, and how many more elements it may have. Everything raises CorgiError "malformed-frame"
+    at the end of the bytes."""
 
-    __slots__ = ("at", "end", "view")
+    __slots__ = ("at", "end", "left", "view")
 
     def __init__(self, view: memoryview, at: int = 0) -> None:
         self.view = view
         self.at = at
         self.end = len(view)
+        self.left = ELEMENTS_MAX
 
     def fixed(self, form: struct.Struct) -> Any:
         """One value of a fixed size."""
@@ -142,9 +146,16 @@ class Reader:
     def count(self, *, compact: bool, bytes_each: int) -> int:
         """How many elements an array has, each of at least ``bytes_each`` bytes; 0 for null."""
         count = max(0, self.length(compact=compact, short_form=False))
+        self.expect(count, bytes_each)
+        return count
+
+    def expect(self, count: int, bytes_each: int) -> None:
+        """So many elements or tags follow. Raises CorgiError also "invalid-argument", if they are too many."""
         if count * bytes_each > self.end - self.at:
             raise short()
-        return count
+        self.left -= count
+        if self.left < 0:
+            raise CorgiError("invalid-argument", f"a request has at most {ELEMENTS_MAX} elements in all")
 
     def text(self, *, compact: bool) -> str:
         """A string, "" for null, also if it is not UTF-8: then it names nothing that exists."""
@@ -153,8 +164,7 @@ class Reader:
     def skip_tags(self) -> None:
         """A section of tagged fields of which none is known."""
         count = self.uvarint()
-        if count > self.end - self.at:
-            raise short()
+        self.expect(count, 1)
         for _ in range(count):
             self.uvarint()
             self.take(self.uvarint())
@@ -268,14 +278,15 @@ def _struct_type(kind: type[Body], version: int, flexible: bool) -> _Type:
 
 def _read_tags(reader: Reader, tagged: dict[int, _Field], values: list[object], place: dict[str, int]) -> None:
     count = reader.uvarint()
-    if count > reader.end - reader.at:
-        raise short()
+    reader.expect(count, 1)
     for _ in range(count):
         number = reader.uvarint()
         inner = Reader(reader.take(reader.uvarint()))
+        inner.left = reader.left
         field = tagged.get(number)
         if field is not None and field.type is not None:
             values[place[field.name]] = field.type.read(inner)
+        reader.left = inner.left
 
 
 def _write_tags(out: bytearray, tagged: dict[int, _Field], body: Body) -> None:
@@ -399,8 +410,7 @@ def _array_type(inner: _Type, compact: bool, nullable: bool) -> _Type:
         if count < 0:
             _check_null(nullable)
             return None
-        if count * bytes_each > reader.end - reader.at:
-            raise short()
+        reader.expect(count, bytes_each)
         return tuple([read_one(reader) for _ in range(count)])
 
     def write(out: bytearray, value: tuple[Any, ...] | None) -> None:
