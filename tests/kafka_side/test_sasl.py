@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 
 import pytest
 from hypothesis import given, settings
@@ -165,6 +167,27 @@ def test_a_proof_is_good_for_its_own_exchange_only() -> None:
     assert isinstance(put(replayed, said), Refused)
     assert put(replayed, said.replace(b"one,", b"two,")) == Refused("the user or the password is wrong")
     assert isinstance(put(exchange, said), Known)
+
+
+def proof(password: str, salt: bytes, message: bytes) -> bytes:
+    """SHA-256's, by the RFC's formulas."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS_MIN)
+    key = hmac.digest(salted, b"Client Key", "sha256")
+    signature = hmac.digest(hashlib.sha256(key).digest(), message, "sha256")
+    return base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True)))
+
+
+@pytest.mark.parametrize(("nonce", "known"), [(b"abcN", True), (b"abcabcN", True), (b"abcNx", False), (b"abc", False)])
+def test_a_client_may_put_its_own_nonce_before_the_one_that_both_made(nonce: bytes, known: bool) -> None:
+    """librdkafka did so until 2.6.1, and Kafka looks at the end only: what the server added is in the proof anyway."""
+    exchange = Scram(SCRAM_SHA_256, SECURITY.credential, Outside("N"))
+    first = put(exchange, b"n,,n=alice,r=abc")
+    assert isinstance(first, Onward)
+    salt = base64.b64decode(first.token.split(b",")[1].removeprefix(b"s="))
+    told = b"c=biws,r=" + nonce
+    said = proof(PASSWORD, salt, b"n=alice,r=abc," + first.token + b"," + told)
+    last = put(exchange, told + b",p=" + said)
+    assert isinstance(last, Known if known else Refused)
 
 
 SCRAM_PIECES = st.sampled_from(

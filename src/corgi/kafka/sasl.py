@@ -171,7 +171,8 @@ class Scram:
         header, proof = _base64(binding[2:]), _base64(last[2:])
         if header is None or proof is None:
             return Refused("the client's final SCRAM message is not in base64")
-        if header != self._header.encode() or nonce[2:] != self._nonce:
+        # librdkafka before 2.6.1 repeats its own nonce in front; as in Kafka the end counts, which the server added
+        if header != self._header.encode() or not nonce.endswith(self._nonce):
             return Refused("the client's final SCRAM message does not continue its first")
         message = f"{self._messages},{told}".encode()
         if not credential.proves(message, proof):
