@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from corgi.base.ids import NodeId
-from corgi.base.limits import BUSY_HEARTBEAT_S, SUSPICION_S
+from corgi.base.limits import ECHO_APART_S, HEARTBEAT_S, SUSPICION_S
 from corgi.broker.detector import Detector
 from corgi.broker.hearing import LOOK_S, WAIT_S, Hearing
 from corgi.paxos.messages import Heartbeat
+from memory_cluster import Cluster
 
 ME, OTHER, THIRD = NodeId(1), NodeId(2), NodeId(3)
 
@@ -20,7 +21,6 @@ class World:
     """A node with a clock, a detector and nothing else."""
 
     time: float = 100.0
-    beats: list[float] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -36,8 +36,8 @@ class World:
     def wall_ms(self) -> int:
         return 0
 
-    def beat_soon(self, when: float) -> None:
-        self.beats.append(when)
+    def beat_soon(self, apart_s: float) -> None:
+        """The tests send heartbeats themselves."""
 
     def ask(self, *nodes: NodeId, client: str = "client") -> None:
         self.hearing.wait(client, nodes, lambda: self.answered.append(client))  # type: ignore[arg-type]
@@ -108,20 +108,41 @@ def test_silence_ends_by_suspicion_and_the_wait_in_any_case(world: World) -> Non
     assert world.time >= began + WAIT_S
 
 
-def test_heartbeats_that_are_asked_for_keep_a_distance(world: World) -> None:
-    for number in range(5):
-        world.ask(OTHER, client=f"client {number}")
-    first = world.time
-    assert world.beats == [first, first + BUSY_HEARTBEAT_S], "at once, and one for all who came behind it"
-    world.time += 1.0
-    world.detector.heard(OTHER)
-    world.ask(OTHER, client="late")
-    assert world.beats[2:] == [world.time]
-
-
 def test_nothing_stays_of_a_client_that_is_gone(world: World) -> None:
     world.ask(OTHER)
     world.ask(OTHER, client="another")
     world.hearing.client_closed("client")  # type: ignore[arg-type]
     world.echo(OTHER, world.detector.next_beat())
     assert world.look() == ["another"]
+
+
+def hear(cluster: Cluster, node: NodeId, *asking: NodeId) -> float:
+    """How long the last of those that ask for a node waits, in seconds."""
+    told: list[NodeId] = []
+    began = cluster.clock.time
+    for one in asking:
+        cluster.nodes[one].requests.hearing.wait(cluster, {node}, lambda one=one: told.append(one))  # type: ignore[arg-type, misc]
+    while len(told) < len(asking):
+        cluster.run(0.001, step=0.001)
+    return cluster.clock.time - began
+
+
+def test_an_echo_comes_sooner_than_heartbeats_do() -> None:
+    cluster = Cluster()
+    cluster.run(1.0)
+    waits_s = []
+    for _ in range(20):
+        cluster.run(HEARTBEAT_S * 0.7, step=0.001)
+        waits_s.append(hear(cluster, THIRD, ME))
+    assert max(waits_s) < HEARTBEAT_S / 2
+
+
+def test_nodes_that_wait_for_one_that_hangs_do_not_drive_each_other() -> None:
+    cluster = Cluster()
+    cluster.run(1.0)
+    cluster.cut |= {(THIRD, ME), (THIRD, OTHER)}  # its connections stay
+    cluster.log.clear()
+    waited_s = hear(cluster, THIRD, ME, OTHER)
+    beats = [message for sender, to, message in cluster.log if (sender, to, type(message)) == (ME, OTHER, Heartbeat)]
+    assert waited_s > SUSPICION_S / 2
+    assert len(beats) <= waited_s / ECHO_APART_S + 1

@@ -124,7 +124,7 @@ class KafkaNode:
         listeners = {LISTENER, *(options["security"].mechanisms if "security" in options else ())}
         members = self.node.options.members
         self.node.detector = Detector(NodeId(1), members, SUSPICION_S, self.node)  # type: ignore[attr-defined, arg-type]
-        self.node.beat_soon = lambda when: None  # type: ignore[attr-defined]
+        self.node.beat_soon = lambda apart_s: None  # type: ignore[attr-defined]
         self.node.random = random.Random(1)  # type: ignore[attr-defined]
         self.node.client_request = self.node.requests.received  # type: ignore[attr-defined]
         addresses = {NodeId(member): ("127.0.0.1", 9090 + member) for member in members}

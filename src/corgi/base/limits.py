@@ -34,6 +34,7 @@ PRODUCER_WINDOW = 5  # remembered batches of an idempotent producer in a partiti
 SUSPICION_S = 0.150  # silence after which a peer is suspected
 HEARTBEAT_S = 0.030  # idle beat; under load BUSY_HEARTBEAT_S
 BUSY_HEARTBEAT_S = 0.010
+ECHO_APART_S = 0.005  # between two heartbeats where somebody waits for an echo
 RANK_DELAY_S = 0.008  # takeover delay per rank behind the first successor
 RETRANSMIT_S = 0.300  # an Accept without an answer is sent again; links keep order, so this is rare
 FORWARD_RETRY_S = 0.250  # a forwarded command without outcome is forwarded again to the same ballot

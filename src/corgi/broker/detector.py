@@ -105,6 +105,11 @@ class Detector:
         """How many heartbeats this node has sent: the number of the newest."""
         return self._number
 
+    @property
+    def beat_sent_at(self) -> float:
+        """When the newest heartbeat was sent."""
+        return self._sent[-1][1] if self._sent else NEVER
+
     def next_beat(self) -> int:
         """The number of the heartbeat that is sent now to all peers."""
         self._number += 1

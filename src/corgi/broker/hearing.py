@@ -4,7 +4,8 @@ Clients ask who leads when a leader dies, and are often quicker than its peers: 
 closes its sockets one after the other, its clients' some milliseconds before its peers'; (3) a client asks another node
 at once; (4) that one, whose own link still seems sound, would name the dead node, and clients that were told so once do
 not ask again for long (librdkafka: 600 ms). So the answer waits for an echo of a heartbeat that was sent after the
-question and asks for it, or for the end of the link: a few milliseconds.
+question and asks for it, or for the end of the link: a few milliseconds. Such heartbeats and their echoes keep a
+distance, or two nodes that wait for a third would answer each other without end.
 
 It decides nothing, and what it waits for is bounded: a node that is silent and not suspected yet holds an answer up for
 WAIT_S at most.
@@ -16,7 +17,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from corgi.base.ids import NodeId
-from corgi.base.limits import BUSY_HEARTBEAT_S
+from corgi.base.limits import ECHO_APART_S
 from corgi.base.ports import ClientSession
 
 if TYPE_CHECKING:
@@ -46,13 +47,12 @@ class _Question:
 class Hearing:
     """All questions that wait for a sign of life."""
 
-    __slots__ = ("_beat_at", "_look_at", "_node", "_questions")
+    __slots__ = ("_look_at", "_node", "_questions")
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._questions: list[_Question] = []
         self._look_at = 0.0
-        self._beat_at = 0.0  # the newest heartbeat that was asked for: they keep a distance
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -64,11 +64,9 @@ class Hearing:
         if self._answered(question):
             then()
             return
+        self._node.beat_soon(ECHO_APART_S)
         now = self._node.clock.now()
         question.deadline = now + WAIT_S
-        if now >= self._beat_at:  # one that was asked for has left
-            self._beat_at = max(now, self._beat_at + BUSY_HEARTBEAT_S)
-            self._node.beat_soon(self._beat_at)
         if not self._questions:
             self._look_at = now + LOOK_S
         self._questions.append(question)

@@ -23,7 +23,7 @@ from corgi.base.command import (
 )
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Slot, TopicId, make_origin
-from corgi.base.limits import BUSY_HEARTBEAT_S, HEARTBEAT_S
+from corgi.base.limits import BUSY_HEARTBEAT_S, ECHO_APART_S, HEARTBEAT_S
 from corgi.base.ports import (
     ClientSession,
     Clock,
@@ -191,7 +191,7 @@ class Node:
         self.detector.beat(peer, message)
         self.identity.beaten(peer, message.durable_to)
         if message.asks:
-            self.beat_soon()
+            self.beat_soon(ECHO_APART_S)
         for lead in message.leads:
             if 0 <= lead.group < len(self.groups):
                 replica = self.groups[lead.group].replica
@@ -265,9 +265,9 @@ class Node:
         self.snapshots.advance(now)
         self.scrubber.advance(now)
 
-    def beat_soon(self, when: float = 0.0) -> None:
-        """Let the next heartbeat leave now, or not before ``when``."""
-        self._beat_at = min(self._beat_at, max(when, self.clock.now()))
+    def beat_soon(self, apart_s: float = 0.0) -> None:
+        """Let the next heartbeat leave now, or when the last one was sent so long ago."""
+        self._beat_at = min(self._beat_at, max(self.detector.beat_sent_at + apart_s, self.clock.now()))
         self.wake_at(self._beat_at)
 
     def wake_at(self, when: float) -> None:
