@@ -7,7 +7,7 @@ alter something may also see it; the permission to alter a configuration shows i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -17,8 +17,6 @@ ANYBODY = "*"
 ANONYMOUS = "ANONYMOUS"  # the user of a listener that asks nobody who it is
 CLUSTER_NAME = "kafka-cluster"
 ANY_NAME = "*"
-ANSWERS_MAX = 50_000  # that are kept
-KEPT_NAME_MAX = 256  # characters of a name for which one is kept
 
 
 class Kind(IntEnum):
@@ -67,6 +65,8 @@ OPERATIONS = {
 NOT_ASKED = -(1 << 31)  # in the place of the operations that a client has, if it did not ask
 _SEEING = (Operation.READ, Operation.WRITE, Operation.DELETE, Operation.ALTER)
 _IMPLIED_BY = {Operation.DESCRIBE: _SEEING, Operation.DESCRIBE_CONFIGS: (Operation.ALTER_CONFIGS,)}
+_DENIED = len(Operation) + min(Operation)  # where the bits of what is denied begin, above those of what is allowed
+_UNHEARD_OF = "\0"  # in no name
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,46 @@ class Rule:
     name: str
     prefix: bool = False
 
-    def covers(self, name: str) -> bool:
-        """Whether it speaks of the resource of this name."""
-        return name.startswith(self.name) if self.prefix else self.name in (name, ANY_NAME)
+    @property
+    def bits(self) -> int:
+        """The operations that it allows, with what they imply, or denies: a bit for each."""
+        each = tuple(Operation) if self.operation == Operation.ALL else (self.operation,)
+        if not self.allow:
+            return sum(1 << operation + _DENIED for operation in each)
+        implied = [operation for operation, by in _IMPLIED_BY.items() if self.operation in by]
+        return sum(1 << operation for operation in {*each, *implied})
+
+
+class _Book:
+    """The rules of one user about resources of one kind, found by name: their number costs nothing."""
+
+    __slots__ = ("lengths", "literal", "prefixed")
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.literal: dict[str, int] = {}
+        self.prefixed: dict[str, int] = {}
+        for rule in rules:
+            names = self.prefixed if rule.prefix else self.literal
+            names[rule.name] = names.get(rule.name, 0) | rule.bits
+        self.lengths = sorted({len(name) for name in self.prefixed})
+
+    def about(self, name: str) -> int:
+        """The bits of all rules that speak of the resource of this name."""
+        found = self.literal.get(name, 0) | self.literal.get(ANY_NAME, 0)
+        for length in self.lengths:
+            if length > len(name):
+                break
+            found |= self.prefixed.get(name[:length], 0)
+        return found
+
+    def examples(self, operation: Operation) -> Iterator[str]:
+        """Names of which one may be used so if any may: of each rule that allows it one that it speaks of."""
+        for name, bits in self.literal.items():
+            if bits >> operation & 1:
+                yield _UNHEARD_OF if name == ANY_NAME else name
+        for prefix, bits in self.prefixed.items():
+            if bits >> operation & 1:
+                yield prefix + _UNHEARD_OF
 
 
 class Access:
@@ -94,46 +131,24 @@ class Access:
     def __init__(self, rules: Iterable[Rule], superusers: Iterable[str] = ()) -> None:
         self.rules = tuple(rules)
         self.superusers = frozenset(superusers)
-        self._of: dict[tuple[str, Kind], list[Rule]] = {}
+        of: dict[tuple[str, Kind], list[Rule]] = {}
         for rule in self.rules:
-            self._of.setdefault((rule.user, rule.kind), []).append(rule)
-        self._answers: dict[tuple[str, Operation, Kind, str], bool] = {}
+            of.setdefault((rule.user, rule.kind), []).append(rule)
+        self._books = {key: _Book(found) for key, found in of.items()}
 
     def may(self, user: str, operation: Operation, kind: Kind, name: str) -> bool:
         """Whether the user may do this to the resource."""
-        key = (user, operation, kind, name)
-        if len(name) > KEPT_NAME_MAX:
-            return self._judge(*key)
-        found = self._answers.get(key)
-        if found is None:
-            if len(self._answers) >= ANSWERS_MAX:
-                self._answers.clear()
-            found = self._answers[key] = self._judge(*key)
-        return found
+        if user in self.superusers:
+            return True
+        found = 0
+        for book in self._of(user, kind):
+            found |= book.about(name)
+        return bool(found >> operation & 1) and not found >> operation + _DENIED & 1
 
     def may_somewhere(self, user: str, operation: Operation, kind: Kind) -> bool:
         """Whether there is a name, known or not, with which the user may do this (KIP-679)."""
-        if user in self.superusers:
-            return True
-        rules = [rule for rule in self._rules(user, kind) if rule.operation in (operation, Operation.ALL)]
-        denied = [rule for rule in rules if not rule.allow]
-        return any(rule.allow and not any(_hides(other, rule) for other in denied) for rule in rules)
+        names = (name for book in self._of(user, kind) for name in book.examples(operation))
+        return user in self.superusers or any(self.may(user, operation, kind, name) for name in names)
 
-    def _rules(self, user: str, kind: Kind) -> list[Rule]:
-        return self._of.get((user, kind), []) + self._of.get((ANYBODY, kind), [])
-
-    def _judge(self, user: str, operation: Operation, kind: Kind, name: str) -> bool:
-        if user in self.superusers:
-            return True
-        rules = [rule for rule in self._rules(user, kind) if rule.covers(name)]
-        if any(not rule.allow and rule.operation in (operation, Operation.ALL) for rule in rules):
-            return False
-        enough = (operation, Operation.ALL, *_IMPLIED_BY.get(operation, ()))
-        return any(rule.allow and rule.operation in enough for rule in rules)
-
-
-def _hides(denied: Rule, allowed: Rule) -> bool:
-    """Whether everything that one allows is what the other denies."""
-    if denied.prefix:
-        return allowed.name.startswith(denied.name)
-    return denied.name == ANY_NAME or (not allowed.prefix and denied.name == allowed.name)
+    def _of(self, user: str, kind: Kind) -> list[_Book]:
+        return [book for who in (user, ANYBODY) if (book := self._books.get((who, kind))) is not None]
