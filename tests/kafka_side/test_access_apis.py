@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kafka_world import KafkaClient, KafkaNode, decoded, fields_of, nested, request
+from access_world import (
+    BATCH,
+    CLUSTER,
+    DENIED,
+    GROUP,
+    MINE,
+    THEIRS,
+    TOPIC,
+    TRANSACTION,
+    a_world,
+    codes,
+    come,
+    fetched,
+    produced,
+    put,
+    topic_of_metadata,
+    with_and_without,
+)
+from kafka_world import KafkaNode, decoded
 from sasl_world import user
 
-from corgi.base.records import encode_batch, restamped
+from corgi.base.records import restamped
 from corgi.kafka import transactional
 from corgi.kafka.access import CLUSTER_NAME, REFUSALS, Access, Kind, Operation, Rule
 from corgi.kafka.apis import (
@@ -53,14 +69,10 @@ from corgi.kafka.apis import (
     sync_group,
     txn_offset_commit,
 )
-from corgi.kafka.codec import Body, Reader, read_body, write_body
+from corgi.kafka.codec import Body, write_body
 from corgi.kafka.security import Security
 from corgi.kafka.table import APIS
-from one_node import START_MS
 
-TOPIC, GROUP, CLUSTER, TRANSACTION = 29, 30, 31, 53
-DENIED = {TOPIC, GROUP, CLUSTER, TRANSACTION}
-MINE, THEIRS = "mine", "theirs"
 RULES = [
     Rule("alice", True, Operation.ALL, Kind.TOPIC, MINE),
     Rule("alice", True, Operation.ALL, Kind.GROUP, MINE),
@@ -227,64 +239,9 @@ def of_the_cluster() -> Iterator[tuple[Any, Body, Operation]]:
     yield elect_leaders, elect_leaders.Request(topics=(elect_leaders.Topic(MINE, (0,)),)), Operation.ALTER
 
 
-def a_world(rules: Sequence[Rule]) -> KafkaNode:
-    users = [user("alice"), user("admin"), user("bob"), user("root")]
-    made = KafkaNode(security=Security(users, access=Access(rules, ["root"])))
-    for name in (MINE, THEIRS):
-        made.node.create(name, 1)
-    return made
-
-
 @pytest.fixture
 def world() -> KafkaNode:
     return a_world(RULES)
-
-
-def come(world: KafkaNode, name: str) -> KafkaClient:
-    client = world.client()
-    client.session.user = name
-    return client
-
-
-def put(client: KafkaClient, module: Any, body: Body, version: int | None = None) -> Any:
-    """The answer, or None if it does not come at once."""
-    api = module.API
-    version = api.versions[1] if version is None else version
-    out = bytearray()
-    write_body(body, version, out, flexible=version >= api.flexible)
-    client.send(api.key, version, bytes(out))
-    client.world.node.turns()
-    answers = client.answers()
-    if not answers:
-        return None
-    ((_, answer),) = answers
-    flexible = version >= api.flexible
-    response = getattr(module, "Response", None) or importlib.import_module(api.handle.__module__).Response
-    reader = Reader(memoryview(answer), int(flexible))
-    found = read_body(response, version, reader, flexible=flexible)
-    assert reader.at == len(answer)
-    return found
-
-
-def codes(found: Any) -> set[int]:
-    """All error codes anywhere in an answer."""
-    if isinstance(found, tuple | list):
-        return set().union(*map(codes, found)) if found else set()
-    if not isinstance(found, Body):
-        return set()
-    told: set[int] = set()
-    for field in found.__struct_fields__:
-        value = getattr(found, field)
-        told |= {value} if field in ("error", "config_error") else codes(value)
-    return told - {0}
-
-
-def topic_of_metadata(client: KafkaClient, version: int, name: str | None, *, create: bool = False) -> list[Any]:
-    cls = request(3, version)
-    kind = nested(cls, "topics")
-    wanted: Any = None if name is None else (fields_of(kind, name=name, topic_id=None),)
-    more = {"include_cluster_authorized_operations": False, "include_topic_authorized_operations": False}
-    return list(client.call(fields_of(cls, topics=wanted, allow_auto_topic_creation=create, **more)).topics)
 
 
 NAMED = [case for case in by_name() if case[0] is not metadata]
@@ -315,19 +272,6 @@ def test_the_cluster_is_for_who_is_trusted_with_it(world: KafkaNode, module: Any
     assert not codes(put(come(world, "admin"), module, body)) & DENIED
 
 
-def refused_with(module: Any, body: Body, *rules: Rule) -> set[int]:
-    """What alice is told with these rules, and all rights to what is hers."""
-    hers = [Rule("alice", True, Operation.ALL, kind, MINE) for kind in (Kind.TOPIC, Kind.GROUP, Kind.TRANSACTIONAL_ID)]
-    return codes(put(come(a_world([*hers, *rules]), "alice"), module, body)) & DENIED
-
-
-def one_operation_decides(module: Any, body: Body, operation: Operation, kind: Kind, name: str) -> None:
-    """It is enough, and nothing else is."""
-    alone, all_of_them = (Rule("alice", True, one, kind, name) for one in (operation, Operation.ALL))
-    assert refused_with(module, body, alone) == set()
-    assert refused_with(module, body, all_of_them, Rule("alice", False, operation, kind, name)) == {REFUSALS[kind]}
-
-
 @pytest.mark.parametrize(
     ("module", "make", "code", "operation"), [pytest.param(*case, id=f"{case[0].API.name}-{case[2]}") for case in NAMED]
 )
@@ -335,37 +279,23 @@ def test_kafkas_own_operation_decides(
     module: Any, make: Callable[[str], Body], code: int, operation: Operation
 ) -> None:
     (kind,) = [kind for kind, refusal in REFUSALS.items() if refusal == code]
-    one_operation_decides(module, make(THEIRS), operation, kind, THEIRS)
+    enough, all_others = with_and_without(operation, kind)
+    assert codes(put(come(enough, "alice"), module, make(THEIRS))) & DENIED == set()
+    assert codes(put(come(all_others, "alice"), module, make(THEIRS))) & DENIED == {code}
 
 
 @pytest.mark.parametrize(
     ("module", "body", "operation"), [pytest.param(*case, id=case[0].API.name) for case in of_the_cluster()]
 )
 def test_kafkas_own_operation_decides_of_the_cluster(module: Any, body: Body, operation: Operation) -> None:
-    one_operation_decides(module, body, operation, Kind.CLUSTER, CLUSTER_NAME)
+    enough, all_others = with_and_without(operation, Kind.CLUSTER, CLUSTER_NAME)
+    assert codes(put(come(enough, "alice"), module, body)) & DENIED == set()
+    assert codes(put(come(all_others, "alice"), module, body)) == {CLUSTER}
 
 
 def test_no_api_is_forgotten() -> None:
     tested = {module.API.key for module, *_ in (*by_name(), *of_the_cluster())}
     assert tested | FREE | BY_HAND | NOTHING_NAMED == set(APIS)
-
-
-def produce(name: str, batch: bytes, transactional_id: str | None = None, version: int = 9) -> Any:
-    cls = request(0, version)
-    topic = nested(cls, "topic_data")
-    data = (fields_of(nested(topic, "partition_data"), index=0, records=batch),)
-    return fields_of(
-        cls, transactional_id=transactional_id, acks=-1, timeout=datetime.timedelta(seconds=1),
-        topic_data=(fields_of(topic, name=name, partition_data=data),),
-    )  # fmt: skip
-
-
-def produced(client: KafkaClient, *arguments: Any) -> int:
-    (topic,) = client.call(produce(*arguments)).responses
-    return int(topic.partition_responses[0].error_code)
-
-
-BATCH = encode_batch([(b"k", b"v", (), START_MS)])
 
 
 def test_who_may_not_write_does_not(world: KafkaNode) -> None:
@@ -391,25 +321,9 @@ def test_who_may_not_read_gets_nothing(world: KafkaNode, version: int) -> None:
     topic = world.front.topic(THEIRS)
     assert topic is not None
     world.node.produce(topic.topic, 0, b"secret")
-    cls = request(1, version)
-    kind = nested(cls, "topics")
-    part = fields_of(
-        nested(kind, "partitions"), partition=0, fetch_offset=0, partition_max_bytes=1 << 20,
-        current_leader_epoch=-1, last_fetched_epoch=-1, log_start_offset=-1,
-    )  # fmt: skip
-
-    def fetched(client: KafkaClient, name: str) -> tuple[int, bytes]:
-        wanted = fields_of(
-            cls, replica_id=-1, max_wait=datetime.timedelta(0), min_bytes=0, max_bytes=1 << 20, isolation_level=0,
-            session_id=0, session_epoch=-1, forgotten_topics_data=(), rack_id="",
-            topics=(fields_of(kind, topic=name, partitions=(part,)),),
-        )  # fmt: skip
-        (found,) = client.call(wanted).responses[0].partitions
-        return int(found.error_code), bytes(found.records or b"")
-
-    assert fetched(come(world, "alice"), THEIRS) == (TOPIC, b"")
-    assert fetched(come(world, "alice"), "not-there") == (TOPIC, b"")
-    assert fetched(come(world, "alice"), MINE) == (0, b"")
+    assert fetched(come(world, "alice"), THEIRS, version) == (TOPIC, b"")
+    assert fetched(come(world, "alice"), "not-there", version) == (TOPIC, b"")
+    assert fetched(come(world, "alice"), MINE, version) == (0, b"")
 
 
 def test_metadata_shows_what_may_be_seen(world: KafkaNode) -> None:
