@@ -65,8 +65,8 @@ def _ask(call: Call[Request], missing: Code) -> None:
     places: dict[tuple[int, int], tuple[TopicId, int, int]] = {}
     found: dict[tuple[int, int], Result] = {}
     for i, topic in enumerate(call.request.topics):
+        refused = call.refusal(Operation.DELETE, Kind.TOPIC, topic.name)
         for j, place in enumerate(topic.partitions):
-            refused = call.refusal(Operation.DELETE, Kind.TOPIC, topic.name)
             if refused:
                 found[i, j] = Result(place.partition, _NO_OFFSET, refused)
                 continue

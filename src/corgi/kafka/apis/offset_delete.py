@@ -58,19 +58,23 @@ def handle(call: Call[Request]) -> None:
         call.answer(Response(refused))
         return
     units = {}
+    codes: dict[tuple[str, int], Code] = {}
     for topic in said.topics:
+        refused = call.refusal(Operation.READ, Kind.TOPIC, topic.name)
         for place in topic.partitions:
             found = call.front.having(topic.name, place.partition)
-            if found is not None and call.may(Operation.READ, Kind.TOPIC, topic.name):
+            if refused or found is None:
+                codes[topic.name, place.partition] = refused or Code.UNKNOWN_TOPIC_OR_PARTITION
+            else:
                 units[topic.name, place.partition] = (found.topic, place.partition, 0)
 
     def done(errors: list[int]) -> None:
-        by_place = dict(zip(units, errors, strict=True))
+        codes.update({at: _code(error) for at, error in zip(units, errors, strict=True)})
         whole = next((error for error in errors if group_code_of(error) == Code.NOT_COORDINATOR), OK)
         topics = [
             DeletedTopic(
                 topic.name,
-                tuple([Deleted(one.partition, _code(call, by_place, topic.name, one)) for one in topic.partitions]),
+                tuple([Deleted(one.partition, codes[topic.name, one.partition]) for one in topic.partitions]),
             )
             for topic in said.topics
         ]
@@ -80,13 +84,7 @@ def handle(call: Call[Request]) -> None:
     call.front.node.requests.classic_commits.forget(call.session, who, list(units.values()), PATIENCE_S, done)
 
 
-def _code(call: Call[Request], errors: dict[tuple[str, int], int], name: str, place: Place) -> Code:
-    refused = call.refusal(Operation.READ, Kind.TOPIC, name)
-    if refused:
-        return refused
-    error = errors.get((name, place.partition))
-    if error is None:
-        return Code.UNKNOWN_TOPIC_OR_PARTITION
+def _code(error: int) -> Code:
     return Code.GROUP_SUBSCRIBED_TO_TOPIC if error == _UNKNOWN_MEMBER else group_code_of(error)
 
 
