@@ -13,7 +13,15 @@ import pytest
 from corgi.base.errors import CorgiError
 from corgi.cli.main import main
 from corgi.kafka.access import ANONYMOUS, Kind, Operation
-from corgi.kafka.credentials import MECHANISMS, PLAIN, SCRAM_SHA_256, SCRAM_SHA_512, Derivation, credential_of
+from corgi.kafka.credentials import (
+    MECHANISMS,
+    PLAIN,
+    SCRAM_SHA_256,
+    SCRAM_SHA_512,
+    Derivation,
+    credential_of,
+    parse_credential,
+)
 from corgi.server.config import UNSAFE_PHRASE, check, load
 from corgi.server.users import parse_security
 
@@ -81,6 +89,7 @@ def test_users_without_a_listener_do_no_harm() -> None:
         ({"users": [{**ALICE, "name": "a\nb"}]}, "cannot be a user's name"),
         ({"users": [{**ALICE, "name": ANONYMOUS}]}, "cannot be a user's name"),
         ({"users": [{**ALICE, "name": "*"}]}, "cannot be a user's name"),
+        ({"users": [{**ALICE, "name": "ü" * 128}]}, "cannot be a user's name"),
         ({"users": "alice:secret"}, "users"),
         ({"acls": [RULE]}, "rule 1 of 'alice' is of no user"),
         ({"users": [ALICE], "acls": [{**RULE, "name": ""}]}, "names no topic"),
@@ -162,11 +171,15 @@ def test_words_for_listeners_that_are_not_there_are_judged_all_the_same() -> Non
     assert parse_security("plaintext", (), users=False) == {}
 
 
+def type_in(monkeypatch: pytest.MonkeyPatch, typed: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), "ascii"))
+
+
 @pytest.mark.parametrize("name", ["alice", 'with "quotes" and \\', "ünicode"])
 def test_what_corgi_user_prints_is_a_configuration(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("secret\nmore\n"))
+    type_in(monkeypatch, b"secret\nmore\n")
     assert main(["user", "entry", name, "--superuser", "--iterations", "4096"]) == 0
     printed = capsys.readouterr()
     config = check({**LEAST, **tomllib.loads(printed.out)})
@@ -180,12 +193,23 @@ def test_what_corgi_user_prints_is_a_configuration(
     assert "secret" not in printed.out + printed.err
 
 
+@pytest.mark.parametrize("password", ["pässword".encode(), b"\xff\x80", "秘密".encode()])
+def test_a_password_is_taken_as_it_is_whatever_the_locale(
+    password: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in(monkeypatch, password + b"\r\n")
+    assert main(["user", "entry", "a", "--iterations", "4096"]) == 0
+    (entry,) = tomllib.loads(capsys.readouterr().out)["users"]
+    for credential in map(parse_credential, entry["credentials"]):
+        assert credential.fits(credential.derivation(password).run())
+
+
 def test_corgi_user_tells_programs_the_same(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     salts = set()
     for _ in range(2):
-        monkeypatch.setattr("sys.stdin", io.StringIO("secret"))
+        type_in(monkeypatch, b"secret")
         assert main(["user", "entry", "a", "--mechanism", SCRAM_SHA_512, "-o", "json"]) == 0
         told = json.loads(capsys.readouterr().out)
         (credential,) = told.pop("credentials")
@@ -204,6 +228,7 @@ def test_corgi_user_tells_programs_the_same(
         (["alice"], "a\0b"),
         ([""], "secret"),
         (["*"], "secret"),
+        (["ü" * 128], "secret"),
         (["a\nb"], "secret"),
         (["alice", "--iterations", "4095"], "secret"),
         (["alice", "--iterations", str(2**31)], "secret"),
@@ -213,7 +238,7 @@ def test_corgi_user_tells_programs_the_same(
 def test_corgi_user_refuses_what_cannot_be(
     words: list[str], typed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    type_in(monkeypatch, typed.encode())
     assert main(["user", "entry", *words]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -11,7 +11,6 @@ from cyclopts import App, Parameter
 from corgi.base.errors import CorgiError
 from corgi.cli.exits import Exit
 from corgi.cli.output import OutputOption, print_json
-from corgi.kafka.access import ANONYMOUS, ANYBODY
 from corgi.kafka.credentials import (
     ITERATIONS_DEFAULT,
     ITERATIONS_MAX,
@@ -19,10 +18,11 @@ from corgi.kafka.credentials import (
     SALT_BYTES,
     SCRAM_SHA_256,
     SCRAM_SHA_512,
+    Credential,
     Derivation,
     credential_of,
 )
-from corgi.kafka.sasl import NAME_BYTES_MAX
+from corgi.kafka.security import check_user_name
 
 app = App(
     name="user",
@@ -73,7 +73,10 @@ def entry(
     superuser
         The user may do everything, whatever the rules say.
     """
-    _check(name, iterations)
+    check_user_name(name)
+    if not ITERATIONS_MIN <= iterations <= ITERATIONS_MAX:
+        told = f"--iterations {iterations}: expected {ITERATIONS_MIN} to {ITERATIONS_MAX}"
+        raise CorgiError("invalid-argument", told)
     password = _password()
     credentials = [str(_credential(one, password, iterations)) for one in ((mechanism,) if mechanism else _BOTH)]
     if output == "json":
@@ -86,24 +89,15 @@ def entry(
     return Exit.OK
 
 
-def _check(name: str, iterations: int) -> None:
-    if not name or not name.isprintable() or len(name.encode()) > NAME_BYTES_MAX or name in (ANYBODY, ANONYMOUS):
-        raise CorgiError("invalid-argument", f"{name[:50]!r} cannot be a user's name")
-    if not ITERATIONS_MIN <= iterations <= ITERATIONS_MAX:
-        told = f"--iterations {iterations}: expected {ITERATIONS_MIN} to {ITERATIONS_MAX}"
-        raise CorgiError("invalid-argument", told)
-
-
 def _password() -> bytes:
     if sys.stdin is not None and sys.stdin.isatty():
         from getpass import getpass
 
-        text = getpass("password: ", stream=sys.stderr)
-        if getpass("once more: ", stream=sys.stderr) != text:
+        password = getpass("password: ", stream=sys.stderr).encode(errors="surrogateescape")
+        if getpass("once more: ", stream=sys.stderr).encode(errors="surrogateescape") != password:
             raise CorgiError("invalid-argument", "the two are not the same", hint="type it again")
-    else:
-        text = "" if sys.stdin is None else sys.stdin.readline(2 * PASSWORD_BYTES_MAX).rstrip("\r\n")
-    password = text.encode(errors="surrogateescape")
+    else:  # bytes as they are, whatever the locale
+        password = b"" if sys.stdin is None else sys.stdin.buffer.readline(2 * PASSWORD_BYTES_MAX).rstrip(b"\r\n")
     if not password or b"\0" in password or len(password) > PASSWORD_BYTES_MAX:
         raise CorgiError(
             "invalid-argument",
@@ -113,7 +107,7 @@ def _password() -> bytes:
     return password
 
 
-def _credential(mechanism: str, password: bytes, iterations: int) -> object:
+def _credential(mechanism: str, password: bytes, iterations: int) -> Credential:
     import secrets
 
     return credential_of(Derivation(mechanism, password, secrets.token_bytes(SALT_BYTES), iterations))

@@ -11,7 +11,8 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from corgi.kafka.access import Access
+from corgi.base.errors import CorgiError
+from corgi.kafka.access import ANONYMOUS, ANYBODY, Access
 from corgi.kafka.credentials import (
     HASHES,
     ITERATIONS_DEFAULT,
@@ -22,6 +23,15 @@ from corgi.kafka.credentials import (
     SCRAM_SHA_512,
     Credential,
 )
+from corgi.kafka.sasl import NAME_BYTES_MAX
+
+_TOLD_MAX = 50  # characters of a name that cannot be one
+
+
+def check_user_name(name: str) -> None:
+    """Raises CorgiError "invalid-argument" for what no client can say, or rules have another meaning for."""
+    if not name or not name.isprintable() or len(name.encode()) > NAME_BYTES_MAX or name in (ANYBODY, ANONYMOUS):
+        raise CorgiError("invalid-argument", f"{name[:_TOLD_MAX]!r} cannot be a user's name")
 
 
 @dataclass(frozen=True, slots=True)

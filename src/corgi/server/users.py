@@ -15,7 +15,7 @@ from corgi.base.errors import CorgiError
 from corgi.kafka.access import ANONYMOUS, ANY_NAME, ANYBODY, CLUSTER_NAME, Access, Kind, Operation, Rule
 from corgi.kafka.credentials import MECHANISMS, PLAIN, Credential, parse_credential
 from corgi.kafka.sasl import NAME_BYTES_MAX
-from corgi.kafka.security import Security, User
+from corgi.kafka.security import Security, User, check_user_name
 
 USERS_MAX = 1_000
 RULES_MAX = 10_000
@@ -118,8 +118,10 @@ def sends_passwords(mechanisms: Iterable[str]) -> bool:
 
 
 def _user(entry: UserEntry) -> User:
-    if not entry.name.isprintable() or entry.name in (ANYBODY, ANONYMOUS):
-        raise CorgiError("invalid-argument", f"users: {entry.name!r} cannot be a user's name")
+    try:
+        check_user_name(entry.name)
+    except CorgiError as error:
+        raise CorgiError("invalid-argument", f"users: {error.message}") from None
     credentials: dict[str, Credential] = {}
     for i, text in enumerate(entry.credentials):
         try:
