@@ -20,7 +20,7 @@ from access_world import (
     topic_of_metadata,
     with_and_without,
 )
-from kafka_world import KafkaClient, KafkaNode
+from kafka_world import KafkaClient, KafkaNode, fields_of, nested, request
 
 from corgi.base.records import restamped
 from corgi.kafka.access import CLUSTER_NAME, Kind, Operation, Rule
@@ -36,6 +36,7 @@ from corgi.kafka.apis import (
     offset_delete,
     offset_fetch,
 )
+from corgi.kafka.codec import NO_UUID
 from corgi.kafka.transactional import Places
 
 READ, WRITE, CREATE, DESCRIBE = Operation.READ, Operation.WRITE, Operation.CREATE, Operation.DESCRIBE
@@ -146,6 +147,25 @@ def test_a_topic_that_is_named_by_its_id_is_told_by_name_to_who_may_describe_it(
         (told,) = put(alice(world), delete_topics, delete_topics.Request(topics=(wanted,))).results
         assert (told.error, told.name) == (TOPIC, name)
         assert world.front.topic(THEIRS) is not None
+
+
+def test_the_id_of_a_topic_is_told_to_who_may_describe_it() -> None:
+    for rules, seen in (([], False), ([Rule("alice", True, DESCRIBE, Kind.TOPIC, THEIRS)], True)):
+        world = a_world(rules)
+        wanted = delete_topics.Request(topics=(delete_topics.Wanted(THEIRS),))
+        (told,) = put(alice(world), delete_topics, wanted).results
+        assert (told.error, told.topic_id) == (TOPIC, uuid_of(world, THEIRS) if seen else NO_UUID)
+
+
+def test_metadata_by_id_is_for_who_may_describe() -> None:
+    for world, code in zip(with_and_without(DESCRIBE, Kind.TOPIC), (0, TOPIC), strict=True):
+        cls = request(3, 12)
+        topic = fields_of(nested(cls, "topics"), name=None, topic_id=UUID(bytes=uuid_of(world, THEIRS)))
+        asked = fields_of(
+            cls, topics=(topic,), allow_auto_topic_creation=False, include_topic_authorized_operations=False
+        )
+        (told,) = alice(world).call(asked).topics
+        assert (int(told.error_code), told.name) == (code, None if code else THEIRS)
 
 
 def test_a_topic_is_made_by_who_may_create_in_the_cluster_and_its_configuration_told_to_who_may_see_it() -> None:
