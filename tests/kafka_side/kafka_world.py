@@ -8,7 +8,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
 
-from kafka_python_codec import REQUEST, RESPONSE, there_and_back
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
 
@@ -21,6 +20,7 @@ from corgi.kafka.credentials import Derivation
 from corgi.kafka.front import Front, KafkaOptions
 from corgi.kafka.session import KafkaSession
 from corgi.kafka.table import APIS
+from kafka_side.kafka_python_codec import REQUEST, RESPONSE, there_and_back
 from one_node import OneNode
 
 LISTENER = "default"
