@@ -169,14 +169,20 @@ def a_produce(version: int, compact: bool) -> bytes:
 
 
 def a_fetch(version: int, compact: bool) -> bytes:
+    """With compact fields of two partitions: one by a leader epoch that is over, which is answered by who leads."""
     out = bytearray(struct.pack(">i", -1) if version < 15 else b"")
     out += struct.pack(">iiib", 500, 1, 1 << 20, 1)
     out += struct.pack(">ii", 0, -1) if version >= 7 else b""
     put_count(out, 1, compact=compact)
     if version >= 13:
-        out += bytes(UUID_BYTES)
+        world = KafkaNode()
+        out += world.front.uuid_of(world.node.create(TOPIC, 2))
     else:
         put_text(out, TOPIC, compact=compact)
-    put_count(out, 1, compact=compact)
-    out += struct.pack(">iiqiqi", 1, -1, 0, -1, -1, 1 << 20) if version >= 12 else struct.pack(">iqi", 1, 0, 1 << 20)
-    return bytes(out) + (b"\0\0\1\1\0" if compact else b"")
+    if not compact:
+        put_count(out, 1, compact=compact)
+        return bytes(out) + struct.pack(">iqi", 1, 0, 1 << 20)
+    put_count(out, 2, compact=compact)
+    for partition, epoch in ((0, 0), (1, -1)):
+        out += struct.pack(">iiqiqi", partition, epoch, 0, -1, -1, 1 << 20) + b"\0"
+    return bytes(out) + b"\0\1\1\0"
