@@ -5,8 +5,8 @@
 One node of its own process, with its log in memory where the machine has /dev/shm, and one connection to it from here.
 The figure is the node's own processor time, in the kernel and outside of it, for each request: sockets, the listener,
 the request, consensus of one, the log. ``--profile`` shows the shares of the broker's parts in the processor time of
-its loop, and the functions that take the most. Profiling makes calls
-dearer than they are, and the kernel's part cheaper.
+its loop, and the functions that take the most. Profiling makes calls dearer than they are, and the kernel's part
+cheaper.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from kafka_connections import a_produce, answer, dial, framed, make_topic
+from kafka_connections import a_produce, acknowledged, answer, dial, framed, make_topic
 
 from corgi.base.records import encode_batch
 from corgi.testing.embedded import Broker
@@ -39,6 +39,7 @@ RECORD_BYTES = 1024
 RECORDS = 64
 WARM, ROUNDS, REPEAT = 200, 1_000, 5
 SHOWN, PARTS_SHOWN = 30, 20
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def a_fetch(offset: int, size: int) -> bytes:
@@ -46,9 +47,6 @@ def a_fetch(offset: int, size: int) -> bytes:
     name = struct.pack(">h", len(TOPIC)) + TOPIC.encode()
     body = struct.pack(">iiiib", -1, 500, 1, size, 0)
     return framed(1, 4, body + struct.pack(">i", 1) + name + struct.pack(">iiqi", 1, 0, offset, size))
-
-
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 async def serve(profile: bool) -> None:
@@ -126,30 +124,38 @@ class Node:
         return self._process.stdout.readline().strip()
 
 
-def ask(plug: socket.socket, requests: list[bytes], count: int) -> None:
-    for number in range(count):
-        plug.sendall(requests[number % len(requests)])
-        answer(plug)
+def fetched(plug: socket.socket, request: bytes, size: int) -> None:
+    """Send what ``a_fetch`` made, and demand so many bytes of records."""
+    plug.sendall(request)
+    if len(answer(plug)) < size:
+        raise ValueError("a fetch was answered by less than the batch")
 
 
 def measure(*, profile: bool, only: str = "") -> None:
     """Print the figures, of one API only."""
     values = [os.urandom(RECORD_BYTES) for _ in range(RECORDS)]
     batch = encode_batch([(None, value, (), 1_700_000_000_000) for value in values])
-    produces = [a_produce(TOPIC, batch)]
+    produce = a_produce(TOPIC, batch)
     fetches = [a_fetch(RECORDS * number, len(batch)) for number in range(WARM)]
     node = Node(profile=profile)
     make_topic(node.address, TOPIC)
     with dial(node.address) as plug:
-        ask(plug, produces, WARM)
-        ask(plug, fetches, WARM)
-        for what, requests in (("Fetch", fetches), ("Produce", produces)):  # while what is fetched is in memory
+        for _ in range(WARM):
+            acknowledged(plug, produce)
+        for fetch in fetches:
+            fetched(plug, fetch, len(batch))
+        asks = {
+            "Fetch": lambda number: fetched(plug, fetches[number % WARM], len(batch)),
+            "Produce": lambda _: acknowledged(plug, produce),
+        }
+        for what, ask in asks.items():  # Fetch first, while what is fetched is in memory
             if only not in ("", what):
                 continue
             took = []
             for _ in range(REPEAT):
                 before = node.used_us("begin")
-                ask(plug, requests, ROUNDS)
+                for number in range(ROUNDS):
+                    ask(number)
                 took.append((node.used_us("end") - before) / ROUNDS)
             took.sort()
             print(f"{what} of {len(batch)} bytes: {took[REPEAT // 2]:.0f} µs ({took[0]:.0f} to {took[-1]:.0f})")
