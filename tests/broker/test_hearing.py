@@ -146,3 +146,20 @@ def test_nodes_that_wait_for_one_that_hangs_do_not_drive_each_other() -> None:
     beats = [message for sender, to, message in cluster.log if (sender, to, type(message)) == (ME, OTHER, Heartbeat)]
     assert waited_s > SUSPICION_S / 2
     assert len(beats) <= waited_s / ECHO_APART_S + 1
+
+
+def test_an_echo_of_an_earlier_life_is_no_proof() -> None:
+    """A node that restarts counts its heartbeats from one; its peers have seen higher numbers."""
+    cluster = Cluster(groups=1)
+    cluster.run(2.0)
+    cluster.kill(ME)
+    cluster.filter = lambda sender, to, _: sender != ME  # what it sends is on its way for a while
+    node = cluster.start(ME)
+    cluster.run(0.02)
+    answered: list[str] = []
+    node.requests.hearing.wait(cluster, (OTHER,), lambda: answered.append("early"))  # type: ignore[arg-type]
+    cluster.run(0.02)
+    assert not answered
+    cluster.filter = lambda *_: True
+    cluster.run(0.05)
+    assert answered

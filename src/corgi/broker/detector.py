@@ -62,6 +62,7 @@ class Detector:
         view = self.peers[peer]
         view.connected = True
         view.beaten = False
+        view.number = 0  # a peer that has restarted counts anew: an echo of its last life would prove what is not true
         view.heard_at = view.connected_at = self.clock.now()
 
     def lost(self, peer: NodeId) -> None:
