@@ -45,13 +45,13 @@ async def test_values_may_take_their_time_while_they_come(monkeypatch: pytest.Mo
     def third() -> Iterator[StatusReply]:
         for _ in range(3):
             yield reply(3, voting=False)
-        for repaired in range(100):
-            yield reply(3, values_to_come=100 - repaired, repaired_values=repaired)
+        for repaired in range(80):
+            yield reply(3, values_to_come=80 - repaired, repaired_values=repaired)
         yield reply(3, snapshot_bytes_received=1, learned_bytes=20, repaired_bytes=300, values_to_come=0)
 
     healed = await Told(third(), monkeypatch).healed(5.0)
     assert healed.voting_s == 4
-    assert healed.whole_s == 104
+    assert healed.whole_s == 84
     assert healed.received_bytes(THREE) == 321
     assert healed.received_bytes(TWO) == 0
 
@@ -74,4 +74,26 @@ async def test_what_does_not_move_is_told(stuck: StatusReply, what: str, monkeyp
 async def test_values_that_come_do_not_excuse_a_node_that_does_not_vote(monkeypatch: pytest.MonkeyPatch) -> None:
     third = (reply(3, voting=False, values_to_come=100 - n, repaired_values=n) for n in range(100))
     with pytest.raises(CorgiError, match="node 3 does not vote; node 3 misses"):
+        await Told(third, monkeypatch).healed(5.0)
+
+
+async def test_a_node_that_answers_now_and_then_brings_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has got before it fell silent has not come when it answers again."""
+    told = Told(iter([]), monkeypatch)
+    third = reply(3, values_to_come=7, repaired_values=9)
+
+    async def status() -> list[StatusReply]:
+        told.time += 1.0
+        assert told.time < 200
+        return [reply(1), reply(2), *([third] if told.time % 2 else [])]
+
+    monkeypatch.setattr(told, "status", status)
+    with pytest.raises(CorgiError, match="timeout"):
+        await told.healed(5.0)
+
+
+async def test_values_that_come_for_ever_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ones, again and again."""
+    third = (reply(3, values_to_come=7, repaired_values=n) for n in range(5 * health.PATIENCE_MAX + 9))
+    with pytest.raises(CorgiError, match="node 3 misses 7 values"):
         await Told(third, monkeypatch).healed(5.0)

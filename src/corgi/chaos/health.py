@@ -14,6 +14,7 @@ from corgi.wire.messages import StatusReply
 
 POLL_S = 0.05
 RECEIVED = ("snapshot_bytes_received", "learned_bytes", "repaired_bytes")
+PATIENCE_MAX = 20
 LAG_SLOTS_MAX = 200  # a node that follows under load is never quite at the end
 
 
@@ -71,12 +72,13 @@ def missing(replies: Sequence[StatusReply]) -> list[str]:
 
 async def wait_healthy(mq: Corgi, nodes: int, timeout_s: float) -> Healed:
     """Every node has so long to vote and follow; values have to keep coming, however many they are, and it ends when
-    none has come for so long. Raises CorgiError "timeout", which says what is not well.
+    none has come for so long, or after PATIENCE_MAX times as long: the same ones may come again and again. Raises
+    CorgiError "timeout", which says what is not well.
     """
     began = time.monotonic()
     deadline = began + timeout_s
     voting_s: float | None = None
-    come = 0.0
+    most = 0.0  # values that have come: a node that does not answer for a moment takes its own away
     while True:
         replies = await mq.status()
         told, missed = complaints(replies, nodes), missing(replies)
@@ -85,9 +87,10 @@ async def wait_healthy(mq: Corgi, nodes: int, timeout_s: float) -> Healed:
             voting_s = passed_s
         if not told and not missed:
             return Healed(passed_s if voting_s is None else voting_s, passed_s, replies)
-        before, come = come, sum(reply.counters.get("repaired_values", 0.0) for reply in replies)
-        if not told and come > before:
-            deadline = time.monotonic() + timeout_s
+        come = sum(reply.counters.get("repaired_values", 0.0) for reply in replies)
+        if not told and come > most:
+            deadline = min(time.monotonic() + timeout_s, began + PATIENCE_MAX * timeout_s)
+        most = max(most, come)
         if time.monotonic() > deadline:
             raise CorgiError("timeout", f"{passed_s:.0f} s after all was healed: {'; '.join(told + missed)}")
         await asyncio.sleep(POLL_S)
