@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from corgi.base.command import Buffer, CommandKind, encode_data
@@ -14,6 +13,7 @@ from corgi.base.ids import GroupId, NodeId, Position
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
+from corgi.sim.disk import read_each
 from corgi.state.outcomes import Outcome
 
 
@@ -52,15 +52,7 @@ class MemoryWal:
     def read_many(
         self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
     ) -> None:
-        found: dict[int, bytes | CorgiError] = {}
-
-        def came(number: int, value: bytes | CorgiError) -> None:
-            found[number] = value
-            if len(found) == len(places):
-                done([found[n] for n in range(len(places))])
-
-        for number, (position, length) in enumerate(places):
-            self.read(position, length, partial(came, number))
+        read_each(self.read, places, done)
 
     def repair(self, position: Position, payload: bytes, done: Callable[[CorgiError | None], None]) -> None:
         named = self.bytes.get(position) == payload  # nothing is damaged here: what is there is what the header names

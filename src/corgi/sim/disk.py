@@ -235,16 +235,7 @@ class SimWal:
     def read_many(
         self, places: Sequence[tuple[Position, int]], done: Callable[[list[bytes | CorgiError]], None]
     ) -> None:
-        """Each by itself, as if several readers shared them: they are read at different times, in any order."""
-        found: dict[int, bytes | CorgiError] = {}
-
-        def came(number: int, value: bytes | CorgiError) -> None:
-            found[number] = value
-            if len(found) == len(places):
-                done([found[n] for n in range(len(places))])
-
-        for number, (position, length) in enumerate(places):
-            self.read(position, length, partial(came, number))
+        read_each(self.read, places, done)
 
     def read_disk(self, position: Position, length: int, done: Callable[[bytes | CorgiError], None]) -> None:
         self.read(position, length, done)
@@ -397,3 +388,20 @@ class SimWal:
         journal.prepared(number, self.disk.prepare(number))
         self._prepare_ahead()
         self._pump(False)
+
+
+def read_each(
+    read: Callable[[Position, int, Callable[[bytes | CorgiError], None]], None],
+    places: Sequence[tuple[Position, int]],
+    done: Callable[[list[bytes | CorgiError]], None],
+) -> None:
+    """Each by itself, as if several readers shared them: they are read at different times, in any order."""
+    found: dict[int, bytes | CorgiError] = {}
+
+    def came(number: int, value: bytes | CorgiError) -> None:
+        found[number] = value
+        if len(found) == len(places):
+            done([found[n] for n in range(len(places))])
+
+    for number, (position, length) in enumerate(places):
+        read(position, length, partial(came, number))
