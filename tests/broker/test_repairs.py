@@ -7,7 +7,9 @@ import pytest
 from corgi.base.command import CommandKind, encode_value
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
+from corgi.base.limits import KIB
 from corgi.base.ports import SnapshotName
+from corgi.broker.repair import ASKED_BYTES_MAX, UNKNOWN_BYTES
 from corgi.broker.values import Faulty
 from corgi.paxos.messages import ReadSlot, ReadSlots, SlotRead, SlotsRead, SnapshotOffer
 from corgi.state.commands import encode_log_start
@@ -101,6 +103,106 @@ def test_values_that_are_missing_together_are_asked_for_together() -> None:
     stored = cluster.wals[TWO].bytes
     assert {slot: stored[node.values.tables[G].position(slot)] for slot in slots} == values
     assert node.repairs.wanted == 0
+
+
+class _Missing:
+    """A node that misses many values, whose questions reach nobody: the test answers them, or not."""
+
+    def __init__(self, count: int) -> None:
+        self.cluster = cluster = Cluster(groups=1)
+        cluster.run(0.3)
+        leader = cluster.nodes[cluster.leader()]
+        for _ in range(count + 2):
+            leader.submit(G, CommandKind.LOG_START, encode_log_start([]), lambda _: None, timeout_s=5.0)
+            cluster.run(0.02)
+        self.node = cluster.nodes[TWO]
+        self.slots = [Slot(slot) for slot in range(2, count + 2)]
+        self.values = {slot: bytes(self.node.values.in_memory(G, slot) or b"") for slot in self.slots}
+        self.asked: list[tuple[NodeId, ReadSlot | ReadSlots]] = []
+        cluster.filter = self.take
+
+    def lose(self, *, known: bool = True) -> None:
+        values = self.node.values
+        for slot in self.slots:
+            values.tail.discard(G, slot)
+            if not known:
+                values.tables[G].put(slot, Position(-1), 0)
+            values.absent(G, slot)
+
+    def take(self, sender: NodeId, to: NodeId, message: object) -> bool:
+        if isinstance(message, ReadSlot | ReadSlots):
+            assert sender == TWO
+            self.asked.append((to, message))
+            return False
+        return True
+
+    def answer(self, peer: NodeId, slots: tuple[Slot, ...]) -> None:
+        values = [self.values[slot] for slot in slots]
+        told = SlotsRead(G, slots, tuple(len(value) for value in values))
+        self.node.repairs.on_slots_read(peer, told, memoryview(b"".join(values)))
+
+
+def test_what_comes_slowly_is_not_asked_for_again() -> None:
+    """On a slow link answers come one behind the other; each question asked again would put one more on the link."""
+    missing = _Missing(256)
+    missing.lose()
+    missing.cluster.run(0.1)
+    questions = list(missing.asked)
+    assert len(questions) == 4
+    for peer, question in questions[:3]:
+        assert isinstance(question, ReadSlots)
+        missing.cluster.run(0.4)
+        missing.answer(peer, question.slots)
+    assert missing.asked == questions
+    missing.cluster.run(0.6)
+    assert len(missing.asked) == 5, "silence means that it is lost"
+    assert missing.asked[4][0] != questions[3][0], "another peer is asked"
+
+
+def test_what_a_busy_peer_does_not_answer_is_asked_for_again_in_the_end() -> None:
+    missing = _Missing(128)
+    missing.lose()
+    missing.cluster.run(0.1)
+    (peer, first), (_, second) = missing.asked
+    assert isinstance(first, ReadSlots)
+    for slot in first.slots[:14]:
+        missing.cluster.run(0.4)
+        missing.answer(peer, (slot,))
+    again = {slot for _, question in missing.asked[2:] if isinstance(question, ReadSlots) for slot in question.slots}
+    assert isinstance(second, ReadSlots)
+    assert again >= set(second.slots)
+
+
+def test_values_of_unknown_length_may_be_long_and_are_asked_for_one_by_one() -> None:
+    missing = _Missing(40)
+    missing.lose(known=False)
+    missing.cluster.run(0.1)
+    assert len(missing.asked) == ASKED_BYTES_MAX / UNKNOWN_BYTES
+    assert all(isinstance(question, ReadSlot) for _, question in missing.asked)
+
+
+def test_a_peer_of_an_older_release_is_asked_for_one_value_at_a_time() -> None:
+    missing = _Missing(80)
+    for peer in (ONE, THREE):
+        missing.node.peer_connected(peer, bytes([peer]) * 16, 1)
+    missing.lose()
+    missing.cluster.run(0.1)
+    assert len(missing.asked) == 80
+    assert all(isinstance(question, ReadSlot) for _, question in missing.asked)
+
+
+def test_an_answer_is_not_larger_than_a_question_may_ask_for() -> None:
+    cluster = Cluster(groups=1)
+    cluster.run(0.3)
+    node = cluster.nodes[TWO]
+    slots = tuple(Slot(slot) for slot in range(1, 6))
+    node.groups[G].replica.learner.prefix = Slot(5)
+    for slot in slots:
+        node.values.tail.put(G, slot, bytes(100 * KIB))
+    cluster.posted.clear()
+    node.repairs.on_read_slots(ONE, ReadSlots(G, slots, (Ballot(0),) * 5), node.groups[G])
+    answers = [message for _, _, message, _ in cluster.posted if isinstance(message, SlotsRead)]
+    assert [message.slots for message in answers] == [slots[:3]]
 
 
 @pytest.mark.parametrize(

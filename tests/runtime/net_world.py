@@ -42,6 +42,7 @@ class Witness:
         self.messages: list[tuple[int, PeerMessage, bytes]] = []
         self.beats: list[tuple[int, Heartbeat]] = []
         self.incarnations: dict[int, bytes] = {}
+        self.versions: dict[int, int] = {}
         self.answer: Callable[[ClientSession, int, WireMessage, memoryview], None] = lambda *_: None
 
     def client_request(
@@ -56,9 +57,10 @@ class Witness:
     def client_drained(self, session: ClientSession) -> None:
         self.drained.append(session)
 
-    def peer_connected(self, peer: NodeId, incarnation: bytes) -> None:
+    def peer_connected(self, peer: NodeId, incarnation: bytes, version: int) -> None:
         self.facts.append(("connected", peer))
         self.incarnations[peer] = incarnation
+        self.versions[peer] = version
 
     def peer_lost(self, peer: NodeId) -> None:
         self.facts.append(("lost", peer))

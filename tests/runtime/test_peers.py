@@ -198,7 +198,7 @@ def hello(**changes: object) -> PeerHello:
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"version_min": 2, "version_max": 3}, "unsupported-version"),
+        ({"version_min": PEER_VERSION + 1, "version_max": PEER_VERSION + 2}, "unsupported-version"),
         ({"version_max": 0}, "unsupported-version"),
         ({"cluster": b""}, "wrong-cluster"),
         ({"node": NodeId(1)}, "invalid-configuration"),
@@ -211,9 +211,17 @@ def hello(**changes: object) -> PeerHello:
     ids=str,
 )
 def test_introductions_that_are_refused(changes: dict[str, object], code: str) -> None:
-    assert check_introduction(options(1), hello()) == 1
+    assert check_introduction(options(1), hello()) == PEER_VERSION
     with pytest.raises(CorgiError, match=code):
         check_introduction(options(1), hello(**changes))
+
+
+async def test_a_node_of_an_older_release_is_spoken_to_in_its_version() -> None:
+    assert check_introduction(options(1), hello(version_max=1)) == 1
+    async with cluster(options(3, (2, 3))) as machines:
+        probe = await dial(machines[3], encode_frame(PeerHello.TYPE, hello(version_max=1), 0, 0))
+        await until(lambda: machines[3].facts.versions == {2: 1})
+        probe.writer.close()
 
 
 def test_a_dialler_insists_on_whom_it_called_and_why() -> None:

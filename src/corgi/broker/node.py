@@ -53,7 +53,7 @@ from corgi.broker.room import Room
 from corgi.broker.scrub import Scrubber
 from corgi.broker.snapshots import Snapshotting
 from corgi.broker.values import Values
-from corgi.paxos.messages import Heartbeat, Lead, PeerMessage
+from corgi.paxos.messages import PEER_VERSION, Heartbeat, Lead, PeerMessage
 from corgi.paxos.quorum import Members
 from corgi.paxos.replica import Replica
 from corgi.state.machine import Machine
@@ -165,12 +165,12 @@ class Node:
 
     # -- facts ----------------------------------------------------------------------------------------------------
 
-    def peer_connected(self, peer: NodeId, incarnation: bytes) -> None:
-        """The data connection to ``peer`` is up."""
+    def peer_connected(self, peer: NodeId, incarnation: bytes, version: int = PEER_VERSION) -> None:
+        """The data connection to ``peer`` is up; ``version`` is what both speak."""
         self.incarnations[peer] = incarnation
         self.detector.connected(peer)
         self.identity.peer_connected(peer)
-        self.repairs.peer_connected()
+        self.repairs.peer_connected(peer, version)
         for group in self.groups:
             group.replica.peer_connected(peer)
         self.beat_soon()

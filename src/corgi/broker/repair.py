@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from corgi.base.command import Buffer, check_value
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Offset, Slot, TopicId
-from corgi.base.limits import KIB, MIB
+from corgi.base.limits import KIB, MIB, VALUE_BYTES_MAX
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.broker.values import Done, Faulty
 from corgi.paxos.acceptor import Vote
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from corgi.broker.node import Node
 
 ASKS_MAX = 1024  # values asked for and not answered
-ASKED_BYTES_MAX = 8 * MIB  # as far as their lengths are known
+ASKED_BYTES_MAX = 8 * MIB
+UNKNOWN_BYTES = VALUE_BYTES_MAX  # what a value counts whose length is not known
 TOGETHER_MAX = 64  # values in one question, and …
 TOGETHER_BYTES = 256 * KIB  # … bytes, so that taking in the answer holds nobody up
 READS_MAX = 64  # of other nodes, served at once; what is above is dropped and asked again
-ASK_RETRY_S = 0.5
+ASK_RETRY_S = 0.5  # without an answer
+BUSY_RETRY_S = 5.0  # … while its peer answers other questions: on a slow link they come one behind the other
+TOGETHER_VERSION = 2  # who speaks it knows ReadSlots
 LOST_RETRY_S = 5.0  # a peer that was down may have the value
 PATIENCE_S = 2.0  # those who wait are told that it takes longer
 CHOSEN = Ballot(0)  # in an answer: the value of no vote but of the slot
@@ -51,7 +54,7 @@ class _Want:
     def __init__(self, now: float) -> None:
         self.waiters: list[Done] = []
         self.asked = NodeId(0)
-        self.length = 0  # of what was asked for, in bytes; 0 if unknown
+        self.length = 0  # of what was asked for, in bytes, as far as it is known
         self.at = now  # asked then; or, while nobody is asked, not before
         self.since = now
         self.denied: set[NodeId] = set()
@@ -69,6 +72,8 @@ class Repairs:
         self._asking: dict[_Key, _Want] = {}
         self._resting: dict[_Key, _Want] = {}  # nobody to ask at the moment
         self._serving = 0
+        self._answered = dict.fromkeys(self._peers, 0.0)  # when each peer answered last
+        self._together: set[NodeId] = set()  # peers that can be asked for several values in one question
         self._notes = 0
 
     @property
@@ -130,8 +135,12 @@ class Repairs:
                 self._node.later(partial(self._tell, key, want))
         self._node.wake_at(self._node.clock.now())
 
-    def peer_connected(self) -> None:
+    def peer_connected(self, peer: NodeId, version: int) -> None:
         """Somebody new may have what is missing."""
+        if version >= TOGETHER_VERSION:
+            self._together.add(peer)
+        else:
+            self._together.discard(peer)
         for key, want in list(self._resting.items()):
             if want.lost:
                 want.denied.clear()
@@ -140,7 +149,8 @@ class Repairs:
     def tick(self, now: float) -> None:
         """Ask the next peer when one does not answer, and go on with what waits."""
         for key, want in list(self._asking.items()):
-            if now >= want.at + ASK_RETRY_S:
+            busy = now < self._answered[want.asked] + ASK_RETRY_S
+            if now >= want.at + (BUSY_RETRY_S if busy else ASK_RETRY_S):
                 del self._asking[key]
                 self._queue.append(key)
         for key, want in list(self._resting.items()):
@@ -161,17 +171,21 @@ class Repairs:
             self._read_slot(sender, group, slot)
 
     def on_read_slots(self, sender: NodeId, message: ReadSlots, group: Group) -> None:
-        """The same of several: what lies on this node as it should is answered together, the rest one by one."""
+        """The same of several: what lies on this node as it should is answered together, the rest one by one. What
+        makes the answer too large is left out, and asked for again."""
         if len(message.slots) != len(message.ballots) or len(message.slots) > TOGETHER_MAX:
             raise CorgiError("malformed-frame", "a ReadSlots names other ballots than slots, or too many slots")
         if self._serving >= READS_MAX:
             return
         told: list[Slot] = []
+        size = 0
         for slot, ballot in zip(message.slots, message.ballots, strict=True):
             if not 1 <= slot <= group.replica.prefix:
                 self.on_read_slot(sender, ReadSlot(group.id, slot, ballot))
             elif group.values.tellable(group.id, slot):
-                told.append(slot)
+                if size < TOGETHER_BYTES:
+                    told.append(slot)
+                size += group.values.length(group.id, slot)
             else:
                 self._read_slot(sender, group, slot)
         if told:
@@ -227,6 +241,7 @@ class Repairs:
 
     def _take(self, sender: NodeId, message: SlotRead, payload: memoryview) -> None:
         key = (message.group, message.slot)
+        self._answered[sender] = self._node.clock.now()
         want = self._wants.get(key)
         if want is None:
             return
@@ -284,7 +299,7 @@ class Repairs:
             peer = self._next_peer(want)
             if peer:
                 want.asked, want.at = peer, now
-                want.length = values.faulty[key[0]][key[1]].length
+                want.length = values.faulty[key[0]][key[1]].length or UNKNOWN_BYTES
                 size += want.length
                 self._asking[key] = want
                 together.setdefault((peer, key[0]), []).append(key[1])
@@ -299,8 +314,9 @@ class Repairs:
         at = 0
         while at < len(slots):
             size, first = 0, at
-            while at < len(slots) and at - first < TOGETHER_MAX and size < TOGETHER_BYTES:
-                size += faulty[slots[at]].length
+            most = TOGETHER_MAX if peer in self._together else 1
+            while at < len(slots) and at - first < most and size < TOGETHER_BYTES:
+                size += self._asking[group, slots[at]].length
                 at += 1
             asked = tuple(slots[first:at])
             ballots = tuple([faulty[slot].ballot for slot in asked])

@@ -313,4 +313,4 @@ PEER_TYPES: dict[int, type[PeerMessage]] = {
         ReadSlots, SlotsRead, Heartbeat, PeerHello,
     )
 }  # fmt: skip
-PEER_VERSION = 1
+PEER_VERSION = 2  # 2: ReadSlots and SlotsRead; who does not know a type cuts the link

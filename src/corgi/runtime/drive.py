@@ -199,8 +199,8 @@ class Driver:
 
     # -- facts: whatever happens calls one of these ---------------------------------------------------------------
 
-    def peer_connected(self, peer: NodeId, incarnation: bytes) -> None:
-        self._fact(self.node.peer_connected, peer, incarnation)
+    def peer_connected(self, peer: NodeId, incarnation: bytes, version: int) -> None:
+        self._fact(self.node.peer_connected, peer, incarnation, version)
 
     def peer_lost(self, peer: NodeId) -> None:
         self._fact(self.node.peer_lost, peer)

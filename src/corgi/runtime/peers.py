@@ -52,7 +52,7 @@ _CODEC: Codec[msgspec.Struct] = Codec({**PEER_TYPES, ErrorReply.TYPE: ErrorReply
 class PeerFacts(Protocol):
     """Whom the links tell: the driver, which hands it to the node."""
 
-    def peer_connected(self, peer: NodeId, incarnation: bytes) -> None: ...
+    def peer_connected(self, peer: NodeId, incarnation: bytes, version: int) -> None: ...
 
     def peer_lost(self, peer: NodeId) -> None: ...
 
@@ -137,14 +137,14 @@ class PeerEnd:
         options = self._peers.options
         dialled = self.peer is not None
         self.hello = message
-        check_introduction(options, message, expected=self.peer, purpose=self.purpose)
+        version = check_introduction(options, message, expected=self.peer, purpose=self.purpose)
         self.peer, self.purpose = message.node, message.purpose
         if not dialled:
             self.put(introduction(options, message.purpose))
         self.up = True
         if not self.greeted.done():
             self.greeted.set_result(None)
-        self._peers.established(self, message)
+        self._peers.established(self, message, version)
 
     def _message(self, message: msgspec.Struct, payload: memoryview) -> None:
         assert self.peer is not None
@@ -272,7 +272,7 @@ class Peers:
         self._ends.add(end)
         end.frame_received(frame)
 
-    def established(self, end: PeerEnd, hello: PeerHello) -> None:
+    def established(self, end: PeerEnd, hello: PeerHello, version: int) -> None:
         """Both introductions are done: the link carries messages from here on."""
         peer = hello.node
         table = self._table(end)
@@ -284,7 +284,7 @@ class Peers:
         self._connects[peer] = self._connects.get(peer, 0) + 1
         if end.purpose == DATA:
             logger.info("connected to node %d", peer)
-            self.facts.peer_connected(peer, hello.incarnation)
+            self.facts.peer_connected(peer, hello.incarnation, version)
 
     def broken(self, end: PeerEnd) -> None:
         """A link that carried messages is down."""
