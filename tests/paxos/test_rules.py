@@ -18,10 +18,13 @@ from corgi.paxos.messages import (
     Commit,
     Forward,
     ForwardRefused,
+    Handover,
     LeaderLives,
     Prepare,
     Promise,
     Refuse,
+    Rejoined,
+    Remembered,
 )
 from memory_cluster import Cluster, records_of
 
@@ -342,6 +345,42 @@ def test_a_wiped_disk_does_not_vote_until_it_recovered() -> None:
     cluster.run(3.0)
     assert cluster.nodes[a].identity.state == "voting"
     assert out[0].error == 0
+    assert len(cluster.prefixes()) == 1
+
+
+@pytest.mark.parametrize(("state", "lost"), [("asking", Remembered), ("recovering", Rejoined)])
+def test_a_node_in_doubt_leads_in_no_way_and_recovers(state: str, lost: type) -> None:
+    """It prepares nothing while it is in doubt: not for a command, a lost leader, a handover or a refusal. So there is
+    always another node's ballot to recover by; as leader of its own it would ask for one for ever."""
+    cluster = settled_cluster()
+    leader, (a, b) = cluster.leader(), followers(cluster)
+    cluster.kill(a)
+    cluster.incarnations[a] = b"new incarnation!"
+    cluster.filter = lambda _, to, message: not (to == a and type(message) is lost)
+    node = cluster.start(a, wiped=True)
+    cluster.run(0.5)
+    assert node.identity.state == state
+    cluster.log.clear()
+    for group in node.groups:
+        ballot = group.replica.ballot
+        group.replica.on_handover(leader, Handover(group.id, ballot))
+        group.replica.on_refuse(b, Refuse(group.id, ballot, make_ballot(99, b)))
+        group.replica.want_leader()
+    cluster.partition(a, leader)
+    outcome = cluster.submit(a, batch(7, 0))
+    cluster.run(2.0)
+    cluster.partition(a, b)
+    cluster.run(2.0)
+    cluster.heal(a, b)
+    cluster.run(2.0)
+    assert node.identity.state == state
+    assert not [message for sender, _, message in cluster.log if sender == a and isinstance(message, Prepare | Accept)]
+    assert not records_of(cluster.wals[a], RecordKind.PROMISE)
+    cluster.filter = lambda *_: True
+    cluster.heal(a, leader)
+    cluster.run(3.0)
+    assert node.identity.state == "voting"
+    assert outcome
     assert len(cluster.prefixes()) == 1
 
 
