@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,10 @@ from corgi.base.ids import GroupId, NodeId, Offset, Position, Slot, TopicId
 from corgi.base.limits import KIB
 from corgi.base.ports import SnapshotName
 from corgi.base.records import encode_batch
+from corgi.broker import installs
+from corgi.broker.group import Group
+from corgi.broker.installs import ASK_AGAIN_S, Installs
+from corgi.paxos.messages import AskSnapshot, SnapshotPart
 from corgi.sim.cluster import Cluster, ClusterOptions
 from corgi.sim.snapshots import SimSnapshots
 from corgi.sim.world import World
@@ -257,6 +262,67 @@ def test_who_lags_far_takes_a_snapshot_instead_of_the_values() -> None:
     scene.until(lambda: not scene.missing(2))
     assert scene.stored(2) == scene.stored(1) == list(range(1, 201))
     assert all(len(prints) == 1 for prints in scene.prints())
+
+
+class _Parts:
+    """The parts of snapshots that node 2 gets come as ``come`` has them, and what it asks for is counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, come: Callable[[int, Callable[[], None]], None]) -> None:
+        self.asked: Counter[int] = Counter()
+        self.came = 0
+        on_part, on_ask = Installs.on_part, Installs.on_ask
+
+        def count(installs: Installs, sender: NodeId, message: AskSnapshot, group: Group) -> None:
+            self.asked[message.offset] += 1
+            on_ask(installs, sender, message, group)
+
+        def take(installs: Installs, sender: NodeId, message: SnapshotPart, payload: memoryview) -> None:
+            self.came += 1
+            content = bytes(payload)
+            come(self.came, lambda: on_part(installs, sender, message, memoryview(content)))
+
+        monkeypatch.setattr(installs, "PART_BYTES", 512)
+        monkeypatch.setattr(Installs, "on_ask", count)
+        monkeypatch.setattr(Installs, "on_part", take)
+
+
+def _wiped_and_far(scene: Scene) -> None:
+    scene.write(1, 200, trim=False)
+    scene.cluster.kill(NodeId(2))
+    scene.cluster.wipe(NodeId(2))
+    scene.cluster.start(NodeId(2))
+
+
+def test_parts_of_a_snapshot_may_be_lost_and_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def come(number: int, deliver: Callable[[], None]) -> None:
+        for _ in range((0, 1, 1, 2, 1)[number % 5]):
+            deliver()
+
+    scene = Scene(far_slots=50)
+    parts = _Parts(monkeypatch, come)
+    _wiped_and_far(scene)
+    scene.until(scene.equal, limit=60.0)
+    assert scene.cluster.process_of(NodeId(2)).node.counters["snapshot_installs"] == 1
+    assert parts.asked.total() == parts.came
+    assert parts.asked.total() <= len(parts.asked) + parts.came / 5 + 1, "only what was lost is asked for again"
+
+
+def test_parts_that_come_slowly_are_not_asked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part takes longer than it is waited for, and each one that is asked for again comes behind the others."""
+    scene = Scene(far_slots=50)
+    free_at = 0.0
+
+    def come(number: int, deliver: Callable[[], None]) -> None:
+        nonlocal free_at
+        free_at = max(free_at, scene.world.now) + 1.5 * ASK_AGAIN_S
+        scene.world.at(free_at, scene.call, 2, deliver)
+
+    parts = _Parts(monkeypatch, come)
+    _wiped_and_far(scene)
+    scene.until(scene.equal, limit=200.0)
+    assert scene.cluster.process_of(NodeId(2)).node.counters["snapshot_installs"] == 1
+    assert len(parts.asked) > 4
+    assert max(parts.asked.values()) <= 3, parts.asked
 
 
 def test_who_cannot_have_a_snapshot_learns_the_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.limits import KIB, MIB
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 256 * KIB
 PARTS_MAX = 4  # on their way at once
-ASK_AGAIN_S = 1.0  # after the last part that came
+ASK_AGAIN_S = 1.0  # after the last part that came; more if answers come twice for that
+PATIENCE_MAX_S = 8.0
 ASKS_MAX = 10  # without an answer; then another offer is waited for
 READS_MAX = 8  # parts that are being read for peers at once
 BACKFILL_VALUES = 1024  # on their way from peers
@@ -49,8 +51,8 @@ class _Fetch:
     """A snapshot on its way here."""
 
     __slots__ = (
-        "asked_at", "asked_to", "asks", "group", "offset", "peer", "reader", "rest", "restorer", "runs", "size", "slot",
-        "whole",
+        "ahead", "asked_at", "asked_to", "asks", "group", "offset", "patience_s", "peer", "reader", "repeats", "rest",
+        "restorer", "runs", "size", "slot", "whole",
     )  # fmt: skip
 
     def __init__(self, peer: NodeId, group: Group, groups: int, slot: Slot, size: int) -> None:
@@ -61,14 +63,17 @@ class _Fetch:
         self.offset = 0
         self.asked_at = 0.0  # or the last part came then
         self.asked_to = 0  # the offset up to which it was asked for
-        self.asks = 0
+        self.ahead: dict[int, bytes] = {}  # parts that came before one that may be lost
+        self.asks = 0  # since a part came
+        self.patience_s = ASK_AGAIN_S
+        self.repeats = 0  # questions that were asked again, less those that are known to have been needless
         self.rest = b""  # what was received of a section that is not whole yet
         self.reader: SectionReader | None = None  # from behind the header on
         self.restorer = Restorer(group.id, groups)
         self.runs: list[Run] = []
         self.whole = False
 
-    def take(self, payload: memoryview) -> bool:
+    def take(self, payload: Buffer) -> bool:
         """The next bytes; True if they were the last. Raises CorgiError "snapshot-damaged" or "unsupported-version"."""
         self.offset += len(payload)
         content = memoryview(self.rest + payload) if self.rest else memoryview(bytes(payload))
@@ -171,35 +176,53 @@ class Installs:
         self._node.note("snapshot-wanted", group.id, f"slot {message.slot} of node {sender}, {message.size} bytes")
         self._ask(self._fetch)
 
+    def peer_connected(self, peer: NodeId) -> None:
+        """What was on its way from there is lost: ask for it again."""
+        fetch = self._fetch
+        if fetch is not None and fetch.peer == peer and not fetch.whole:
+            fetch.asked_to = fetch.offset
+            fetch.ahead.clear()
+            fetch.asked_at = 0.0
+
     def on_part(self, sender: NodeId, message: SnapshotPart, payload: memoryview) -> None:
         """Raises CorgiError "snapshot-damaged": the link is cut, and another peer may do better."""
         fetch = self._fetch
         if fetch is None or (sender, message.group) != (fetch.peer, fetch.group.id) or fetch.whole:
             return
-        if (message.slot, message.offset) != (fetch.slot, fetch.offset):
-            return  # an answer to a question that was asked twice
-        if not payload:
-            self._give_up(fetch)  # it ends here, and is not whole
+        if message.slot != fetch.slot or not fetch.offset <= message.offset < fetch.asked_to:
+            if message.slot == fetch.slot and fetch.repeats:
+                fetch.repeats -= 1
+                fetch.patience_s = min(2 * fetch.patience_s, PATIENCE_MAX_S)
+            return  # an answer to a question that was asked twice: the link is slow
+        if message.offset > fetch.offset:
+            if len(fetch.ahead) < PARTS_MAX and len(payload) <= PART_BYTES:
+                fetch.ahead[message.offset] = bytes(payload)
             return
-        try:
-            whole = fetch.take(payload)
-        except CorgiError:
-            self._give_up(fetch)
-            raise
+        part: Buffer | None = payload
+        while part is not None:
+            if not part:
+                self._give_up(fetch)  # it ends here, and is not whole
+                return
+            try:
+                whole = fetch.take(part)
+            except CorgiError:
+                self._give_up(fetch)
+                raise
+            self._node.count("snapshot_bytes_received", len(part))
+            if whole:
+                self._keep(fetch)
+                return
+            part = fetch.ahead.pop(fetch.offset, None)
         fetch.asks = 0
-        self._node.count("snapshot_bytes_received", len(payload))
-        if whole:
-            self._keep(fetch)
-        else:
-            fetch.asked_at = self._node.clock.now()
-            self._ask_on(fetch)
+        fetch.asked_at = self._node.clock.now()
+        self._ask_on(fetch)
 
     def tick(self, now: float) -> None:
         """Ask again, write what is whole, fetch values that are missing."""
         fetch = self._fetch
         if fetch is not None and fetch.whole:
             self._keep(fetch)
-        elif fetch is not None and now >= fetch.asked_at + ASK_AGAIN_S:
+        elif fetch is not None and now >= fetch.asked_at + fetch.patience_s:
             if not self._node.linked(fetch.peer):
                 self._fetch = None
             elif fetch.asks >= ASKS_MAX:
@@ -223,11 +246,15 @@ class Installs:
         fetch.group.replica.learner.no_snapshot_until = self._node.clock.now() + NO_SNAPSHOT_S
 
     def _ask(self, fetch: _Fetch) -> None:
-        """From where it is, whatever was asked for before: that may be lost."""
+        """For the next part, which may be lost. Not for those behind it: on a slow link all are on their way, and would
+        wait behind what is asked for again."""
         fetch.asks += 1
         fetch.asked_at = self._node.clock.now()
-        fetch.asked_to = fetch.offset
-        self._ask_on(fetch)
+        if fetch.offset < fetch.asked_to:
+            fetch.repeats += 1
+            self._node.network.send(fetch.peer, AskSnapshot(fetch.group.id, fetch.slot, fetch.offset))
+        else:
+            self._ask_on(fetch)
 
     def _ask_on(self, fetch: _Fetch) -> None:
         """Ask for as many parts as may be on their way, in order; for one at least, also where it should end."""

@@ -171,6 +171,7 @@ class Node:
         self.detector.connected(peer)
         self.identity.peer_connected(peer)
         self.repairs.peer_connected(peer, version)
+        self.snapshots.installs.peer_connected(peer)
         for group in self.groups:
             group.replica.peer_connected(peer)
         self.beat_soon()
