@@ -134,6 +134,13 @@ def test_who_left_before_being_told_is_told_nothing(client: KafkaClient) -> None
     assert client.output == b""
 
 
+def test_a_listener_that_asks_and_offers_nothing_lets_nobody_in() -> None:
+    client = a_world(()).client(ASKING)
+    client.send(METADATA, 4, b"\xff\xff\xff\xff\0")
+    assert client.failure is not None
+    assert client.answers() == []
+
+
 @pytest.mark.parametrize("mechanism", ["", "GSSAPI", "plain", "OAUTHBEARER", "SCRAM-SHA-1", "x" * 30_000])
 def test_a_mechanism_that_is_not_offered_is_refused_with_those_that_are(mechanism: str) -> None:
     client = a_world((SCRAM_SHA_512,)).client(ASKING)

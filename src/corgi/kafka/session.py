@@ -86,7 +86,7 @@ class KafkaSession:
         self.sure_at = float("-inf")  # when this client was last told of leaders that were known to live
         self.user = ANONYMOUS
         mechanisms = front.options.security.mechanisms.get(listener)
-        self.login = Login(self, mechanisms, transport) if mechanisms else None
+        self.login = None if mechanisms is None else Login(self, mechanisms, transport)
         self._transport = transport
         self._order: deque[AnyCall] = deque()  # those whose answers have not left
         self._asked: dict[int, Then] = {}

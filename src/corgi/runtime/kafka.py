@@ -29,8 +29,8 @@ from corgi.wire.frame import Frame
 from corgi.wire.receiver import Scratch
 
 IDLE_S = 600.0  # Kafka's own default for connections that nobody uses
-NONCE_BYTES = 24
 LOGIN_S = 15.0  # … and of those of whom it is not known who they are
+NONCE_BYTES = 24
 WARNINGS_PER_SWEEP = 10  # strangers that fail are told in the log, not all of a flood of them
 
 logger = logging.getLogger("corgi.kafka")
