@@ -12,7 +12,17 @@ import msgspec
 from msgspec import Meta
 
 from corgi.base.errors import CorgiError
-from corgi.kafka.access import ANONYMOUS, ANY_NAME, ANYBODY, CLUSTER_NAME, Access, Kind, Operation, Rule
+from corgi.kafka.access import (
+    ANONYMOUS,
+    ANY_NAME,
+    ANYBODY,
+    CLUSTER_NAME,
+    OPERATIONS,
+    Access,
+    Kind,
+    Operation,
+    Rule,
+)
 from corgi.kafka.credentials import MECHANISMS, PLAIN, Credential, parse_credential
 from corgi.kafka.sasl import NAME_BYTES_MAX
 from corgi.kafka.security import Security, User, check_user_name
@@ -157,10 +167,10 @@ def _rules(number: int, entry: AccessEntry, users: Mapping[str, User]) -> list[R
     elif not name:
         raise refuse(f'names no {entry.resource}; "{ANY_NAME}" is all of them')
     kind = Kind[entry.resource.upper()]
-    return [
-        Rule(
-            entry.user, entry.permission == "allow", Operation[operation.upper()], kind, name,
-            entry.pattern == "prefixed",
-        )
-        for operation in dict.fromkeys(entry.operations)
-    ]  # fmt: skip
+    operations = [Operation[operation.upper()] for operation in dict.fromkeys(entry.operations)]
+    for operation in operations:
+        if operation not in (Operation.ALL, *OPERATIONS[kind]):
+            asked = ", ".join([one.name.lower() for one in OPERATIONS[kind] if one != Operation.CLUSTER_ACTION])
+            raise refuse(f"has {operation.name.lower()!r}, which nobody asks of a {entry.resource}, but {asked}")
+    allow, prefix = entry.permission == "allow", entry.pattern == "prefixed"
+    return [Rule(entry.user, allow, operation, kind, name, prefix) for operation in operations]
