@@ -167,6 +167,8 @@ SHOWN = Access(
         ({}, [0, 1, 2, 3]),
         ({"resource": TOPIC}, [0, 1, 2]),
         ({"resource": CLUSTER}, [3]),
+        ({"resource": 7}, []),
+        ({"operation": 15}, []),
         ({"principal": "User:a"}, [0, 1]),
         ({"principal": "a"}, []),
         ({"host": "*"}, [0, 1, 2, 3]),

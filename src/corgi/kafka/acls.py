@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from corgi.kafka.access import ANY_NAME, CLUSTER_NAME, Access, Kind, Operation, Rule
+from corgi.kafka.access import ANY_NAME, CLUSTER_NAME, Access, Kind, Rule
 
 ANY, MATCH = 1, 2  # of kinds, operations, permissions; of patterns
 LITERAL, PREFIXED = 3, 4
 DENY, ALLOW = 2, 3
+RESOURCES = range(ANY, 8)  # that Kafka has, also those of which there are no rules here
+OPERATIONS = range(ANY, 16)
 PATTERNS = (ANY, MATCH, LITERAL, PREFIXED)
 EVERY_HOST = "*"
 _USER = "User:"
@@ -42,8 +44,8 @@ class Filter(NamedTuple):
     def sound(self) -> bool:
         """Whether it is made of numbers that mean something."""
         return (
-            self.resource in (ANY, *Kind)
-            and self.operation in (ANY, *Operation)
+            self.resource in RESOURCES
+            and self.operation in OPERATIONS
             and self.permission in (ANY, DENY, ALLOW)
             and self.pattern in PATTERNS
         )
