@@ -65,6 +65,7 @@ OPERATIONS = {
 NOT_ASKED = -(1 << 31)  # in the place of the operations that a client has, if it did not ask
 _SEEING = (Operation.READ, Operation.WRITE, Operation.DELETE, Operation.ALTER)
 _IMPLIED_BY = {Operation.DESCRIBE: _SEEING, Operation.DESCRIBE_CONFIGS: (Operation.ALTER_CONFIGS,)}
+EVERYTHING = sum(1 << operation for operation in Operation)
 _DENIED = len(Operation) + min(Operation)  # where the bits of what is denied begin, above those of what is allowed
 _UNHEARD_OF = "\0"  # in no name
 
@@ -138,12 +139,16 @@ class Access:
 
     def may(self, user: str, operation: Operation, kind: Kind, name: str) -> bool:
         """Whether the user may do this to the resource."""
+        return bool(self.operations(user, kind, name) >> operation & 1)
+
+    def operations(self, user: str, kind: Kind, name: str) -> int:
+        """What the user may do to the resource: a bit for each operation."""
         if user in self.superusers:
-            return True
+            return EVERYTHING
         found = 0
         for book in self._of(user, kind):
             found |= book.about(name)
-        return bool(found >> operation & 1) and not found >> operation + _DENIED & 1
+        return found & ~(found >> _DENIED) & EVERYTHING
 
     def may_somewhere(self, user: str, operation: Operation, kind: Kind) -> bool:
         """Whether there is a name, known or not, with which the user may do this (KIP-679)."""

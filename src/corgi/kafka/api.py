@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError, error_from_number
 from corgi.base.ports import Message
-from corgi.kafka.access import CLUSTER_NAME, OPERATIONS, REFUSALS, Kind, Operation
+from corgi.kafka.access import CLUSTER_NAME, EVERYTHING, OPERATIONS, REFUSALS, Kind, Operation
 from corgi.kafka.codec import Body, Reader, read_body, write_body
 from corgi.kafka.errors import Code
 from corgi.wire.messages import ErrorReply
@@ -118,7 +118,9 @@ class Call(Generic[R]):
 
     def operations(self, kind: Kind, name: str) -> int:
         """What the client may do to a resource: a bit for each operation that the kind has (KIP-430)."""
-        return sum(1 << operation for operation in OPERATIONS[kind] if self.may(operation, kind, name))
+        access = self.front.access
+        allowed = EVERYTHING if access is None else access.operations(self.session.user, kind, name)
+        return sum(1 << operation for operation in OPERATIONS[kind]) & allowed
 
     def cluster_operations(self) -> int:
         """As ``operations``; 0 for who may not see the cluster."""
