@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 PAUSE_S = 0.005
+LIBRDKAFKA = {"retry.backoff.ms": 100, "enable.sparse.connections": False}  # else it may lose all connections at once
 
 
 class Told:
@@ -39,8 +40,7 @@ def confluent_publish(servers: str, topic: str, told: Told) -> None:
     def delivered(number: int) -> Any:
         return lambda error, message: told.failed.append(str(error)) if error else told.done(number, message.offset())
 
-    producer = Producer({"bootstrap.servers": servers, "acks": "all", "enable.idempotence": True,
-                         "retry.backoff.ms": 100})  # fmt: skip
+    producer = Producer({"bootstrap.servers": servers, "acks": "all", "enable.idempotence": True, **LIBRDKAFKA})
     while not told.over.is_set():
         producer.produce(topic, str(told.sent).encode(), partition=0, on_delivery=delivered(told.sent))
         told.sent += 1
@@ -92,8 +92,7 @@ def aiokafka_publish(servers: str, topic: str, told: Told) -> None:
 def confluent_read(servers: str, topic: str, told: Told) -> None:
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "steady", "enable.auto.commit": False,
-                         "retry.backoff.ms": 100})  # fmt: skip
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "steady", "enable.auto.commit": False, **LIBRDKAFKA})
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     while True:
         message = consumer.poll(1.0)
