@@ -1,7 +1,7 @@
 """A leader dies under Kafka's own clients: nothing is lost, nothing doubled, and the pause is short.
 
-Each client runs in a process of its own, with its defaults but for what docs/kafka.md recommends; the longest pauses are
-told in the test's properties.
+Each client runs in a process of its own, with its defaults but for what docs/kafka.md recommends; the longest pauses
+are told in the test's properties.
 """
 
 from __future__ import annotations

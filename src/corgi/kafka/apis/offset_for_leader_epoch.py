@@ -3,9 +3,9 @@
 Consumers ask it for their last record's epoch when they move to another leader; an end before their place means to
 them that records were lost. So it is confirmed through the log first: a node that lags must not tell its own end. An
 epoch of which all records are gone ended where the log starts now; one that this node has yet to hear of is told so
-(75). Who knows an older leader epoch only is answered all the same, since what is confirmed is right whoever leads: while
-a leader dies, clients are told of its heir before that has an epoch of its own, and franz-go waits a second after an
-error here. The fetch that follows tells them.
+(75). Who knows an older leader epoch only is answered all the same, since what is confirmed is right whoever leads:
+while a leader dies, clients are told of its heir before that has an epoch of its own, and franz-go waits a second after
+an error here. The fetch that follows tells them.
 """
 
 from __future__ import annotations
