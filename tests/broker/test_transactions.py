@@ -235,6 +235,24 @@ def test_an_abandoned_transaction_is_aborted_by_log_time() -> None:
     assert fetch(node, topic, 0) == [b"held up", b"again"]
 
 
+def test_an_abandoned_transaction_is_aborted_in_time_also_when_the_clock_was_ahead_and_is_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Log time, which never goes back, stands still until the clock has caught up."""
+    node, topic = two_partitions()
+    producer = Producer(node)
+    wall_ms = OneNode.wall_ms
+    with monkeypatch.context() as ahead:
+        ahead.setattr(OneNode, "wall_ms", lambda self: wall_ms(self) + 60_000)
+        producer.begin((topic, 0), life_ms=5_000)
+        producer.put(topic, 0, b"x")
+        node.produce(topic, 0, b"held up")
+    node.wait(4.0)
+    assert fetch(node, topic, 0) == []
+    node.wait(2.0)
+    assert fetch(node, topic, 0) == [b"held up"]
+
+
 def test_the_second_producer_of_a_name_fences_the_first() -> None:
     node, topic = two_partitions()
     first = Producer(node)

@@ -2,7 +2,8 @@
 
 A transactional name has one record, in the Paxos group that its CRC chooses. Any node may write it, if it names the
 version that it replaces; so decisions need no coordinator. Who decides carries out; and whoever leads the record's
-group carries out what was left behind, and aborts what has been open for too long by log time.
+group carries out what was left behind, and aborts what has been open for too long: by log time, or by the leader's own
+clock since it saw it, since log time stands still behind a clock that was ahead and was set back.
 
     done ── open ──▶ open ──▶ commit | abort ── markers in every group ──▶ done
 
@@ -73,6 +74,7 @@ class Decisions:
         self.live: dict[GroupId, dict[bytes, Decided]] = {group.id: {} for group in node.groups}
         self._finishing: dict[bytes, list[Then]] = {}
         self._aborting: set[bytes] = set()
+        self._standing: dict[bytes, tuple[tuple[int, int, int], float]] = {}  # how a live one stands, and since when
         self._look_at = node.clock.now()
         self._idle: dict[GroupId, Iterator[tuple[bytes, StoredRecord]]] = {}
 
@@ -150,6 +152,7 @@ class Decisions:
                 decided = None if found is None else _decode(found.body)
                 if decided is None or decided.state == DONE:
                     live.pop(key, None)
+                    self._standing.pop(key, None)
                 else:
                     live[key] = decided
 
@@ -165,19 +168,29 @@ class Decisions:
             if group.replica.leading:
                 now_ms = max(group.machine.log_time_ms, self._node.clock.wall_ms())
                 for key, decided in list(self.live[group.id].items()):
-                    self._look(group, key, decided, now_ms)
+                    self._look(group, key, decided, now_ms, self._waited_ms(key, decided, now))
                 self._expire(group, now_ms)
             else:
                 self._idle.pop(group.id, None)
 
-    def _look(self, group: Group, key: bytes, decided: Decided, now_ms: int) -> None:
+    def _waited_ms(self, key: bytes, decided: Decided, now: float) -> float:
+        """For how long this node, leading, has seen a transaction stand as it does."""
+        how = (decided.epoch, decided.number, decided.state)
+        seen, since = self._standing.get(key, (None, now))
+        if seen != how:
+            self._standing[key] = how, now
+            return 0.0
+        return (now - since) * 1000
+
+    def _look(self, group: Group, key: bytes, decided: Decided, now_ms: int, waited_ms: float) -> None:
         name = key[1:].decode()
         if decided.state != OPEN:
             stored = group.machine.transaction_records.by_key[key]
-            if key not in self._finishing and now_ms - stored.log_time_ms >= LEFT_BEHIND_MS:
+            late = max(now_ms - stored.log_time_ms, waited_ms) >= LEFT_BEHIND_MS
+            if late and key not in self._finishing:
                 self._node.count("transactions_left_behind")
                 self.finish(name, SUBMIT_TIMEOUT_S, lambda error, text: None)
-        elif key not in self._aborting and now_ms >= decided.started_ms + decided.life_ms:
+        elif key not in self._aborting and max(now_ms - decided.started_ms, waited_ms) >= decided.life_ms:
             self._node.count("transactions_timed_out")
             self._aborting.add(key)
 
@@ -188,8 +201,8 @@ class Decisions:
 
             # The epoch rises, so that what the producer still sends is refused and begins no other transaction.
             epoch = min(decided.epoch + 1, EPOCH_MAX)
-            late = _replace(decided, state=ABORT, epoch=epoch, timed_out=True)
-            self.write(name, decided, late, SUBMIT_TIMEOUT_S, aborted)
+            over = _replace(decided, state=ABORT, epoch=epoch, timed_out=True)
+            self.write(name, decided, over, SUBMIT_TIMEOUT_S, aborted)
 
     def _expire(self, group: Group, now_ms: int) -> None:
         """Forget names that have been idle for long, some at a time."""
