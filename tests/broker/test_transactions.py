@@ -247,6 +247,7 @@ def test_an_abandoned_transaction_is_aborted_in_time_also_when_the_clock_was_ahe
         producer.begin((topic, 0), life_ms=5_000)
         producer.put(topic, 0, b"x")
         node.produce(topic, 0, b"held up")
+    node.wait(0.3)  # until the leader has looked
     node.wait(4.0)
     assert fetch(node, topic, 0) == []
     node.wait(2.0)
