@@ -431,3 +431,20 @@ def test_a_silent_producer_is_asked_back_and_at_the_end_it_is_left_to_people() -
     watcher.close()
     assert code(client.call(t.Settle("one", topic, 0, True))) == "ok"
     assert client.call(t.ListTransactions()).transactions == ()
+
+
+def test_a_silent_producer_is_asked_back_in_time_also_when_the_clock_was_ahead_and_is_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node, topic = two_partitions()
+    client, watcher = node.client(), node.client()
+    wall_ms = OneNode.wall_ms
+    with monkeypatch.context() as ahead:
+        ahead.setattr(OneNode, "wall_ms", lambda self: wall_ms(self) + 60_000)
+        prepare(client, topic, "one", check_ms=1_000, check_limit=2)
+    watcher.call(t.Watch(("orders",)))
+    rounds = []
+    for _ in range(6):
+        node.wait(0.5)
+        rounds += [(push.round, push.age_ms // 1_000) for push in watcher.take(t.CheckBack)]
+    assert rounds == [(1, 1), (2, 2)]

@@ -71,6 +71,7 @@ class Prepared:
         self._waiting: dict[GroupId, dict[bytes, Kept]] = {group.id: {} for group in node.groups}
         self._settled: dict[GroupId, dict[bytes, StoredRecord]] = {group.id: {} for group in node.groups}
         self._watching: dict[str, dict[ClientSession, None]] = {}
+        self._seen_at: dict[bytes, float] = {}  # since when a waiting one has been known here
         self._asked: dict[bytes, int] = {}  # rounds done
         self._rounds: dict[GroupId, Iterator[bytes]] = {}  # messages that are still to be looked at
         self._look_at = node.clock.now()
@@ -170,7 +171,7 @@ class Prepared:
         for waiting in self._waiting.values():
             for key, kept in waiting.items():
                 where = ((kept.topic, kept.partition),)
-                age_ms = max(0, now_ms - kept.since_ms)
+                age_ms = self._age_ms(key, kept, now_ms)
                 yield t.TransactionInfo(kept.producer, "prepared", age_ms, 0, where, id=key[1:].decode())
 
     # -- facts and time -----------------------------------------------------------------------------------------------
@@ -196,8 +197,10 @@ class Prepared:
                 settled[key] = stored
             elif kept is not None:
                 waiting[key] = kept
+                self._seen_at.setdefault(key, self._node.clock.now())
             if key not in waiting:
                 self._asked.pop(key, None)
+                self._seen_at.pop(key, None)
 
     def next_deadline(self) -> float | None:
         asks = self._watching and any(self._waiting.values())
@@ -212,13 +215,18 @@ class Prepared:
         for group in self._node.groups:
             now_ms = max(group.machine.log_time_ms, wall_ms)
             if self._watching:
-                for key, kept, round_ in self._due(group.id, now_ms):
-                    self._ask(key, kept, round_, now_ms)
+                for key, kept, age_ms in self._due(group.id, now_ms):
+                    self._ask(key, kept, age_ms)
             if group.replica.leading:
                 self._forget(group, now_ms)
 
+    def _age_ms(self, key: bytes, kept: Kept, now_ms: int) -> int:
+        """By log time, or by this node's own clock since it saw the message: log time stands still behind a clock that
+        was ahead and was set back."""
+        return max(now_ms - kept.since_ms, int((self._node.clock.now() - self._seen_at[key]) * 1000))
+
     def _due(self, group: GroupId, now_ms: int) -> Iterator[tuple[bytes, Kept, int]]:
-        """Those of the next LOOKED_PER_LOOK messages about which somebody is to be asked."""
+        """Those of the next LOOKED_PER_LOOK messages about which somebody is to be asked, and their age."""
         keys = self._rounds.get(group)
         if keys is None:
             keys = self._rounds[group] = iter(list(self._waiting[group]))
@@ -228,19 +236,18 @@ class Prepared:
             kept = self._waiting[group].get(key)
             if kept is None or kept.producer not in self._watching:
                 continue
-            round_ = min((now_ms - kept.since_ms) // kept.check_ms, kept.check_limit)
-            if round_ > self._asked.get(key, 0):
-                yield key, kept, round_
+            age_ms = self._age_ms(key, kept, now_ms)
+            if _round(kept, age_ms) > self._asked.get(key, 0):
+                yield key, kept, age_ms
         if looked < LOOKED_PER_LOOK:
             del self._rounds[group]
 
-    def _ask(self, key: bytes, kept: Kept, round_: int, now_ms: int) -> None:
-        self._asked[key] = round_
+    def _ask(self, key: bytes, kept: Kept, age_ms: int) -> None:
+        round_ = self._asked[key] = _round(kept, age_ms)
         clients = [client for client in self._watching[kept.producer] if not client.closed]
         if clients:
             self._node.count("prepared_checks")
             client = clients[round_ % len(clients)]
-            age_ms = now_ms - kept.since_ms
             what = t.CheckBack(kept.producer, key[1:].decode(), kept.topic, kept.partition, age_ms, round_)
             client.push(what, ())
 
@@ -259,6 +266,10 @@ class Prepared:
 
 
 NO_OFFSET = Offset(-1)
+
+
+def _round(kept: Kept, age_ms: int) -> int:
+    return min(age_ms // kept.check_ms, kept.check_limit)
 
 
 def _meaning(error: int) -> str:
