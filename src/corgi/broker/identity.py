@@ -74,6 +74,7 @@ class Identity:
         self.recovered: Callable[[], None] | None = None  # called once when a recovery is complete and durable
         self._memories = {peer: Memory(options.groups) for peer in options.members if peer != options.node}
         self._trusted_by: set[NodeId] = set()
+        self._unsure: set[NodeId] = set()  # peers that know another disk of this node, or have an old one themselves
         self._patience_until = float("inf")
         self._needed = len(options.members) // 2  # peers that make a majority with this node
         self._told: dict[NodeId, tuple[Ballot, ...]] = {}  # what peers had promised since this process began
@@ -162,8 +163,14 @@ class Identity:
             self._finish_groups()
         if self.state != "asking":
             return
+        if not message.sure:
+            self._unsure.add(sender)
+            self._trusted_by.discard(sender)
+            return
+        self._unsure.discard(sender)
         if not message.trusted:
-            self._doubt(message.reason)
+            if message.reason:
+                self._doubt(message.reason)
             return
         self._trusted_by.add(sender)
         if len(self._trusted_by) == len(self._memories):
@@ -182,10 +189,19 @@ class Identity:
     # -- answering ------------------------------------------------------------------------------------------------
 
     def on_recall(self, sender: NodeId, message: Recall) -> None:
+        """Which of two disks of the asker is the newer one only a node can tell whose own disk is not an old one."""
         memory = self._memories[sender]
+        another = bool(memory.incarnation) and memory.incarnation != message.incarnation
+        reason = "the node had another disk before" if another else self._forgotten(memory, message)
+        if not reason and not memory.incarnation:
+            self._remember(sender, message.incarnation)
+        promised = tuple([group.replica.acceptor.promised for group in self._node.groups])
+        told = "" if another and self.state == "recovering" else reason
+        sure = not another or self.state != "asking"
+        self._node.network.send(sender, Remembered(not reason, told, promised, sure))
+
+    def _forgotten(self, memory: Memory, message: Recall) -> str:
         reason = ""
-        if memory.incarnation and memory.incarnation != message.incarnation:
-            reason = "the node had another disk before"
         for group, ballot, slot in message.marks:
             if not 0 <= group < len(memory.ballots):
                 continue
@@ -195,18 +211,26 @@ class Identity:
                 reason = f"group {group}: the disk has forgotten a vote"
         if memory.durable_to > message.durable_to:
             reason = reason or "the disk has forgotten what was synced"
-        if not reason and not memory.incarnation:
-            self._remember(sender, message.incarnation)
-        promised = tuple([group.replica.acceptor.promised for group in self._node.groups])
-        self._node.network.send(sender, Remembered(not reason, reason, promised))
+        return reason
 
     def _remember(self, peer: NodeId, incarnation: bytes) -> None:
         self._memories[peer].incarnation = incarnation
         self._persist(NodeRecord(peer, incarnation))
 
-    def beaten(self, peer: NodeId, durable_to: int) -> None:
-        """A heartbeat tells how far the peer's log is durable."""
+    def _take_disk(self, peer: NodeId, incarnation: bytes) -> None:
+        """It is another one than this node knew, and the right one."""
         memory = self._memories[peer]
+        memory.ballots = [Ballot(0)] * len(memory.ballots)
+        memory.slots = [Slot(0)] * len(memory.slots)
+        memory.durable_to = memory.marked_to = 0
+        self._remember(peer, incarnation)
+
+    def beaten(self, peer: NodeId, durable_to: int) -> None:
+        """A heartbeat tells how far the log of a peer that votes is durable."""
+        memory = self._memories[peer]
+        present = self._node.incarnations.get(peer, b"")
+        if durable_to > 0 and memory.incarnation and present and present != memory.incarnation:
+            self._take_disk(peer, present)  # this node was away, or had an old disk, when the peer's was replaced
         memory.durable_to = max(memory.durable_to, durable_to)
         if memory.durable_to > memory.marked_to and memory.incarnation and self._node.clock.now() >= memory.mark_at:
             self._mark(peer, memory)
@@ -288,7 +312,8 @@ class Identity:
 
     def tick(self, now: float) -> None:
         """Ask again for what is missing, and finish groups that have learned enough."""
-        if self.state == "asking" and now >= self._patience_until and len(self._trusted_by) >= self._needed:
+        enough = len(self._trusted_by) >= self._needed and not self._unsure
+        if self.state == "asking" and now >= self._patience_until and enough:
             self._trust()
         if self.state == "asking" and now >= self._ask_at:
             self._ask_at = now + REJOIN_RETRY_S
@@ -390,10 +415,7 @@ class Identity:
     def on_rejoin(self, sender: NodeId, message: Rejoin, incarnation: bytes) -> None:
         """The asker's nonce makes a fresh ballot necessary once; asking again repeats the answer."""
         if incarnation != self._memories[sender].incarnation:
-            self._remember(sender, incarnation)
-            memory = self._memories[sender]
-            memory.ballots = [Ballot(0)] * len(memory.ballots)
-            memory.slots = [Slot(0)] * len(memory.slots)
+            self._take_disk(sender, incarnation)
         self._memories[sender].durable_to = 0  # its log is another one, or a shorter one
         if self._memories[sender].marked_to:
             self._mark(sender, self._memories[sender])
