@@ -162,8 +162,9 @@ class Recall(PeerMessage, frozen=True, array_like=True, gc=False):
 class Remembered(PeerMessage, frozen=True, array_like=True, gc=False):
     """``trusted``: nothing I remember is above what you told. Otherwise you must recover before you vote.
 
-    Not ``sure``: it may be my disk that is old, and I do not know yet; ask again. Neither trusted nor a ``reason``: my disk
-    is in doubt, so I cannot tell. ``promised``: what I have promised, group by group; ballots that I prepare are among it.
+    Not ``sure``: it may be my disk that is old, and I do not know yet; ask again. Neither trusted nor a ``reason``: my
+    disk is in doubt, so I cannot tell. ``promised``: what I have promised, group by group; ballots that I prepare are
+    among it.
     """
 
     TYPE: ClassVar[int] = 77
