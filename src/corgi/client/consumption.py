@@ -177,11 +177,12 @@ class Consumption:
         self._owner.notify()
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Go on elsewhere in a partition; what is unsettled of it is given up. Raises "not-delivered"."""
+        """Go on elsewhere in a partition; what is unsettled of it is given up. Raises "not-delivered". Units that have
+        to go are left to their next owners."""
         feed = self._feeds.get((topic, partition))
         if feed is None:
             raise CorgiError("not-delivered", f"this consumer does not hold {topic}/{partition}")
-        for held in feed.units.values():
+        for held in [one for one in feed.units.values() if one.state is UnitState.ACTIVE]:
             self._owner.dropped(held)
             held.lanes = type(held.lanes)()
             held.finished.clear()

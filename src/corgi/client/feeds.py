@@ -26,16 +26,14 @@ class Feed:
         self._slices = slices
         self._keyed = KeyedSlices(slices)
         self._rest: deque[DecodedRecord] = deque()  # decoded, and no room for it yet
-        self._rest_next = 0
+        self._next = 0  # behind the batch that was taken last
 
     @property
     def position(self) -> int:
-        """The next offset that will be looked at."""
+        """The next offset that will be looked at; units that have to go, or begin further on, stand elsewhere."""
         if self._rest:
             return self._rest[0].offset
-        if self.stream is None:
-            return -1
-        return min([held.progress.position for held in self.units.values()], default=-1)
+        return -1 if self.stream is None else self._next
 
     @property
     def error(self) -> CorgiError | None:
@@ -52,6 +50,7 @@ class Feed:
     ) -> None:
         """Stream from there on, and no longer from where it did."""
         self.close()
+        self._next = start.number if start.kind == "offset" else 0
         self.stream = self._shell.core.consumer.subscribe(
             self.key[0],
             notify,
@@ -74,6 +73,7 @@ class Feed:
         if open_max:
             return self._take_some(open_max)
         while self.stream is not None and (delivery := self.stream.take()) is not None:
+            self._next = delivery.next_offset
             messages = self._messages(list(iter_batch(delivery.batch, checked=True)), delivery.next_offset)
             if messages:
                 return messages
@@ -91,9 +91,9 @@ class Feed:
                 self._rest.extend(
                     [one for one in iter_batch(delivery.batch, checked=True) if one.offset >= delivery.wanted]
                 )
-                self._rest_next = delivery.next_offset
+                self._next = delivery.next_offset
             records = [self._rest.popleft() for _ in range(min(room, len(self._rest)))]
-            position = self._rest[0].offset if self._rest else self._rest_next
+            position = self.position
             messages = self._messages(records, position)
             if messages:  # otherwise all of them are others'
                 return messages
