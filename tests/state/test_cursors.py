@@ -176,6 +176,23 @@ def test_what_was_done_before_is_not_done_again() -> None:
     assert machine.machine.partitions[CHECKPOINTS, 3].end == 1
 
 
+def test_a_cursor_that_somebody_else_moved_as_far_does_not_stand_for_other_results() -> None:
+    """Without membership nothing but the producers of the results tells two commands apart."""
+    machine = driver()
+
+    def act(producer: int, sequence: int, version: int, offset: int) -> tuple[str, list[int]]:
+        results = batch(2, producer, 0, sequence)
+        return exactly_once(machine, version, offset, results, epoch=0, member="")
+
+    assert act(1, 0, 0, 10) == ("ok", [0, 0])
+    assert act(1, 0, 0, 10) == ("ok", [0, -1])  # sent again
+    assert act(2, 0, 0, 10) == ("checkpoint-moved", [])
+    assert act(2, 0, 1, 20) == ("ok", [2, 1])
+    assert act(1, 2, 1, 20) == ("checkpoint-moved", [])
+    assert act(1, 2, 2, 30) == ("ok", [4, 2])
+    assert machine.machine.partitions[TOPIC, 11].end == 6
+
+
 def test_a_fenced_consumer_leaves_no_result() -> None:
     machine = driver()
     own(machine, 1, "m")

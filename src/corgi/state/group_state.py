@@ -134,6 +134,17 @@ class GroupState:
         self.stored += 1
         return _new(AppendResult, (errors.OK, base_offset))
 
+    def stored_at(self, value: Buffer, topic: TopicId, partition: int, at: int, length: int) -> Offset | None:
+        """Where this batch was stored before, by its producer's sequences; -1: they cannot tell, None: it was not."""
+        log = self.partitions.get((topic, partition))
+        if log is None or length < HEADER_BYTES:
+            return _NOWHERE
+        _, _, _, delta, _, producer_id, epoch, first, _ = _BATCH(value, at)
+        producer = log.producers.get(producer_id)
+        if producer is None:
+            return _NOWHERE if producer_id < self.producers_expired_below else None
+        return producer.offset_of(first, delta) if producer.epoch == epoch else None
+
     def _examine(
         self, log: PartitionLog, is_batch: bool, length: int, attributes: int, producer_id: int, epoch: int
     ) -> AppendResult | None:

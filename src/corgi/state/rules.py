@@ -36,10 +36,10 @@ from corgi.state.transaction_rules import apply_open
 
 UNSUPPORTED = errors.BY_CODE["unsupported-version"].number
 MALFORMED = errors.INVALID_ARGUMENT
+CHECKPOINT_MOVED = errors.BY_CODE["checkpoint-moved"].number
 
 Verdict = tuple[int, str]
 _DONE: Verdict = (errors.OK, "")
-_DONE_BEFORE = AppendResult(errors.OK, Offset(-1))
 _ITEM_VERSION = 1
 
 
@@ -59,8 +59,8 @@ def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tu
     except CorgiError as error:
         return (MALFORMED, error.message), ()
     verdict = _check_guards(state, data)
-    if verdict is None:  # done before: what it would leave behind is there
-        return _DONE, (_DONE_BEFORE,) * len(data.appends)
+    if verdict is None:
+        return _done_before(state, value, data)
     if verdict[0]:
         return verdict, ()
     results: list[AppendResult] = []
@@ -72,6 +72,18 @@ def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tu
             return (result.error, ""), (AppendResult(result.error, Offset(-1)),) * len(data.appends)
         results.append(result)
     state.keep()
+    return _DONE, tuple(results)
+
+
+def _done_before(state: GroupState, value: Buffer, data: Data) -> tuple[Verdict, tuple[AppendResult, ...]]:
+    """A cursor stands where the command would move it. Results that name their producer tell whether it was this
+    command that did so: without membership somebody else may have moved it as far, with results of his own."""
+    results = []
+    for append in data.appends:
+        offset = state.stored_at(value, append.topic, append.partition, append.at, append.length)
+        if offset is None:
+            return (CHECKPOINT_MOVED, "somebody else has moved the checkpoint just as far"), ()
+        results.append(AppendResult(errors.OK, offset))
     return _DONE, tuple(results)
 
 
