@@ -1,7 +1,7 @@
 """What seeds have taught, as small tests: a seed changes its meaning with the simulator, these do not."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -301,6 +301,7 @@ def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
 
         clock = Clock()
         groups = ()
+        incarnations: ClassVar[dict[NodeId, bytes]] = {}
 
     def life() -> Identity:
         identity = Identity(Node())  # type: ignore[arg-type]
