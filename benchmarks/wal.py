@@ -32,7 +32,7 @@ from corgi.base.ports import LogRecord, RecordKind
 from corgi.runtime.disk import DiskLog, DiskOptions
 from corgi.runtime.preparer import FillOptions
 from corgi.runtime.segments import write_fully, write_zeros
-from corgi.runtime.syncer import Syncer, ThreadSyncer, UringSyncer, Written
+from corgi.runtime.syncer import Done, Syncer, ThreadSyncer, UringSyncer, Written
 
 FILE_BYTES = 64 * MIB
 WAYS = "thread-5,thread-1,thread-0.2,thread-0.05,io_uring,process"
@@ -60,10 +60,13 @@ class ProcessSyncer:
         self._helper = subprocess.Popen(command, pass_fds=(fd, asked, done))
         os.close(asked)
         os.close(done)
-        self._done: Written | None = None
+        self._done: Done | None = None
         loop.add_reader(self._told, self._completed)
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
+        assert sync, "every write here is synced"
         write_fully(fd, buffers, offset)
         self._done = done
         os.write(self._ask, b"x")

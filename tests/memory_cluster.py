@@ -65,6 +65,10 @@ class MemoryWal:
     segment = 0
     room = 2**40
 
+    @property
+    def synced_position(self) -> Position:
+        return Position(self._position)
+
     def segments(self) -> list[int]:
         return []
 

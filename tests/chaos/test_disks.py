@@ -120,7 +120,9 @@ class Inner:
         self.written: list[int] = []
         self.closed = False
 
-    def write(self, fd: int, buffers: object, offset: int, done: object) -> None:
+    def write(
+        self, fd: int, buffers: object, offset: int, done: object, *, sync: bool = True, written: object = None
+    ) -> None:
         self.written.append(offset)
 
     def close(self) -> None:

@@ -326,6 +326,23 @@ def test_what_is_wrong_is_named(replies: list[StatusReply], problem: str) -> Non
     assert any(problem in words for words in told["problems"])
 
 
+def after_a_power_loss(number: int, topics: int) -> StatusReply:
+    roles = ("follower", "recovering")
+    groups = [GroupStatus(GroupId(n), NodeId(1 - n), 1, role, 10, 10, 0, 0, 1) for n, role in enumerate(roles)]
+    gauges = {"memory_groups": 1.0, "memory_groups_in_doubt": 1.0, "memory_topics": float(topics)}
+    peers = ((NodeId(3 - number), True, 0.01, 0.0),)
+    return StatusReply("c", NodeId(number), "corgi", 1.0, not topics, peers, tuple(groups), gauges)
+
+
+def test_memory_groups_without_a_majority_are_a_problem_where_there_are_such_topics() -> None:
+    told = survey("c", [node(1), node(2)], [after_a_power_loss(1, 1), after_a_power_loss(2, 1)])
+    words = "\n".join(told["problems"])
+    assert "node 1 does not vote in groups of topics with durability memory" in words
+    assert "--accept-loss memory" in words
+    assert "no leader is known for group 1" in words
+    assert survey("c", [node(1), node(2)], [after_a_power_loss(1, 0), after_a_power_loss(2, 0)])["healthy"]
+
+
 def test_a_healthy_pair_has_no_problem() -> None:
     assert survey("c", [node(1), node(2)], [reply(1), reply(2)])["problems"] == []
 

@@ -16,10 +16,9 @@ SEGMENT_BYTES = 16 * 1024
 Fields = tuple[int, int, int, int, int, bytes]
 
 
-def accept(slot: int, payload: bytes = b"value", group: int = 1) -> LogRecord:
-    return LogRecord(
-        RecordKind.ACCEPT, GroupId(group), Ballot(7 << 16 | 3), Slot(slot), Slot(max(slot - 1, 0)), payload
-    )
+def accept(slot: int, payload: bytes = b"value", group: int = 1, *, lazy: bool = False) -> LogRecord:
+    before = Slot(max(slot - 1, 0))
+    return LogRecord(RecordKind.ACCEPT, GroupId(group), Ballot(7 << 16 | 3), Slot(slot), before, payload, lazy=lazy)
 
 
 def state(group: int = 0) -> LogRecord:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_BOTH_LOOPS = {"test_disk", "test_disk_recovery", "test_drive", "test_net", "test_peers"}
+ON_BOTH_LOOPS = {"test_disk", "test_disk_recovery", "test_drive", "test_lazy_writes", "test_net", "test_peers"}
 
 
 def pytest_asyncio_loop_factories(

@@ -18,7 +18,7 @@ from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
 from corgi.runtime.disk import DiskLog, DiskOptions
 from corgi.runtime.preparer import FillOptions
 from corgi.runtime.segments import write_fully
-from corgi.runtime.syncer import Written
+from corgi.runtime.syncer import Done, Written
 
 CLUSTER = b"c" * 16
 NODE = NodeId(3)
@@ -27,8 +27,9 @@ NO_FILL = FillOptions(ahead_bytes=0)
 SMALL = DiskOptions(segment_bytes=SEGMENT_BYTES, batch_bytes_max=8192, fill=NO_FILL, retry_s=0.001)
 
 
-def accept(slot: int, payload: bytes = b"value") -> LogRecord:
-    return LogRecord(RecordKind.ACCEPT, GroupId(1), Ballot(7 << 16 | 3), Slot(slot), Slot(0), payload)
+def accept(slot: int, payload: bytes = b"value", *, lazy: bool = False) -> LogRecord:
+    group = GroupId(2 if lazy else 1)
+    return LogRecord(RecordKind.ACCEPT, group, Ballot(7 << 16 | 3), Slot(slot), Slot(0), payload, lazy=lazy)
 
 
 def states() -> list[LogRecord]:
@@ -41,6 +42,7 @@ class World:
     def __init__(self, folder: Path, options: DiskOptions = SMALL) -> None:
         self.folder = folder
         self.released: list[LogRecord] = []
+        self.written: list[LogRecord] = []
         self.failures: list[CorgiError] = []
         self.fullness: list[bool] = []
         self.holes: list[Hole] = []
@@ -57,6 +59,7 @@ class World:
             states,
             options,
             on_full=self._full,
+            on_written=self._written,
         )
 
     def recover(self, first_segment: int = 1) -> list[int]:
@@ -66,9 +69,9 @@ class World:
         self.faulty = [item.slot for item in found if isinstance(item, FaultyRecord)]
         return [item.slot for item in found if type(item) is LogRecord and item.kind is RecordKind.ACCEPT]
 
-    def append(self, *slots: int, size: int = 5) -> None:
+    def append(self, *slots: int, size: int = 5, lazy: bool = False) -> None:
         for slot in slots:
-            self.log.append(accept(slot, bytes([slot % 256]) * size))
+            self.log.append(accept(slot, bytes([slot % 256]) * size, lazy=lazy))
 
     def slots(self) -> list[int]:
         return [record.slot for record in self.released]
@@ -92,6 +95,10 @@ class World:
     def _synced(self, records: Sequence[LogRecord]) -> None:
         self.on_release(records)
         self.released += records
+        self._changed.set()
+
+    def _written(self, records: Sequence[LogRecord]) -> None:
+        self.written += records
         self._changed.set()
 
     def _failed(self, error: CorgiError) -> None:
@@ -159,13 +166,18 @@ class ManualSyncer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.writes: list[tuple[int, int]] = []  # offset, bytes
-        self._done: Written | None = None
+        self.syncs: list[bool] = []  # whether each is to be synced
+        self.written: Written = None
+        self._done: Done | None = None
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
         assert self._done is None, "two writes are under way"
         write_fully(fd, buffers, offset)
         self.writes.append((offset, sum(map(len, buffers))))
-        self._done = done
+        self.syncs.append(sync)
+        self.written, self._done = written, done
 
     def finish(self, error: OSError | None = None) -> None:
         done, self._done = self._done, None
@@ -184,8 +196,12 @@ class NoSync:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
         write_fully(fd, buffers, offset)
+        if written is not None:
+            self._loop.call_soon(written)
         self._loop.call_soon(done, None, None)
 
     def close(self) -> None:

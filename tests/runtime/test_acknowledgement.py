@@ -22,8 +22,8 @@ from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver
 from corgi.runtime.folder import Folder
 from corgi.runtime.segments import write_fully
+from corgi.runtime.syncer import Done, Written
 
-Written = Callable[[OSError | None, float | None], None]
 MARK = b"the record to be found on disks"
 
 
@@ -37,9 +37,11 @@ class Sync:
         self.durable = bytearray()
         self._loop = loop
         self._fdatasync = fdatasync
-        self._under_way: tuple[int, bytes, Written] | None = None
+        self._under_way: tuple[int, bytes, Done] | None = None
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
         write_fully(fd, buffers, offset)
         self._under_way = (fd, b"".join(buffers), done)
         if not self.held:

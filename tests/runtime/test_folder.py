@@ -203,6 +203,72 @@ def test_a_count_out_of_range_is_told_as_damage(tmp_path: Path, field: str, valu
     assert code_of(lambda: Folder.open(tmp_path, NODE)) == "log-damaged"
 
 
+BOOT_ID, ANOTHER = "one life of the computer", "another"
+
+
+def with_memory(path: Path) -> None:
+    with Folder.bootstrap(path, CLUSTER, NODE, 8, memory_groups=2, segment_bytes=SEGMENT_BYTES) as folder:
+        folder.mark_clean()
+    Folder.open(path, NODE, kernel=BOOT_ID).close()
+
+
+def lost(path: Path, kernel: str) -> str:
+    with Folder.open(path, NODE, kernel=kernel) as folder:
+        assert folder.memory_groups == 2
+        return folder.memory_lost
+
+
+def test_another_boot_id_without_a_clean_end_is_a_power_loss_until_the_groups_have_recovered(tmp_path: Path) -> None:
+    with_memory(tmp_path)
+    assert lost(tmp_path, BOOT_ID) == "", "killed"
+    name = lost(tmp_path, ANOTHER)
+    assert name
+    assert lost(tmp_path, ANOTHER) == name, "a kill settles nothing"
+    assert lost(tmp_path, BOOT_ID) not in ("", name), "another loss"
+    with Folder.open(tmp_path, NODE, kernel=BOOT_ID) as folder:
+        folder.mark_memory_recovered()
+    assert lost(tmp_path, BOOT_ID) == ""
+
+
+def test_a_clean_end_is_good_for_one_start(tmp_path: Path) -> None:
+    with_memory(tmp_path)
+    with Folder.open(tmp_path, NODE, kernel=BOOT_ID) as folder:
+        folder.mark_clean()
+    assert lost(tmp_path, ANOTHER) == ""
+    assert lost(tmp_path, BOOT_ID) != ""
+
+
+def test_where_the_system_tells_no_boot_id_each_unclean_end_counts(tmp_path: Path) -> None:
+    with_memory(tmp_path)
+    assert lost(tmp_path, "") != ""
+
+
+def test_a_failed_sync_counts_as_a_power_loss(tmp_path: Path) -> None:
+    with_memory(tmp_path)
+    with Folder.open(tmp_path, NODE, kernel=BOOT_ID) as folder:
+        folder.mark_sync_failed()
+    assert lost(tmp_path, BOOT_ID) != ""
+
+
+def test_a_folder_of_a_build_without_memory_groups_has_none_and_loses_none(tmp_path: Path) -> None:
+    bootstrap(tmp_path).close()
+    path = tmp_path / "node.json"
+    fields = json.loads(path.read_text())
+    for name in ("memory_groups", "kernel", "clean", "memory_lost"):
+        del fields[name]
+    path.write_text(json.dumps(fields))
+    for kernel in (BOOT_ID, ANOTHER, ""):
+        with Folder.open(tmp_path, NODE, kernel=kernel) as folder:
+            assert (folder.groups, folder.memory_groups, folder.memory_lost) == (8, 0, "")
+
+
+@pytest.mark.parametrize("value", [-1, "x", None])
+def test_a_count_of_memory_groups_out_of_range_is_told_as_damage(tmp_path: Path, value: object) -> None:
+    with_memory(tmp_path)
+    changed(tmp_path, memory_groups=value)
+    assert code_of(lambda: Folder.open(tmp_path, NODE)) == "log-damaged"
+
+
 def test_a_lost_identity_beside_a_log_is_damage_not_an_empty_folder(tmp_path: Path) -> None:
     bootstrap(tmp_path).close()
     segment = next((tmp_path / "wal").glob("*.wal"))

@@ -161,12 +161,13 @@ async def test_a_new_connection_of_a_node_replaces_its_old_one() -> None:
 REFUSALS = [
     (options(2, cluster=b"y" * 16), "wrong-cluster"),
     (options(2, groups=5), "invalid-configuration"),
+    (options(2, memory_groups=2), "invalid-configuration"),
     (options(2, (2, 4)), "invalid-configuration"),
     (options(3), "invalid-configuration"),  # node 3 answers where node 2 is expected
 ]
 
 
-@pytest.mark.parametrize(("other", "code"), REFUSALS, ids=["cluster", "groups", "stranger", "another"])
+@pytest.mark.parametrize(("other", "code"), REFUSALS, ids=["cluster", "groups", "memory groups", "stranger", "another"])
 async def test_what_does_not_belong_together_is_refused_in_words_once(
     other: NodeOptions, code: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +206,7 @@ def hello(**changes: object) -> PeerHello:
         ({"node": NodeId(9)}, "invalid-configuration"),
         ({"node": NodeId(-1)}, "invalid-configuration"),
         ({"groups": 8}, "invalid-configuration"),
+        ({"memory_groups": 2}, "node 1 has 0 memory groups, node 2 has 2"),
         ({"purpose": "sightseeing"}, "malformed-frame"),
         ({"incarnation": b""}, "malformed-frame"),
     ],

@@ -153,6 +153,7 @@ def test_a_folder_belongs_to_its_cluster_and_node(tmp_path: Path, port: int) -> 
         (("--node", 1, "--cluster-id", new_cluster_id()), f"belongs to cluster {CLUSTER}"),
         (("--node", 2), "belongs to node 1"),
         (("--node", 1, "--groups", 3), "the cluster has 2 since its bootstrap"),
+        (("--node", 1, "--memory-groups", 0), "memory_groups = 0: the cluster has 2 since its bootstrap"),
         (("--node", 1, "--bootstrap"), "already holds node 1"),
         (("--node", 1, "--rejoin", "--cluster-id", CLUSTER), "already holds node 1"),
     ):

@@ -8,7 +8,7 @@ import pytest
 
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
 from corgi.base.ports import LogRecord, RecordKind
-from corgi.broker.identity import NO_GROUP, NodeRecord
+from corgi.broker.node_records import NO_GROUP, NodeRecord
 from corgi.paxos.messages import Accepted
 from corgi.sim.ledger import DiskMemory, Focus, Ledger
 from corgi.sim.process import Process

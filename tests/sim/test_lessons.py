@@ -9,9 +9,11 @@ import pytest
 from corgi.base.command import Buffer, CommandKind, encode_command, encode_value
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot, make_ballot, make_origin, next_boot, origin_boot
 from corgi.base.ports import Hole, LogRecord, RecordKind
+from corgi.broker.amnesia import A_HOLE
 from corgi.broker.detector import Detector
-from corgi.broker.identity import Identity, NodeRecord
+from corgi.broker.identity import Identity
 from corgi.broker.node import Node
+from corgi.broker.node_records import NodeRecord
 from corgi.broker.options import NodeOptions
 from corgi.log.record import NO_GROUP
 from corgi.paxos.leader import Candidate
@@ -216,9 +218,10 @@ class LoneNode:
     class options:  # noqa: N801 - an attribute of the node
         members = (ME, LEADER, OTHER)
         node = ME
-        groups = 1
+        groups = all_groups = 1
         recovering = False
         incarnation = bytes(16)
+        memory_lost = ""
 
     groups: tuple[Any, ...] = ()
 
@@ -249,7 +252,7 @@ def test_a_node_that_asks_again_tells_what_its_disk_held_at_the_start() -> None:
     assert [message.durable_to for message in sent] == [100, 100]
 
 
-BEGUN, REPEATED, ENDED, HOLE = "begun", "repeated", "ended", "hole"
+BEGUN, REPEATED, ENDED, HOLE, NAMED = "begun", "repeated", "ended", "hole", "named"
 
 
 @pytest.mark.parametrize(
@@ -279,6 +282,59 @@ def test_a_recovery_makes_up_for_holes_before_its_beginning(log: list[str], doub
     assert bool(identity._doubted) == doubted
 
 
+class MemoryNode(LoneNode):
+    """One group of either kind; the computer has lost its power, and named that."""
+
+    class options(LoneNode.options):  # noqa: N801
+        all_groups = 2
+        memory_lost = "the loss"
+
+    def __init__(self) -> None:
+        self.groups = (_Member(), _Member())
+
+
+class _Member:
+    class replica:  # noqa: N801
+        class learner:  # noqa: N801
+            recover_hole = staticmethod(lambda alone=False: None)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize(
+    ("log", "doubted", "settled"),
+    [
+        ([HOLE, BEGUN, ENDED], False, False),
+        ([HOLE, BEGUN, REPEATED, ENDED], False, False),
+        ([HOLE, BEGUN, HOLE, ENDED], True, False),
+        ([HOLE, BEGUN, HOLE, REPEATED, ENDED], True, False),
+        ([HOLE, BEGUN, HOLE, BEGUN, ENDED], False, False),
+        ([HOLE, BEGUN, ENDED, HOLE], True, False),
+        ([HOLE, ENDED], True, False),
+        ([BEGUN], True, False),
+        ([BEGUN, NAMED], False, True),
+        ([NAMED, BEGUN], True, True),
+        ([BEGUN, NAMED, HOLE], True, True),
+        ([], False, False),
+    ],
+)
+def test_a_lazy_hole_puts_memory_groups_in_doubt_until_they_have_recovered(
+    log: list[str], doubted: bool, settled: bool, lazy: bool
+) -> None:
+    """They alone; and a power loss, which the log does not tell, is settled only by a recovery of its own name."""
+    identity = Identity(MemoryNode())  # type: ignore[arg-type]
+    for what in log:
+        if what is HOLE:
+            identity.recover_hole(Hole(1, 4096, 8192, "nothing can be read", lazy=lazy))
+            continue
+        name = "the loss" if what is NAMED else A_HOLE
+        told = NodeRecord(0, bytes(16), recovering=what in (BEGUN, REPEATED), repeated=what is REPEATED, memory=name)
+        body = msgspec.msgpack.encode(told)
+        identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
+    assert bool(identity.memory.reason) == doubted
+    assert identity.memory._settled == settled
+    assert bool(identity._doubted) == (HOLE in log and not lazy)
+
+
 def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
     """Twice the same old disk came back: the peer that knew better had restarted meanwhile."""
     appended: list[LogRecord] = []
@@ -288,8 +344,9 @@ def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
         class options:  # noqa: N801 - an attribute of the node
             members = (ME, LEADER)
             node = ME
-            groups = 1
+            groups = all_groups = 1
             recovering = False
+            memory_lost = ""
 
         class wal:  # noqa: N801
             append = staticmethod(appended.append)

@@ -248,7 +248,9 @@ def test_bad_names(name: str) -> None:
         ("min_cleanable_dirty_ratio", ".5", False),
         ("min_cleanable_dirty_ratio", "0.٥", False),
         ("min_cleanable_dirty_ratio", "half", False),
-        ("durability", "fsync", False),
+        ("durability", "fsync", True),
+        ("durability", "memory", True),
+        ("durability", "disk", False),
     ],
 )
 def test_settings(key: str, value: str, good: bool) -> None:
@@ -262,7 +264,9 @@ def test_settings(key: str, value: str, good: bool) -> None:
 
 
 def test_an_unknown_setting_is_told_the_known_ones() -> None:
-    with pytest.raises(CorgiError, match="only cleanup, delete_retention_ms, max_batch_bytes, min_cleanable"):
+    with pytest.raises(
+        CorgiError, match="only cleanup, delete_retention_ms, durability, max_batch_bytes, min_cleanable"
+    ):
         check_settings({"color": "red"})
     check_settings({"cleanup": None})
 

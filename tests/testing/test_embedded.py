@@ -25,9 +25,10 @@ async def test_an_embedded_broker_gives_a_connected_client() -> None:
     assert caught.value.code == "unreachable"
 
 
-async def test_a_given_folder_keeps_its_messages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["fsync", "memory"])
+async def test_a_given_folder_keeps_its_messages(tmp_path: Path, durability: str) -> None:
     async with corgi.embedded(tmp_path / "data") as mq:
-        await mq.topics.create("orders", partitions=2)
+        await mq.topics.create("orders", partitions=2, durability=durability)
         (await mq.publish_many("orders", [b"%d" % number for number in range(1_000)])).raise_first()
     async with corgi.embedded(tmp_path / "data") as mq:
         await mq.publish("orders", b"more", partition=0)

@@ -166,6 +166,7 @@ def test_the_settings_of_a_topic_are_those_of_the_code() -> None:
         "retention_ms": "-1",
         "retention_bytes": "1",
         "cleanup": "compact",
+        "durability": "memory",
         "delete_retention_ms": "0",
         "min_compaction_lag_ms": "0",
         "min_cleanable_dirty_ratio": "0.25",

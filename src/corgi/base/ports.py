@@ -31,9 +31,10 @@ class LogRecord:
     """One record on its way to the disk, with the messages that may leave when it is durable.
 
     ``position`` is where the payload (not the record's header) begins; the log sets it when the record is placed.
+    ``lazy``: it counts as soon as it is written, and is synced a little later (a vote in a memory group).
     """
 
-    __slots__ = ("ballot", "commit", "group", "kind", "payload", "position", "release", "slot")
+    __slots__ = ("ballot", "commit", "group", "kind", "lazy", "payload", "position", "release", "slot")
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class LogRecord:
         commit: Slot,
         payload: Buffer = b"",
         release: tuple[NodeId, Message] | None = None,
+        *,
+        lazy: bool = False,
     ) -> None:
         self.kind = kind
         self.group = group
@@ -52,6 +55,7 @@ class LogRecord:
         self.commit = commit
         self.payload = payload
         self.release = release
+        self.lazy = lazy
         self.position = Position(-1)
 
     def __repr__(self) -> str:
@@ -79,12 +83,13 @@ class FaultyRecord(LogRecord):
 
 class Hole(NamedTuple):
     """Records may have been in [``start``, ``end``) of a log segment that nobody can know any more; ``what`` says
-    why."""
+    why. ``lazy``: they were not synced when what lies behind them was written, so they were lazy ones."""
 
     segment: int
     start: int
     end: int
     what: str
+    lazy: bool = False
 
 
 class Message(Protocol):
@@ -112,7 +117,8 @@ class Random(Protocol):
 
 
 class Wal(Protocol):
-    """The node's write-ahead log. Durable records come back through ``Node.log_synced`` in the order of ``append``."""
+    """The node's write-ahead log. Durable records come back through ``Node.log_synced`` in the order of ``append``,
+    lazy ones, once they are written, perhaps through ``Node.log_written`` instead."""
 
     def append(self, record: LogRecord) -> None:
         """Queue a record; written and synced with everything else that waits."""
@@ -156,6 +162,11 @@ class Wal(Protocol):
     @property
     def segment(self) -> int:
         """The last segment of which something is durable; a record that is not placed yet will lie there or behind."""
+        ...
+
+    @property
+    def synced_position(self) -> Position:
+        """Everything below is durable."""
         ...
 
     def segments(self) -> Sequence[int]:

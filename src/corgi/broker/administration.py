@@ -18,7 +18,7 @@ from corgi.base.ids import META, SYSTEM_TOPIC_NAMES, GroupId, TopicId
 from corgi.broker.openings import GroupView, Host, Openings
 from corgi.state.commands import guard_topic_absent, guard_topic_at
 from corgi.state.outcomes import Outcome
-from corgi.state.settings import check_partition_count, check_settings, check_topic_name
+from corgi.state.settings import check_partition_count, check_settings, check_topic_name, in_memory
 from corgi.state.topics import Topic, TopicRecord, Topics, created_id, default_anchor, encode_topic_record
 from corgi.wire.messages import AlterTopic, CreateTopic, DeleteTopic, TopicInfo
 
@@ -76,8 +76,10 @@ class _Waiting:
 class Administration:
     """Creates, changes and deletes topics. All callbacks run on the node's thread."""
 
-    def __init__(self, node: Host) -> None:
+    def __init__(self, node: Host, memory_groups: int = 0) -> None:
+        """``memory_groups``: so many of the node's groups, the last ones."""
         self._node = node
+        self._memory_groups = memory_groups
         self.when_opened: Callable[[], None] = _nothing  # partitions were opened or closed in a group
         self._openings = Openings(node)
         self._changed = self._topics.watch()
@@ -176,7 +178,14 @@ class Administration:
         attempt(_Request(done, self._node.clock.now() + timeout_s, attempt))
 
     def _try_create(self, request: _Request, message: CreateTopic) -> None:
-        groups = len(self._node.groups)
+        groups, first = len(self._node.groups) - self._memory_groups, 0
+        if in_memory(message.config):
+            groups, first = self._memory_groups, groups
+            if not groups:
+                what = "this cluster has no memory groups, so no topic with durability memory"
+                hint = "memory_groups is fixed when the cluster is bootstrapped"
+                request.done(errors.INVALID_ARGUMENT, f"{what}; {hint}", None)
+                return
         anchor = message.anchor if message.anchor >= 0 else default_anchor(message.name, groups)
         guards = [guard_topic_absent(message.name)]
         if message.colocate_with:
@@ -191,9 +200,13 @@ class Administration:
                     None,
                 )
                 return
-            anchor, groups = beside.anchor, beside.groups
+            if in_memory(beside.config) != in_memory(message.config):
+                what = f"{beside.name!r} has another durability; a topic beside it needs the same"
+                request.done(errors.INVALID_ARGUMENT, what, None)
+                return
+            anchor, groups, first = beside.anchor, beside.groups, beside.first
             guards.append(guard_topic_at(beside.name, beside.topic, beside.version))
-        record = TopicRecord(0, message.partitions, anchor, groups, message.config)
+        record = TopicRecord(0, message.partitions, anchor, groups, message.config, first)
         self._submit(request, message.name, record, guards, None)
 
     def _try_alter(self, request: _Request, message: AlterTopic) -> None:
@@ -210,6 +223,9 @@ class Administration:
         try:
             check_partition_count(partitions)
             check_settings(message.config)
+            if in_memory(config) != in_memory(topic.config):
+                what = f"the durability of {topic.name!r} was decided when it was created"
+                raise CorgiError("invalid-argument", what)
             if partitions < topic.partitions:
                 raise CorgiError(
                     "invalid-argument", f"{topic.name!r} has {topic.partitions} partitions; their number never shrinks"
@@ -217,7 +233,7 @@ class Administration:
         except CorgiError as error:
             request.done(error.kind.number, error.message, None)
             return
-        record = TopicRecord(topic.topic, partitions, topic.anchor, topic.groups, config)
+        record = TopicRecord(topic.topic, partitions, topic.anchor, topic.groups, config, topic.first)
         guard = guard_topic_at(topic.name, topic.topic, topic.version)
         self._submit(request, topic.name, record, [guard], None)
 

@@ -80,7 +80,7 @@ class Decisions:
 
     def home(self, name: str) -> GroupId:
         """The Paxos group of a name's record."""
-        return GroupId(crc32(name.encode()) % len(self._node.groups))
+        return GroupId(crc32(name.encode()) % self._node.options.groups)
 
     def get(self, name: str) -> Decided | None:
         """The record of a name as applied here."""

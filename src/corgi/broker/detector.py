@@ -58,6 +58,14 @@ class Detector:
         self._number = 0
         self._sent: deque[tuple[int, float]] = deque(maxlen=512)
 
+    def status(self) -> list[tuple[NodeId, bool, float, float]]:
+        """As ``Node.peer_status``."""
+        now = self.clock.now()
+        return [
+            (peer, view.connected, min(now - view.heard_at, 1e9), float(view.clock_offset_ms))
+            for peer, view in self.peers.items()
+        ]
+
     def connected(self, peer: NodeId) -> None:
         view = self.peers[peer]
         view.connected = True

@@ -15,7 +15,7 @@ ballot's, so it cannot complete unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,31 +23,19 @@ import msgspec
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.base.ports import Hole, LogRecord, RecordKind
+from corgi.broker.amnesia import MemoryDoubt
+from corgi.broker.node_records import NodeRecord, log_record
+from corgi.paxos.leader import Tenure
 from corgi.paxos.messages import Accepted, Promise, Recall, Rejoin, Rejoined, Remembered
 
 if TYPE_CHECKING:
     from corgi.broker.node import Node
 
-NO_GROUP = GroupId(0xFFFF)
 REJOIN_RETRY_S = 0.5
 RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
 ACCEPTED_MAX = 100  # accepted losses that are carried along in the log
 REAFFIRM_RETRY_S = 1.0
 MARK_S = 1.0  # how often at most the length of a peer's log is written down
-
-
-class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
-    """Body of a NODE record: ``peer`` 0 tells of this node itself, else which incarnation of a peer is known.
-
-    ``durable_to`` is how far that peer's log was durable, -1 says nothing of it; of this node, which recovery it is.
-    """
-
-    peer: int
-    incarnation: bytes = b""
-    recovering: bool = False
-    durable_to: int = -1
-    repeated: bool = False  # at the start of a segment: told before
-    accepted: str = ""  # a loss that the operator accepted; then nothing else is told
 
 
 class Memory:
@@ -72,15 +60,17 @@ class Identity:
         options = node.options
         self.state = "asking"
         self.recovered: Callable[[], None] | None = None  # called once when a recovery is complete and durable
-        self._memories = {peer: Memory(options.groups) for peer in options.members if peer != options.node}
+        self.memory = MemoryDoubt(self, node)
+        self._memories = {peer: Memory(options.all_groups) for peer in options.members if peer != options.node}
         self._trusted_by: set[NodeId] = set()
         self._unsure: set[NodeId] = set()  # peers that know another disk of this node, or have an old one themselves
         self._patience_until = float("inf")
         self._needed = len(options.members) // 2  # peers that make a majority with this node
         self._told: dict[NodeId, tuple[Ballot, ...]] = {}  # what peers had promised since this process began
-        self._nonces: dict[GroupId, int] = {}
+        self._nonces: dict[GroupId, int] = {}  # of the groups that recover
+        self._beginnings = 0  # of recoveries, on their way to the disk
         self._targets: dict[GroupId, tuple[Ballot, Slot]] = {}
-        self._ask_at = 0.0
+        self._ask_at = self._rejoin_at = 0.0
         self._wanted: dict[tuple[GroupId, NodeId], tuple[int, Ballot]] = {}  # rejoins asked of this node
         self._doubted = "the disk was replaced" if options.recovering else ""
         self.given_up: list[str] = []  # losses that the operator accepted, in this life and in earlier ones
@@ -92,7 +82,12 @@ class Identity:
     def voting(self) -> bool:
         return self.state == "voting"
 
+    def recovers(self, group: GroupId) -> bool:
+        """The group does not vote before it has recovered."""
+        return group in self._nonces
+
     def start(self) -> None:
+        self.memory.start()
         self._found = self._recall_of()
         if self._doubted and self._needed == 0 and self._node.options.accept_lost_votes:
             self._accept(self._doubted)
@@ -111,7 +106,9 @@ class Identity:
             what = f"a record about nodes, at {record.position}, makes no sense: {error}"
             raise CorgiError("log-damaged", what) from None
         if found.accepted:
-            self._remember_accepted(found.accepted)
+            self.remember_accepted(found.accepted)
+        elif found.memory:
+            self.memory.recover(found)
         elif found.peer == 0:
             if found.recovering:
                 self._doubted = self._doubted or "a recovery was interrupted"
@@ -126,7 +123,11 @@ class Identity:
 
     def recover_hole(self, hole: Hole) -> None:
         """Promises or votes may be lost here in the log. A recovery that began behind it has made up for them."""
+        if hole.lazy:
+            self.memory.recover_hole(hole)
+            return
         self._hole_behind = True
+        self.memory.recover_hole(hole)
         where = f"segment {hole.segment:016x} at offset {hole.start}"
         self._node.count("log_holes")
         self._node.note("log-hole", GroupId(0), f"{where}: {hole.what}")
@@ -153,14 +154,14 @@ class Identity:
                 max(group.replica.acceptor.highest, group.replica.prefix),
             )
             for group in self._node.groups
+            if group.id not in self._nonces  # of those in doubt nothing is claimed
         )
         return Recall(self._node.options.incarnation, marks, self._node.durable_to)
 
     def on_remembered(self, sender: NodeId, message: Remembered) -> None:
         if len(message.promised) == len(self._node.groups):
             self._told.setdefault(sender, message.promised)
-        if self.state == "recovering":
-            self._finish_groups()
+        self._finish_groups()
         if self.state != "asking":
             return
         if not message.sure:
@@ -181,10 +182,11 @@ class Identity:
     def _trust(self) -> None:
         self.state = "voting"
         self._set_voting(True)
+        self.memory.asked(self._nonces)
 
     def _set_voting(self, voting: bool) -> None:
         for group in self._node.groups:
-            group.replica.acceptor.voting = voting
+            group.replica.acceptor.voting = voting and group.id not in self._nonces
 
     # -- answering ------------------------------------------------------------------------------------------------
 
@@ -215,7 +217,7 @@ class Identity:
 
     def _remember(self, peer: NodeId, incarnation: bytes) -> None:
         self._memories[peer].incarnation = incarnation
-        self._persist(NodeRecord(peer, incarnation))
+        self.persist(NodeRecord(peer, incarnation))
 
     def _take_disk(self, peer: NodeId, incarnation: bytes) -> None:
         """It is another one than this node knew, and the right one."""
@@ -238,7 +240,7 @@ class Identity:
     def _mark(self, peer: NodeId, memory: Memory) -> None:
         memory.marked_to = memory.durable_to
         memory.mark_at = self._node.clock.now() + MARK_S
-        self._persist(NodeRecord(peer, memory.incarnation, durable_to=memory.marked_to))
+        self.persist(NodeRecord(peer, memory.incarnation, durable_to=memory.marked_to))
 
     def promised(self, sender: NodeId, message: Promise) -> None:
         memory = self._memories[sender]
@@ -259,10 +261,21 @@ class Identity:
         self._doubted = reason
         self._node.note("recovering", GroupId(0), reason)
         self._node.count("recoveries")
-        self._nonces = {group.id: self._nonce() for group in self._node.groups}
         self._targets.clear()
-        self._ask_at = float("inf")  # until the doubt is durable: the peers forget when they are asked
-        self._persist(NodeRecord(0, self._node.options.incarnation, recovering=True))
+        self.memory.doubt(reason)
+        self.begin(range(self._node.options.groups), NodeRecord(0, self._node.options.incarnation, recovering=True))
+        self.memory.asked(self._nonces)
+
+    def begin(self, groups: Iterable[int], told: NodeRecord) -> None:
+        """These groups recover; that is durable before anybody is asked: the peers forget when they are."""
+        for number in groups:
+            self._nonces[GroupId(number)] = self._nonce()
+            self._node.groups[number].replica.acceptor.voting = False
+        self._begins(told)
+
+    def _begins(self, told: NodeRecord) -> None:
+        self._beginnings += 1
+        self.persist(told)
 
     def reaffirm(self) -> None:
         """Records in the log were lost while this node runs, which knows all that they told. It writes its promises and
@@ -285,27 +298,34 @@ class Identity:
         """Promises and open votes, as a recovery."""
         self._node.count("reaffirmed")
         incarnation = self._node.options.incarnation
-        self._persist(NodeRecord(0, incarnation, recovering=True))
+        self._begins(NodeRecord(0, incarnation, recovering=True))
+        memory = self.memory.certain
+        if memory:
+            self._begins(NodeRecord(0, incarnation, recovering=True, memory=memory))
         for group in self._node.groups:
+            if not group.replica.acceptor.voting:
+                continue  # its recovery under way settles it
             acceptor, prefix = group.replica.acceptor, group.replica.prefix
             self._node.persist(LogRecord(RecordKind.PROMISE, group.id, acceptor.promised, Slot(0), prefix))
             for slot, vote in acceptor.votes.items():
                 if vote.value is not None:
                     record = LogRecord(RecordKind.ACCEPT, group.id, vote.ballot, slot, prefix, vote.value)
                     self._node.persist(record)
-        self._persist(NodeRecord(0, incarnation))
+        self.persist(NodeRecord(0, incarnation))
+        if memory:
+            self.persist(NodeRecord(0, incarnation, memory=memory))
 
     def _accept(self, loss: str) -> None:
         """There is nobody to recover from, and the operator has this node vote all the same. That is written down, and
         told from now on; as is, for later restarts, that behind it nothing is in doubt."""
         self._doubted = ""
         self._node.note("loss-accepted", GroupId(0), loss)
-        self._remember_accepted(loss)
-        self._persist(NodeRecord(0, self._node.options.incarnation, accepted=loss))
+        self.remember_accepted(loss)
+        self.persist(NodeRecord(0, self._node.options.incarnation, accepted=loss))
         self._trust()
         self._write_again()
 
-    def _remember_accepted(self, loss: str) -> None:
+    def remember_accepted(self, loss: str) -> None:
         if loss not in self.given_up and len(self.given_up) < ACCEPTED_MAX:
             self.given_up.append(loss)
             self._node.count("losses_accepted")
@@ -319,11 +339,10 @@ class Identity:
             self._ask_at = now + REJOIN_RETRY_S
             for peer in self._memories:
                 self._recall(peer)
-        if self.state == "recovering":
-            self._finish_groups()
-            if self.state == "recovering" and now >= self._ask_at:
-                self._ask_at = now + REJOIN_RETRY_S
-                self._ask_rejoins()
+        self._finish_groups()
+        if self._nonces and self.state != "asking" and not self._beginnings and now >= self._rejoin_at:
+            self._rejoin_at = now + REJOIN_RETRY_S
+            self._ask_rejoins()
         if now >= self._reaffirm_at:
             self.reaffirm()
 
@@ -334,14 +353,14 @@ class Identity:
         for peer in self._memories:
             if peer not in self._told:
                 self._recall(peer)
-        for group in self._node.groups:
-            if not group.replica.acceptor.voting and group.id not in self._targets:
+        for group, nonce in self._nonces.items():
+            if group not in self._targets:
                 for peer in self._memories:
-                    above = max((told[group.id] for told in self._told.values()), default=Ballot(0))
-                    self._node.network.send(peer, Rejoin(group.id, self._nonces[group.id], above))
+                    above = max((told[group] for told in self._told.values()), default=Ballot(0))
+                    self._node.network.send(peer, Rejoin(group, nonce, above))
 
     def on_rejoined(self, sender: NodeId, message: Rejoined) -> None:
-        if self.state != "recovering" or message.nonce != self._nonces.get(message.group):
+        if self.state == "asking" or message.nonce != self._nonces.get(message.group):
             return
         self._targets[message.group] = (message.ballot, message.slot)
         replica = self._node.groups[message.group].replica
@@ -368,26 +387,46 @@ class Identity:
         return True
 
     def _finish_groups(self) -> None:
+        if not self._nonces or self.state == "asking":
+            return
+        self._look_at_own_ballots()
         for group_id, (ballot, slot) in list(self._targets.items()):
             replica = self._node.groups[group_id].replica
-            if replica.acceptor.voting or not self._above_old_promises(group_id, ballot):
+            acceptor = replica.acceptor
+            if not self._above_old_promises(group_id, ballot):
                 continue
-            if replica.prefix >= slot:
-                if replica.acceptor.promised < ballot:
-                    replica.acceptor.promise(ballot, replica.prefix)
-                replica.acceptor.voting = True
-        if all(group.replica.acceptor.voting for group in self._node.groups):
+            first = Slot(replica.prefix + 1)
+            if replica.prefix >= slot or (acceptor.lossy and acceptor.holds(ballot, first, slot)):
+                if acceptor.promised < ballot:
+                    acceptor.promise(ballot, replica.prefix)
+                acceptor.voting, acceptor.lossy = True, 0
+                del self._nonces[group_id], self._targets[group_id]
+        own = self._node.options.incarnation
+        if self.state == "recovering" and not any(group < self._node.options.groups for group in self._nonces):
             self.state = "voting"
             self._node.note("recovered", GroupId(0), "")
-            self._persist(NodeRecord(0, self._node.options.incarnation, recovering=False))
+            self.persist(NodeRecord(0, own, recovering=False))
+        if not any(group >= self._node.options.groups for group in self._nonces):
+            self.memory.finish()
+
+    def _look_at_own_ballots(self) -> None:
+        """A ballot of this node that all have promised leaves it nothing to learn from others."""
+        me = self._node.options.node
+        for group, nonce in self._nonces.items():
+            tenure = self._node.groups[group].replica.tenure
+            if tenure is not None and tenure.epoch_slot and tenure.lossy.get(me) == nonce:
+                self._targets[group] = (tenure.ballot, tenure.epoch_slot)
 
     def durable(self, record: LogRecord) -> None:
         """A NODE record is on disk; the last one of a recovery lets the folder forget its doubt."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
-        if found.peer != 0 or found.accepted:
+        if found.peer != 0 or found.accepted or found.cut:
             return
         if found.recovering:
-            self._ask_at = 0.0
+            self._beginnings = max(0, self._beginnings - 1)
+            return
+        if found.memory:
+            self.memory.durable(found)
             return
         self._doubted = ""
         if self.recovered is not None:
@@ -408,7 +447,8 @@ class Identity:
         known += [NodeRecord(0, own, repeated=True, accepted=what) for what in self.given_up]
         if self._doubted:
             known.append(NodeRecord(0, own, recovering=True, repeated=True))
-        return [_record(told) for told in known]
+        known += self.memory.records()
+        return [log_record(told) for told in known]
 
     # -- helping another to recover -------------------------------------------------------------------------------
 
@@ -416,12 +456,18 @@ class Identity:
         """The asker's nonce makes a fresh ballot necessary once; asking again repeats the answer."""
         if incarnation != self._memories[sender].incarnation:
             self._take_disk(sender, incarnation)
-        self._memories[sender].durable_to = 0  # its log is another one, or a shorter one
-        if self._memories[sender].marked_to:
-            self._mark(sender, self._memories[sender])
+        memory = self._memories[sender]
+        if message.group < self._node.options.groups:
+            memory.durable_to = 0  # its log is another one, or a shorter one
+            if memory.marked_to:
+                self._mark(sender, memory)
         replica = self._node.groups[message.group].replica
         key = (message.group, sender)
+        if replica.tenure is not None and replica.tenure.lossy.get(sender) == message.nonce:
+            self._tell_lossy(sender, message, replica.tenure)
+            return
         if self._wanted.get(key, (0, Ballot(0)))[0] != message.nonce:
+            memory.ballots[message.group], memory.slots[message.group] = Ballot(0), Slot(0)  # it says so itself
             replica.highest_seen = max(replica.highest_seen, message.above)
             self._wanted[key] = (message.nonce, replica.highest_seen)
             if replica.tenure is not None:
@@ -429,6 +475,13 @@ class Identity:
             else:
                 replica.want_leader()
         self.epoch_applied(message.group)
+
+    def _tell_lossy(self, peer: NodeId, message: Rejoin, tenure: Tenure) -> None:
+        """Its own promise, given since it began to recover, was needed for this ballot: no fresher one is possible, and
+        there is nothing older that somebody could still complete."""
+        if tenure.epoch_slot:
+            told = Rejoined(message.group, message.nonce, tenure.ballot, tenure.epoch_slot)
+            self._node.network.send(peer, told)
 
     def epoch_applied(self, group_id: GroupId) -> None:
         """This node may have become leader in a fresh ballot: tell those who wait for one."""
@@ -444,10 +497,5 @@ class Identity:
             elif replica.proposing:
                 replica.prepare_anew()
 
-    def _persist(self, record: NodeRecord) -> None:
-        self._node.wal.append(_record(record))
-
-
-def _record(told: NodeRecord) -> LogRecord:
-    body = msgspec.msgpack.encode(told)
-    return LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body)
+    def persist(self, record: NodeRecord) -> None:
+        self._node.wal.append(log_record(record))

@@ -172,7 +172,7 @@ class Installs:
             return
         if fetch is not None and fetch.whole:
             return  # it is being written
-        self._fetch = _Fetch(sender, group, self._node.options.groups, message.slot, message.size)
+        self._fetch = _Fetch(sender, group, self._node.options.all_groups, message.slot, message.size)
         self._node.note("snapshot-wanted", group.id, f"slot {message.slot} of node {sender}, {message.size} bytes")
         self._ask(self._fetch)
 
@@ -269,7 +269,7 @@ class Installs:
         if fetch.slot <= group.machine.applied:
             self._fetch = None  # the log got there first
         elif not self._snapshots.busy:
-            machine = Machine(group.id, self._node.options.groups)
+            machine = Machine(group.id, self._node.options.all_groups)
             fetch.restorer.adopt_into(machine)
             machine.take_appended()
             runs = self._places(fetch)

@@ -144,6 +144,7 @@ class MetadataQueries:
                 self._nodes(),
                 tuple([self.group_info(group) for group in node.groups]),
                 tuple(topics),
+                node.options.memory_groups,
             ),
         )
 

@@ -22,7 +22,7 @@ from corgi.base.command import (
     iter_commands,
 )
 from corgi.base.errors import CorgiError, check
-from corgi.base.ids import FIRST_USER_TOPIC, Ballot, GroupId, NodeId, Slot, TopicId, make_origin
+from corgi.base.ids import Ballot, GroupId, NodeId, Slot, TopicId, make_origin
 from corgi.base.limits import BUSY_HEARTBEAT_S, ECHO_APART_S, HEARTBEAT_S
 from corgi.base.ports import (
     ClientSession,
@@ -88,22 +88,24 @@ class Node:
         self.detector = Detector(options.node, options.members, options.suspicion_s, clock)
         self.room = Room(self)
         self.repairs = Repairs(self)
-        self.values = Values(options.groups, wal, options.tail_bytes_max, self.repairs.want)
+        self.values = Values(options.all_groups, wal, options.tail_bytes_max, self.repairs.want)
         self.catch_up = CatchUp(self.values, network)
         self.incarnations: dict[NodeId, bytes] = {}
         members = Members(options.members)
         self.groups: list[Group] = []
-        for number in range(options.groups):
+        for number in range(options.all_groups):
             group = GroupId(number)
             self.groups.append(
                 Group(
                     group,
                     Replica(group, options.node, members, self),
-                    Machine(group, options.groups),
+                    Machine(group, options.all_groups),
                     Proposals(group, self.origin, self.count),
                     self.values,
                 )
             )
+        for memory in self.groups[options.groups :]:
+            memory.replica.acceptor.lazy = True
         self.identity = Identity(self)
         self.replay = Replay(self)
         self.scrubber = Scrubber(self)
@@ -113,13 +115,13 @@ class Node:
         self.leadership = Leadership(self)
         self.snapshots = Snapshotting(self, snapshots)
         self.durable_to = 0  # position of the last record on a group known durable; NODE records tell of other logs
+        self._written_to = 0
         self._recovering = True
         self._applied: set[int] = set()
         self._submitted = False
         self._more = False
         self._later: list[Callable[[], None]] = []
-        self._wake = clock.now()
-        self._beat_at = clock.now()
+        self._wake = self._beat_at = clock.now()
 
     # -- recovery -------------------------------------------------------------------------------------------------
 
@@ -201,23 +203,31 @@ class Node:
                     replica.leader_denies(peer, lead.ballot)
 
     def log_synced(self, records: Sequence[LogRecord]) -> None:
-        """These records are durable: their messages leave, their votes count."""
+        """These records are durable, and what was written before: their messages leave, their votes count."""
+        self.durable_to = max(self.durable_to, self._written_to)
         for record in records:
             if record.kind is RecordKind.NODE:
                 self.identity.durable(record)
-                continue
-            if record.kind is RecordKind.CLOSE:
                 continue
             self.durable_to = max(self.durable_to, record.position)
             if record.kind is RecordKind.STORE:
                 self.snapshots.stored(record)
                 continue
-            if self.values.placed(record):
-                self.snapshots.moved(record.group)
-            if record.release is not None:
-                peer, message = record.release
-                self.network.send(peer, message)
-            self.groups[record.group].replica.durable(record)
+            self._took_place(record)
+
+    def log_written(self, records: Sequence[LogRecord]) -> None:
+        """These lazy records are written, and not yet durable: votes in memory groups, which count."""
+        for record in records:
+            self._written_to = record.position
+            self._took_place(record)
+
+    def _took_place(self, record: LogRecord) -> None:
+        if self.values.placed(record):
+            self.snapshots.moved(record.group)
+        if record.release is not None:
+            peer, message = record.release
+            self.network.send(peer, message)
+        self.groups[record.group].replica.durable(record)
 
     def log_full(self, full: bool) -> None:
         """The disk has no room for the next segment (or has again)."""
@@ -366,21 +376,13 @@ class Node:
 
     def group_of(self, topic: TopicId, partition: int) -> GroupId:
         """The group of a partition. Raises CorgiError "unknown-topic" or "unknown-partition"."""
-        if topic < FIRST_USER_TOPIC:
-            if not 0 <= partition < len(self.groups):
-                raise CorgiError("unknown-partition")
-            return GroupId(partition)
         topics = self.groups[0].machine.topics
         assert topics is not None
         return topics.group_of(topic, partition)
 
     def peer_status(self) -> list[tuple[NodeId, bool, float, float]]:
         """(node, connected, silent for seconds, clock offset in ms) of every peer."""
-        now = self.clock.now()
-        return [
-            (peer, view.connected, min(now - view.heard_at, 1e9), float(view.clock_offset_ms))
-            for peer, view in self.detector.peers.items()
-        ]
+        return self.detector.status()
 
     def stop(self) -> None:
         """Begin a graceful stop: lead no more; ``stopped`` turns True when everything is handed over (3 s at most)."""
@@ -485,6 +487,9 @@ class Node:
 
     def may_lead(self, group: GroupId) -> bool:
         return self.leadership.fit and not self.replay.behind(group)
+
+    def loss_accepted(self, group: GroupId, first: Slot) -> None:
+        self.identity.memory.used(group, first)
 
     def may_copy(self) -> bool:
         return self.room.for_copies()

@@ -30,8 +30,10 @@ class NodeOptions:
     boot: int
     members: tuple[NodeId, ...]
     groups: int = GROUPS_DEFAULT
+    memory_groups: int = 0  # behind the others
     suspicion_s: float = SUSPICION_S
     recovering: bool = False
+    memory_lost: str = ""  # names the power loss after which the memory groups have not recovered yet
     addresses: Mapping[NodeId, tuple[str, int]] = field(default_factory=dict)
     labels: Mapping[NodeId, str] = field(default_factory=dict)
     window_slots: int = WINDOW_SLOTS
@@ -49,6 +51,12 @@ class NodeOptions:
     scrub_bytes_s: int = SCRUB_BYTES_S  # of sealed segments, read to find damage; 0: never
     scrub_pause_s: float = SCRUB_PAUSE_S  # between two passes over them
     accept_lost_votes: bool = False  # the operator's word for a node that is alone in its cluster
+    accept_lost_memory: bool = False  # ... for memory groups of which a majority has forgotten votes
     classic_join_delay_s: float = 0.25  # how long an empty group waits for more members than its first
     software: str = "corgi"
     process_id: int = 0  # told to who asks for the status; 0: not a process of its own
+
+    @property
+    def all_groups(self) -> int:
+        """The groups of both kinds."""
+        return self.groups + self.memory_groups

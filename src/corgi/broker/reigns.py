@@ -96,7 +96,7 @@ class Reigns:
 
     def of(self, name: str) -> Reign:
         """Where a group is coordinated by this node. Raises "not-leader"; if nobody leads, has somebody take over."""
-        number = kept_in(name, len(self._node.groups))
+        number = kept_in(name, self._node.options.groups)
         group = self._node.groups[number]
         reign = self._current.get(number)
         if reign is not None and self._lasts(reign):
@@ -122,7 +122,7 @@ class Reigns:
 
     def known(self, name: str) -> Reign | None:
         """The present reign over this group, if there is one."""
-        return self._current.get(kept_in(name, len(self._node.groups)))
+        return self._current.get(kept_in(name, self._node.options.groups))
 
     def attend(
         self,

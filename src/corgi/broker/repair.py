@@ -12,6 +12,7 @@ Invariant: nothing is written that does not hold the value's own checksum and, i
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -383,7 +384,14 @@ class Repairs:
             self._node.count("repaired_in_place")
             self._restored(key, want, value)
 
-        self._node.wal.repair(faulty.position, value, written)
+        self._in_place(faulty, value, written)
+
+    def _in_place(self, faulty: Faulty, value: bytes, written: Callable[[CorgiError | None], None]) -> None:
+        """What is only written, and not yet synced, lies where the writer is."""
+        if faulty.position >= 0 and faulty.position + len(value) <= self._node.wal.synced_position:
+            self._node.wal.repair(faulty.position, value, written)
+        else:
+            written(CorgiError("record-damaged"))
 
     def _restored(self, key: _Key, want: _Want, value: bytes) -> None:
         self._node.snapshots.moved(key[0])  # the last snapshot may have told it as missing
@@ -410,10 +418,7 @@ class Repairs:
                 record = LogRecord(RecordKind.LEARNED, key[0], Ballot(0), key[1], group.replica.prefix, value)
                 self._node.persist(record)
 
-        if faulty.position >= 0:
-            self._node.wal.repair(faulty.position, value, written)
-        else:
-            written(CorgiError("record-damaged"))
+        self._in_place(faulty, value, written)
 
     def _settle(self, key: _Key, want: _Want) -> None:
         """The value came another way, or is no longer wanted."""

@@ -56,7 +56,7 @@ class Requests:
         self._node = node
         self._started = node.clock.now()
         self._counted_next = self._started
-        self.administration = Administration(node)
+        self.administration = Administration(node, node.options.memory_groups)
         self.places = Places(node)
         self.barriers = Barriers(node)
         self.hearing = Hearing(node)

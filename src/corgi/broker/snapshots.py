@@ -76,7 +76,7 @@ class Snapshotting:
     def __init__(self, node: Node, port: Snapshots | None) -> None:
         self._node = node
         self._port = port
-        groups = node.options.groups
+        groups = node.options.all_groups
         self.durable: list[SnapshotName | None] = [None] * groups
         self.sizes = [0] * groups  # bytes of the durable snapshots
         self.taken_at = [node.clock.now()] * groups
@@ -127,7 +127,7 @@ class Snapshotting:
         if decode_header(content)[:2] != (name.group, name.slot):
             raise CorgiError("snapshot-damaged", "a snapshot is of another group or slot than its name says")
         group = node.groups[name.group]
-        restorer = Restorer(group.id, node.options.groups)
+        restorer = Restorer(group.id, node.options.all_groups)
         runs: list[Run] = []
         for kind, body in read_sections(content):
             if kind == SLOTS:
@@ -325,6 +325,8 @@ class Snapshotting:
             for slot in [slot for slot in faulty if 0 <= slot - run.first < len(run.positions)]:
                 if faulty[slot].proven:
                     run.positions[slot - run.first] = faulty[slot].position  # where it is repaired, or found damaged
+            while max(run.positions) >= self._node.wal.synced_position:
+                yield None  # else a power loss could leave something else there
             yield encode_run(run)
             count += 1
         yield encode_end(count)

@@ -18,17 +18,31 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
     process = {"process_id": float(options.process_id)} if options.process_id else {}
     disk = {"disk_full": float(node.room.full)}
     damage = {"values_missing": float(node.repairs.wanted), "values_lost": float(len(node.repairs.lost))}
+    memory = memory_gauges(node)
+    needed = options.all_groups if memory.get("memory_topics") else options.groups
     return StatusReply(
         options.cluster.hex(),
         options.node,
         options.software,
         uptime_s,
-        not any(group.role == "recovering" for group in groups),
+        not any(group.role == "recovering" for group in groups[:needed]),
         tuple(node.peer_status()),
         groups,
-        {**node.counters, **counters, **node.snapshots.gauges(), **damage, **disk, **process},
+        {**node.counters, **counters, **node.snapshots.gauges(), **damage, **memory, **disk, **process},
         tuple(node.repairs.lost_ranges()),
     )
+
+
+def memory_gauges(node: Node) -> dict[str, float]:
+    """Of memory groups, if there are any: whether they are in doubt, and how many topics that concerns."""
+    options, topics = node.options, node.groups[0].machine.topics
+    if not options.memory_groups or topics is None:
+        return {}
+    return {
+        "memory_groups": float(options.memory_groups),
+        "memory_groups_in_doubt": float(sum(node.identity.recovers(g.id) for g in node.groups[options.groups :])),
+        "memory_topics": float(sum(topic.first >= options.groups for topic in topics.by_id.values())),
+    }
 
 
 def group_status(group: Group) -> GroupStatus:

@@ -164,6 +164,18 @@ class Values:
         for voted, vote in (votes or {}).items():
             self._voted(group, voted, vote)
 
+    def cut(self, group: GroupId, slot: Slot) -> None:
+        """What was chosen behind ``slot`` is given up; nothing of it was applied."""
+        for gone in range(slot + 1, self._chosen[group] + 1):
+            self._unplaced.pop((group, Slot(gone)), None)
+            self.faulty[group].pop(Slot(gone), None)
+            self.tables[group].put(Slot(gone), NOWHERE, 0)
+            self.tail.discard(group, Slot(gone))
+        for key, placed in list(self._placed.items()):
+            if key[0] == group and isinstance(placed, FaultyRecord):
+                del self._placed[key]
+        self._chosen[group] = min(self._chosen[group], slot)
+
     @property
     def counting(self) -> bool:
         """Whether something may live that is not counted yet."""

@@ -31,7 +31,7 @@ from corgi.runtime import drive, preparer
 from corgi.runtime.clock import MonotonicClock
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.segments import make_segment
-from corgi.runtime.syncer import Syncer, Written, best_syncer
+from corgi.runtime.syncer import Done, Syncer, Written, best_syncer
 from corgi.server.assemble import Mode
 from corgi.server.config import load
 from corgi.server.run import run_node
@@ -92,12 +92,15 @@ class SlowSyncer:
         self._timer: asyncio.TimerHandle | None = None
         self.name = self._inner.name
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
+        write = partial(self._inner.write, fd, buffers, offset, done, sync=sync, written=written)
         delay_s = self._sufferings.slow_s
         if delay_s:
-            self._timer = self._loop.call_later(delay_s, self._inner.write, fd, buffers, offset, done)
+            self._timer = self._loop.call_later(delay_s, write)
         else:
-            self._inner.write(fd, buffers, offset, done)
+            write()
 
     def close(self) -> None:
         if self._timer is not None:

@@ -22,7 +22,7 @@ def server(
     config: Path | None = None,
     bootstrap: Annotated[bool, Parameter(negative=())] = False,
     rejoin: Annotated[bool, Parameter(negative=())] = False,
-    accept_loss: Literal["votes"] | None = None,
+    accept_loss: Literal["votes", "memory"] | None = None,
     example_config: Annotated[bool, Parameter(negative=())] = False,
     check_config: Annotated[bool, Parameter(negative=())] = False,
     node: Annotated[int | None, Key] = None,
@@ -32,6 +32,7 @@ def server(
     cluster_id: Annotated[str | None, Key] = None,
     cluster_name: Annotated[str | None, Key] = None,
     groups: Annotated[int | None, Key] = None,
+    memory_groups: Annotated[int | None, Key] = None,
     suspicion_ms: Annotated[int | None, Key] = None,
     stop_timeout_ms: Annotated[int | None, Key] = None,
     tail_bytes: Annotated[int | None, Key] = None,
@@ -74,8 +75,11 @@ def server(
         Make a node in an empty folder that takes the place of one whose disk
         was lost.
     accept_loss
-        Have a node that is alone in its cluster vote again although its log
-        has lost records: what they held is given up.
+        votes: have a node that is alone in its cluster vote again although its
+        log has lost records; what they held is given up. memory: have topics
+        with durability memory go on although a majority of the nodes has lost
+        its power, without what nobody has any more; to be told to each of these
+        nodes (votes includes it).
     example_config
         Print a configuration with every key explained, and exit.
     check_config
@@ -94,6 +98,8 @@ def server(
         A name for people, shown in the log.
     groups
         Paxos groups of a new cluster.
+    memory_groups
+        More of them, for topics with durability memory; 0: no such topics.
     suspicion_ms
         Silence after which another node is suspected.
     stop_timeout_ms
@@ -123,6 +129,7 @@ def server(
         "cluster_id": cluster_id,
         "cluster_name": cluster_name,
         "groups": groups,
+        "memory_groups": memory_groups,
         "suspicion_ms": suspicion_ms,
         "stop_timeout_ms": stop_timeout_ms,
         "tail_bytes": tail_bytes,
@@ -176,4 +183,5 @@ def _run(
         on_ready=print_json if output == "json" else None,
         stop_with_stdin=stop_with_stdin,
         accept_lost_votes=accept_loss == "votes",
+        accept_lost_memory=accept_loss is not None,
     )

@@ -33,6 +33,7 @@ def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> 
     JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node",
     "address", "label", "reachable", "voting", "software", "uptime_s", "pid", "leads",
     "lag", "disk_bytes", "live_bytes", "disk_full", "values_to_come",
+    "groups_recovering", "memory_groups_in_doubt",
     "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
     "counters": {}, "damage": {"found", "repaired", "missing", "lost",
     "lost_ranges": [{"topic_id", "partition", "first", "last"}]}}], "groups":
@@ -57,8 +58,15 @@ def survey(cluster: str, nodes: Sequence[NodeDescription], replies: list[StatusR
     by_node: dict[int, StatusReply] = {reply.node: reply for reply in replies}
     groups = _groups(replies)
     told = [_node(node, by_node.get(node.node), groups) for node in nodes]
-    problems = _problems(told, groups)
+    problems = _problems(told, _used(groups, replies))
     return {"cluster": cluster, "healthy": not problems, "problems": problems, "nodes": told, "groups": groups}
+
+
+def _used(groups: list[dict[str, Any]], replies: list[StatusReply]) -> list[dict[str, Any]]:
+    """Without memory groups in which there is no topic: nothing waits for those."""
+    topics = max((reply.counters.get("memory_topics", 0) for reply in replies), default=0)
+    unused = 0 if topics else max((reply.counters.get("memory_groups", 0) for reply in replies), default=0)
+    return groups[: len(groups) - round(unused)]
 
 
 async def _nodes(mq: Corgi) -> Sequence[NodeDescription]:
@@ -114,6 +122,8 @@ def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[st
             for peer, up, silent_s, offset_ms in (reply.peers if reply else ())
         ],
         "counters": reply.counters if reply else {},
+        "groups_recovering": sum(group.role == "recovering" for group in reply.groups) if reply else 0,
+        "memory_groups_in_doubt": round(reply.counters.get("memory_groups_in_doubt", 0)) if reply else 0,
         "damage": _damage(reply),
     }
 
@@ -143,7 +153,7 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
         if node["values_to_come"]:
             problems.append(f"{name} is incomplete: {node['values_to_come']} values are still to come from the others")
         if not node["voting"]:
-            problems.append(f"{name} does not vote: it recovers")
+            problems.append(f"{name} does not vote{_where(node)}: it recovers")
         if node["disk_full"]:
             problems.append(f"the disk of {name} is full: shorten retention, delete topics, or give it room")
         damage = node["damage"]
@@ -158,10 +168,21 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
         gone = {str(other["node"]) for other in nodes if not other["reachable"]}
         problems.extend(f"{name} has no link to node {peer}" for peer in cut if peer not in gone)
     reachable = {node["node"] for node in nodes if node["reachable"]}
+    doubtful = [node for node in nodes if node["memory_groups_in_doubt"] and not node["voting"]]
+    if len(doubtful) > len(nodes) // 2:
+        problems.append(
+            "topics with durability memory stand still, because a majority of the nodes may have forgotten votes: "
+            "start each of these once with --accept-loss memory"
+        )
     leaderless = [str(group["group"]) for group in groups if group["leader"] not in reachable]
     if leaderless:
         problems.append(f"no leader is known for group {', '.join(leaderless)}")
     return problems
+
+
+def _where(node: dict[str, Any]) -> str:
+    doubtful = node["memory_groups_in_doubt"]
+    return " in groups of topics with durability memory" if doubtful and doubtful == node["groups_recovering"] else ""
 
 
 def _show(document: dict[str, Any]) -> None:

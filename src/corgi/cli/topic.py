@@ -36,6 +36,7 @@ def create(
     *,
     partitions: int = 1,
     cleanup: Literal["", "delete", "compact", "compact,delete"] = "",
+    durability: Literal["", "fsync", "memory"] = "",
     config: Settings = (),
     colocate_with: str = "",
     if_not_exists: Annotated[bool, Parameter(negative=())] = False,
@@ -62,12 +63,16 @@ def create(
         1 to 249 letters, digits, '.', '_' or '-'.
     partitions
         How many; they can be added later, never taken away.
+    durability
+        When a message counts as stored: once a majority has it on disk
+        (fsync, the default), or has written it (memory: faster, and what was
+        acknowledged last is lost when a majority loses its power).
     cleanup
         What makes room: delete (retention, the default), compact (of each key
         only the newest record stays), or both.
     config
         KEY=VALUE; may be given several times: max_batch_bytes, retention_ms,
-        retention_bytes (-1: no limit), cleanup, delete_retention_ms,
+        retention_bytes (-1: no limit), cleanup, durability, delete_retention_ms,
         min_compaction_lag_ms, min_cleanable_dirty_ratio.
     colocate_with
         A topic of as many partitions, whose partitions are to share Paxos
@@ -78,7 +83,8 @@ def create(
 
     async def work() -> TopicDescription:
         async with connected(cluster) as mq:
-            settings = _settings(config) | ({"cleanup": cleanup} if cleanup else {})
+            named = {"cleanup": cleanup, "durability": durability}
+            settings = _settings(config) | {key: value for key, value in named.items() if value}
             try:
                 return await mq.topics.create(name, partitions=partitions, colocate_with=colocate_with, **settings)
             except CorgiError as error:

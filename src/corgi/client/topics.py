@@ -177,7 +177,8 @@ class Topics:
         ``colocate_with``: a topic of as many partitions, whose partitions share Paxos groups with these. ``config``:
         max_batch_bytes; retention_ms and retention_bytes (-1, the default, is no limit); cleanup ("delete", "compact",
         "compact,delete"), and for compaction by key delete_retention_ms, min_compaction_lag_ms and
-        min_cleanable_dirty_ratio (0 to 1). Raises "topic-exists", "invalid-topic-name", "invalid-argument".
+        min_cleanable_dirty_ratio (0 to 1); durability ("fsync", "memory"), which never changes. Raises
+        "topic-exists", "invalid-topic-name", "invalid-argument".
         """
         topic_name(name)
         timeout_s = seconds(timeout, "timeout")

@@ -7,6 +7,10 @@ damage, as is a segment that is missing, too short, or has lost its header. The 
 (docs/adr/0005-storage-that-heals.md): a record whose header is sound is given as a FaultyRecord, content that nobody
 can know as a Hole, both in their place in the log.
 
+A batch of lazy records (log.writer) need not be synced before the next is written. So of several unsynced batches at
+the end any may be lost with the power: what a later batch does not state as synced is a lazy Hole, which puts in doubt
+only what lazy records tell. The batches behind it stand.
+
 Until it is known whether something lies behind them, bad bytes are held: what is read of them is given, or cut, later.
 What cannot come from damage (a sound header that contradicts the log) is told as CorgiError "log-damaged".
 """
@@ -54,6 +58,7 @@ class Scan:
         self._offset = 0
         self._batch = 0
         self._unsynced = 0
+        self._batch_at = 0
         self._sealed = False  # that batch says that the log goes on in the next segment
         self._held: list[LogRecord | Hole] = []  # behind it: damage if a batch follows, else torn or never used
         self._held_batches = 0
@@ -77,7 +82,7 @@ class Scan:
     @property
     def batch_offset(self) -> int:
         """Where in its segment the batch of the record given last begins, if it was sound."""
-        return self._unsynced
+        return self._batch_at
 
     def records(self, segments: Iterable[tuple[int, Buffer]]) -> Iterator[LogRecord | Hole]:
         """Every record that was written, without closings, in the order of the log, positions set; holes between them.
@@ -142,9 +147,10 @@ class Scan:
                 self._hold(stretch)
                 self._stops(view, number, at, limit, short=short)
                 break
-            yield from self._go_on(number, at, batch.number)
+            yield from self._go_on(number, at, batch.number, batch.synced)
             self._segment, self._offset, self._batch = number, after, batch.number
-            self._unsynced = at
+            self._batch_at = at
+            self._unsynced = max(DATA_FROM, batch.synced - number * self._segment_bytes)
             self._sealed = bool(batch.flags & FLAG_SEALS)
             yield from stretch.items
             if stretch.records != batch.records and stretch.known:
@@ -214,12 +220,17 @@ class Scan:
         self._held.append(Hole(first, start, self._segment_bytes, what))
         self._held_batches += 2  # nobody knows
 
-    def _go_on(self, segment: int, at: int, number: int) -> Iterator[LogRecord | Hole]:
-        """A sound batch follows: what was held is damage."""
+    def _go_on(self, segment: int, at: int, number: int, synced: int) -> Iterator[LogRecord | Hole]:
+        """A sound batch follows: what was held is damage, or was lost with the power if the batch does not state it as
+        synced. Then it held lazy records, since anything else is synced before the next batch is written."""
         known = self._any_batch or number == self._batch + self._held_batches + 1
         if not known and not any(isinstance(item, Hole) for item in self._held):
             yield Hole(segment, at, at, f"batch {number} follows batch {self._batch}")
-        yield from self._held
+        for item in self._held:
+            if isinstance(item, Hole) and item.segment * self._segment_bytes + item.start >= synced:
+                yield item._replace(lazy=True)
+            else:
+                yield item
         self._held.clear()
         self._held_batches = 0
         self._torn = None
@@ -232,6 +243,7 @@ class Scan:
         lost = self._lost_to - self._segment + 1
         self._batch += lost * (self._segment_bytes // BATCH_HEADER_BYTES)
         self._segment, self._offset, self._unsynced = self._lost_to, self._segment_bytes, self._segment_bytes
+        self._batch_at = self._segment_bytes
         self._sealed = True
         if self._torn is not None and self._torn[0] <= self._lost_to:
             self._torn = None

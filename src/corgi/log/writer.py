@@ -1,9 +1,10 @@
 """The plan of the write-ahead log: which bytes go where, in what order, and what is durable when.
 
 A ``Journal`` knows no file and no clock. Whoever drives it (``runtime.disk``, the simulator) makes segments, writes one
-batch at a time, syncs it, and says so; the next batch is given out only then. The invariants: a batch never spans
-segments; a segment is used only after it was made durable; each batch states everything before it as synced, which is
-true because it was given out after the sync of the batch before.
+batch at a time, syncs it, and says so; the next batch is given out only then. A batch of nothing but lazy records need
+not be synced: once it is written the next one is given out. The invariants: a batch never spans segments; a segment is
+used only after it was made durable, and its last batch is synced; each batch states how far the log was synced when it
+was given out, so what it does not state, and lies before it, are batches of lazy records.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from corgi.base.command import Buffer
 from corgi.base.errors import InvariantError, check
-from corgi.base.ids import Ballot, Position, Slot
+from corgi.base.ids import Ballot, GroupId, Position, Slot
 from corgi.base.limits import COMMAND_BYTES_MAX, MIB, SEGMENT_BYTES
 from corgi.base.ports import LogRecord, RecordKind
 from corgi.log.record import (
@@ -37,6 +38,7 @@ BATCH_RECORDS_MAX = 1024  # bounds the time that planning one batch holds the lo
 COPY_BELOW = 8192  # payloads smaller than this are joined: cheaper than an entry in the vector of a write
 BUFFERS_MAX = 512  # vector entries of one batch; the kernel takes 1024 at once
 CLOSE_AFTER_S = 0.1  # quiet time after which everything is stated as synced
+LAZY_SYNC_S = 1.0  # lazy records are durable after so long, and a sync
 STATES_SHARE = 4  # state records may take at most this part of a segment
 
 
@@ -47,8 +49,8 @@ class LogEnd:
     ``segment`` is that of the last batch, 0 if nothing was ever written; ``offset`` lies behind it; ``batch`` is its
     number; ``sealed``: the next batch belongs to the next segment. ``salts`` are (number, salt) of ``segment`` and of
     the prepared ones behind it. Whoever drives the journal does two things before its first write: the bytes of
-    ``segment`` from ``unsynced`` to ``offset`` (no later batch states them as synced) are written again as they are and
-    synced, and the bytes of ``torn`` (segment, from, to) are zeroed and synced.
+    ``segment`` from ``unsynced`` to ``offset`` (the last batch does not state them as synced) are written again as they
+    are and synced, and the bytes of ``torn`` (segment, from, to) are zeroed and synced.
     """
 
     segment: int = 0
@@ -62,9 +64,11 @@ class LogEnd:
 
 @dataclass(frozen=True, slots=True)
 class WriteBatch:
-    """One write: put ``buffers`` at ``offset`` of ``segment``, sync, and tell the journal.
+    """One write: put ``buffers`` at ``offset`` of ``segment``, sync if ``sync`` says so, and tell the journal.
 
     ``records`` are those that were appended, in order, with their positions; the journal's own are not among them.
+    ``early`` are those of them that count once the batch is written, ``late`` those that wait for the sync: all but
+    lazy ones, and of each group what follows such a one, so that a group sees its records in order.
     """
 
     segment: int
@@ -73,6 +77,9 @@ class WriteBatch:
     number: int
     buffers: Sequence[Buffer]
     records: Sequence[LogRecord]
+    sync: bool = True
+    early: Sequence[LogRecord] = ()
+    late: Sequence[LogRecord] = ()
 
 
 class Journal:
@@ -110,6 +117,8 @@ class Journal:
         self._outstanding: WriteBatch | None = None
         self._closed = at.segment == 0  # nothing was written since the last CLOSE
         self._quiet_since: float | None = None
+        self._lazy_since: float | None = None  # when the first batch was given out that is not synced
+        self._now = 0.0
 
     @property
     def record_bytes_max(self) -> int:
@@ -126,6 +135,12 @@ class Journal:
     def pending_bytes(self) -> int:
         """Bytes of the log that they will take, without batch headers."""
         return self._pending_bytes
+
+    @property
+    def at_rest(self) -> bool:
+        """All that was appended is durable."""
+        waits = self._pending or self._own or self._outstanding is not None
+        return not waits and self._lazy_since is None
 
     @property
     def outstanding(self) -> WriteBatch | None:
@@ -192,6 +207,7 @@ class Journal:
         """
         if self._outstanding is not None:
             return None
+        self._now = now
         if self._pending or self._own:
             self._quiet_since = None
             return self._place() if self._begun or self._begin() else None
@@ -216,6 +232,13 @@ class Journal:
         self._outstanding = None
         self._synced = Position(batch.segment * self._segment_bytes + batch.offset + batch.length)
         self._synced_segment = batch.segment
+        self._lazy_since = None
+
+    def written(self, batch: WriteBatch) -> None:
+        """``batch``, which asks for no sync, is written: whoever reads the file finds it."""
+        check(batch is self._outstanding, f"batch {batch.number} was told as written and is not outstanding")
+        check(not batch.sync, f"batch {batch.number} was to be synced")
+        self._outstanding = None
 
     def _fits(self) -> bool:
         """Whether the next record has a place, here or in a segment behind."""
@@ -275,11 +298,16 @@ class Journal:
         )
         buffers = layout.finish(encode_batch_header(header, self._seed))
         length = BATCH_HEADER_BYTES + layout.size
-        batch = WriteBatch(self._segment, self._offset, length, self._number, buffers, layout.appended)
+        late = self._lazy_since is not None and self._now >= self._lazy_since + LAZY_SYNC_S
+        sync = seals or late or not layout.lazy
+        told = (layout.appended, sync, *layout.told())
+        batch = WriteBatch(self._segment, self._offset, length, self._number, buffers, *told)
         self._offset += length
         self._begun = not seals
         self._outstanding = batch
-        self._closed = layout.closes
+        self._closed = layout.closes and self._lazy_since is None  # else another has to state what this one syncs
+        if not sync and self._lazy_since is None:
+            self._lazy_since = self._now
         return batch
 
 
@@ -291,6 +319,8 @@ class _Layout:
         self.size = 0
         self.count = 0
         self.closes = False
+        self.lazy = True  # all of it
+        self._any_lazy = False
         self.appended: list[LogRecord] = []
         self._records_at = position + BATCH_HEADER_BYTES
         self._seed = seed
@@ -320,8 +350,27 @@ class _Layout:
         self.size += size
         self.count += 1
         self.closes = record.kind is RecordKind.CLOSE
+        if record.lazy:
+            self._any_lazy = True
+        else:
+            self.lazy = False
         if not own:
             self.appended.append(record)
+
+    def told(self) -> tuple[list[LogRecord], list[LogRecord]]:
+        """What was appended: the early ones, the late ones (``WriteBatch``)."""
+        if self.lazy or not self._any_lazy:
+            return (self.appended, []) if self.lazy else ([], self.appended)
+        early: list[LogRecord] = []
+        late: list[LogRecord] = []
+        waiting: set[GroupId] = set()
+        for record in self.appended:
+            if record.lazy and record.group not in waiting:
+                early.append(record)
+            else:
+                waiting.add(record.group)
+                late.append(record)
+        return early, late
 
     def finish(self, header: bytes) -> list[Buffer]:
         """All buffers, the batch header in front."""

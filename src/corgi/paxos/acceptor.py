@@ -47,13 +47,19 @@ class Vote:
 
 
 class Acceptor:
-    """One group's acceptor on one node. ``voting`` is False while its state is in doubt (rules 12 and 13)."""
+    """One group's acceptor on one node. ``voting`` is False while its state is in doubt (rules 12 and 13).
+
+    ``lazy``: of a memory group, whose votes count when they are written. ``lossy`` not 0: the state is in doubt, the
+    operator has accepted that, and this names the doubt; its promises count only beside those of all other members.
+    """
 
     def __init__(self, group: GroupId, me: NodeId, host: Host) -> None:
         self.group = group
         self.me = me
         self.host = host
         self.voting = True
+        self.lazy = False
+        self.lossy = 0
         self.promised = Ballot(0)
         self.promised_durable = Ballot(0)
         self.votes: dict[Slot, Vote] = {}
@@ -83,7 +89,8 @@ class Acceptor:
         if slot > self.highest:
             self.highest = slot
         release = None if leader == self.me else (leader, Accepted(self.group, ballot, slot))
-        self.host.persist(LogRecord(RecordKind.ACCEPT, self.group, ballot, slot, prefix, value, release))
+        kind = RecordKind.ACCEPT
+        self.host.persist(LogRecord(kind, self.group, ballot, slot, prefix, value, release, lazy=self.lazy))
 
     def durable(self, record: LogRecord) -> None:
         """A record of this group is on disk; its release message has left."""
@@ -116,15 +123,31 @@ class Acceptor:
                     entries.append((slot, voted, UNREADABLE))
                     continue
                 if values and size + len(value) > PROMISE_CHUNK_BYTES:
-                    message = Promise(self.group, ballot, prefix, tuple(entries), chunk, False, readable)
+                    message = Promise(self.group, ballot, prefix, tuple(entries), chunk, False, readable, self.lossy)
                     self.host.send(to, message, b"".join(values))
                     chunk += 1
                     entries, values, size = [], [], 0
                 entries.append((slot, voted, len(value)))
                 values.append(value)
                 size += len(value)
-        last = Promise(self.group, ballot, prefix, tuple(entries), chunk, True, readable)
+        last = Promise(self.group, ballot, prefix, tuple(entries), chunk, True, readable, self.lossy)
         self.host.send(to, last, b"".join(values))
+
+    @property
+    def answers(self) -> bool:
+        """Whether it takes part at all."""
+        return self.voting or self.lossy != 0
+
+    def holds(self, ballot: Ballot, first: Slot, last: Slot) -> bool:
+        """Whether it has voted in ``ballot`` in each of these slots."""
+        votes = map(self.votes.get, map(Slot, range(first, last + 1)))
+        return all(vote is not None and vote.ballot == ballot and vote.value is not None for vote in votes)
+
+    def forget_faulty(self) -> None:
+        """The loss of votes whose values are damaged is accepted."""
+        self.votes = {slot: vote for slot, vote in self.votes.items() if vote.value is not None}
+        for vote in self.votes.values():
+            vote.doubtful = False
 
     def recover(self, record: LogRecord) -> None:
         """Take one record of the disk scan, in order. An accept is also a promise of its ballot."""

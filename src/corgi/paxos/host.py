@@ -70,6 +70,11 @@ class Host(Protocol):
         """Every connected peer has sent a heartbeat since its connection came up."""
         ...
 
+    def loss_accepted(self, group: GroupId, first: Slot) -> None:
+        """A majority has forgotten votes, all have promised, and the group goes on from slot ``first`` with what is
+        left: what was chosen there or behind may be lost."""
+        ...
+
     def may_copy(self) -> bool:
         """The log has room for values that are known chosen."""
         ...

@@ -47,6 +47,7 @@ class Candidate:
         self.own_durable = False
         self.waits = False  # for further acceptors, because of votes that nobody can read
         self.mask = 0
+        self.lossy: dict[NodeId, int] = {}  # who may have forgotten votes
         self.polite = 0  # who answered "the leader lives"
         self.votes: dict[Slot, dict[Ballot, _Told]] = {}
         self.prefix = Slot(0)  # highest chosen prefix among the promises
@@ -64,6 +65,8 @@ class Candidate:
         for part, values in chunks.by_number.values():
             self._merge(sender, part, values)
         del self._chunks[sender]
+        if message.lossy:
+            self.lossy[sender] = message.lossy
         self.answered(sender, message.prefix, message.readable)
         if message.prefix > self.prefix:
             self.prefix = message.prefix
@@ -74,9 +77,11 @@ class Candidate:
         self.mask |= self.members.bit[node]
         self._prefixes[node] = (prefix, readable)
 
-    def own_promise(self, me: NodeId, prefix: Slot, votes: dict[Slot, Vote]) -> None:
+    def own_promise(self, me: NodeId, prefix: Slot, votes: dict[Slot, Vote], lossy: int = 0) -> None:
         """The proposer's own acceptor has promised, durably."""
         self.own_durable = True
+        if lossy:
+            self.lossy[me] = lossy
         self.answered(me, prefix, Slot(-1))
         for slot, vote in votes.items():
             if slot > prefix:
@@ -103,7 +108,25 @@ class Candidate:
             self.tell(sender, slot, ballot, value)
 
     def has_quorum(self) -> bool:
-        return self.members.has_majority(self.mask)
+        """A majority that has forgotten nothing, or everybody: then nobody knows more than those who have answered."""
+        return self.members.has_majority(self._reliable(self.mask)) or self.unanimous
+
+    @property
+    def unanimous(self) -> bool:
+        """Everybody has answered, and those who have forgotten nothing are no majority."""
+        everybody = self.mask.bit_count() == len(self.members.nodes)
+        return everybody and bool(self.lossy) and not self.members.has_majority(self._reliable(self.mask))
+
+    def won(self, first: Slot) -> Tenure:
+        """The tenure that proposes from ``first`` on."""
+        tenure = Tenure(self.ballot, self.members, first)
+        tenure.lossy = self.lossy if self.unanimous else {}
+        return tenure
+
+    def _reliable(self, mask: int) -> int:
+        for node in self.lossy:
+            mask &= ~self.members.bit[node]
+        return mask
 
     def has_quorum_within(self, prefix: Slot) -> bool:
         """Whether a majority answered even without those who know more chosen than ``prefix`` and cannot read it: what
@@ -114,7 +137,7 @@ class Candidate:
                 return False  # it can be asked
             if chosen <= prefix:
                 mask |= self.members.bit[node]
-        return self.members.has_majority(mask)
+        return self.members.has_majority(self._reliable(mask))
 
     def plan(self, prefix: Slot, noop: Callable[[], bytes]) -> list[tuple[Slot, bytes, bool]] | Undecided:
         """What must be proposed again above ``prefix``: (slot, value, is a filled gap), consecutive, in order.
@@ -196,6 +219,7 @@ class Tenure:
         self.epoch_slot = Slot(0)
         self.flights: dict[Slot, Flight] = {}
         self.commit_sent = Slot(0)
+        self.lossy: dict[NodeId, int] = {}  # whose lossy promises were needed for it
         self.handing_to = NodeId(0)
         self.handing_until = 0.0
 

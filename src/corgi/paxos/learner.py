@@ -28,6 +28,7 @@ class Learner:
         self.host = host
         self.prefix = Slot(0)
         self.known = Slot(0)  # somebody knows this much chosen
+        self.claimed = Slot(0)  # a prefix that the log tells behind everything that makes it up
         self.damaged = False  # the log of this node has lost records
         self.no_snapshot_until = 0.0  # one could not be had: values are asked for, however many they are
         self.far_slots = FAR_SLOTS
@@ -54,6 +55,13 @@ class Learner:
         for old in [old for old in self.acceptor.votes if old <= slot]:
             self.acceptor.forget_chosen(old)
         self._asked = None
+
+    def cut(self, slot: Slot) -> None:
+        """The loss of what is known chosen behind ``slot`` is accepted; votes there stay what they are."""
+        self.prefix = self.known = min(self.prefix, slot)
+        self.claimed = min(self.claimed, slot)
+        self.damaged = True
+        self.acceptor.forget_faulty()
 
     def commit(self, ballot: Ballot, index: Slot, source: NodeId) -> None:
         """The leader of ``ballot`` knows slots up to ``index`` chosen; choose what was voted for in that ballot."""

@@ -34,7 +34,8 @@ class Promise(PeerMessage, frozen=True, array_like=True, gc=False):
 
     Length -1: a vote whose value is damaged on the acceptor's disk; the next lower vote in the slot follows, if known.
     ``prefix`` is the acceptor's chosen prefix: "absent" means "no vote" only above it. It can tell the values of slots
-    up to ``readable`` (-1: of all up to the prefix); the others of its prefix are damaged.
+    up to ``readable`` (-1: of all up to the prefix); the others of its prefix are damaged. ``lossy`` not 0: the
+    acceptor may have forgotten votes, and the operator has accepted that; the number is the nonce of its Rejoin.
     """
 
     TYPE: ClassVar[int] = 65
@@ -45,6 +46,7 @@ class Promise(PeerMessage, frozen=True, array_like=True, gc=False):
     chunk: int = 0
     last: bool = True
     readable: Slot = Slot(-1)
+    lossy: int = 0
 
 
 class Refuse(PeerMessage, frozen=True, array_like=True, gc=False):
@@ -306,6 +308,7 @@ class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):
     boot: int
     purpose: str
     groups: int
+    memory_groups: int = 0
 
 
 PEER_TYPES: dict[int, type[PeerMessage]] = {

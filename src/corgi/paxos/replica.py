@@ -35,9 +35,8 @@ class Replica:
     """See the module. ``leader`` and ``ballot`` are what this node believes; ``leading`` is certain for this ballot."""
 
     def __init__(self, group: GroupId, me: NodeId, members: Members, host: Host) -> None:
-        self.group, self.me = group, me
-        self.members, self.host = members, host
-        self.others = members.others(me)
+        self.group, self.me, self.host = group, me, host
+        self.members, self.others = members, members.others(me)
         self.acceptor = Acceptor(group, me, host)
         self.learner = Learner(group, self.acceptor, host)
         self.candidate: Candidate | None = None
@@ -48,7 +47,6 @@ class Replica:
         self.leadership_changes, self.highest_seen = 0, Ballot(0)
         self.takeover = Takeover(group, me, members, host)
         self._declined: tuple[NodeId, Prepare] | None = None
-        self._claimed = Slot(0)  # a prefix that the log tells behind everything that makes it up
 
     # -- what others ask ------------------------------------------------------------------------------------------
 
@@ -102,7 +100,7 @@ class Replica:
             self.acceptor.promised = self.acceptor.promised_durable = max(self.acceptor.promised, record.ballot)
             self.acceptor.highest = max(self.acceptor.highest, record.slot)
         self.highest_seen = max(self.highest_seen, self.acceptor.promised)
-        self._claimed = self.prefix
+        self.learner.claimed = self.prefix
 
     def state_record(self) -> LogRecord:
         """What a new segment must know of this group before anything else in it.
@@ -110,11 +108,11 @@ class Replica:
         The promise may run ahead of records that wait for their place behind this one; the prefix may not, because a
         scan takes the last value before a claim for the chosen one.
         """
-        return LogRecord(RecordKind.STATE, self.group, self.acceptor.promised, self._claimed, self._claimed)
+        return LogRecord(RecordKind.STATE, self.group, self.acceptor.promised, *(self.learner.claimed,) * 2)
 
     def durable(self, record: LogRecord) -> None:
         """A record of this group is on disk."""
-        self._claimed = max(self._claimed, record.commit)
+        self.learner.claimed = max(self.learner.claimed, record.commit)
         self.acceptor.durable(record)
         if record.kind is RecordKind.PROMISE:
             self._promise_durable(record.ballot)
@@ -126,15 +124,15 @@ class Replica:
             self._count_vote(self.me, record.slot)
 
     def _promise_durable(self, ballot: Ballot) -> None:
-        if ballot != self.acceptor.promised:
-            return  # overtaken: an answer now would tell votes above its own ballot
+        if ballot != self.acceptor.promised or not self.acceptor.answers:
+            return  # in doubt, or overtaken: an answer now would tell votes above its own ballot
         if ballot_node(ballot) != self.me:
             self.acceptor.send_promise(ballot, self.prefix, self.host.readable(self.group))
             return
         candidate = self.candidate
         if candidate is None or candidate.ballot != ballot or candidate.own_durable:
             return
-        candidate.own_promise(self.me, self.prefix, self.acceptor.votes)
+        candidate.own_promise(self.me, self.prefix, self.acceptor.votes, self.acceptor.lossy)
         self.host.note("prepare-sent", self.group, f"ballot {ballot_round(ballot)}.{self.me}")
         self._send_prepare(candidate)
         self._try_to_lead()
@@ -144,7 +142,7 @@ class Replica:
     def on_prepare(self, sender: NodeId, message: Prepare) -> None:
         self._saw(message.ballot)
         acceptor = self.acceptor
-        if not acceptor.voting:
+        if not acceptor.answers:
             self.host.count("not_voting")
             return
         if message.ballot < acceptor.promised:
@@ -231,9 +229,11 @@ class Replica:
     def _lead(self, candidate: Candidate, plan: list[tuple[Slot, bytes, bool]]) -> None:
         self.candidate = None
         self.takeover.won()
-        self.tenure = tenure = Tenure(candidate.ballot, self.members, Slot(self.prefix + 1))
+        self.tenure = tenure = candidate.won(Slot(self.prefix + 1))
         self._set_leader(self.me, candidate.ballot)
         self.host.count("takeovers")
+        if tenure.lossy:
+            self.host.loss_accepted(self.group, tenure.next_slot)
         self.host.note("promise-quorum", self.group, f"ballot {ballot_round(candidate.ballot)}.{self.me}")
         for slot, value, gap in plan:
             self.host.count("noop_fills" if gap else "reproposals")
@@ -294,7 +294,7 @@ class Replica:
         check_value(value)
         self._follow(message.ballot)
         self.learner.commit(message.ballot, message.commit, sender)
-        if not self.acceptor.voting:
+        if not self.acceptor.answers:
             self.learner.known = max(self.learner.known, message.commit)
             return
         if message.slot <= self.prefix and self.host.in_memory(self.group, message.slot) != value:
@@ -488,7 +488,9 @@ class Replica:
 
     def _takeover(self) -> None:
         forced = self.takeover.take()
-        if self.tenure is not None or self.candidate is not None or not self.acceptor.voting:
+        if self.tenure is not None or self.candidate is not None or not self.acceptor.answers:
+            return
+        if self.acceptor.lossy and not all(map(self.host.linked, self.others)):
             return
         if (not forced and self.route() != 0) or not self.host.may_lead(self.group):
             return

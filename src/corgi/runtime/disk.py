@@ -1,9 +1,10 @@
 """The write-ahead log on real files: drives ``log.writer.Journal`` from an event loop.
 
 One batch is under way at a time; what is appended meanwhile goes into the next (group commit). Records are given
-back only after a sync that covers them succeeded. A failed write or sync breaks the object for good: it never syncs
-again and releases nothing. A full disk breaks nothing: room for the current segment is taken when it is made, so only
-making the next one can find no room; until that succeeds records wait and ``full`` is told.
+back only after a sync that covers them succeeded, lazy ones (log.writer) once they are written.
+A failed write or sync breaks the object for good: it never syncs again and releases nothing. A full disk breaks
+nothing: room for the current segment is taken when it is made, so only making the next one can find no room; until that
+succeeds records wait and ``full`` is told.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from corgi.base.errors import CorgiError, InvariantError
@@ -94,14 +96,18 @@ class DiskLog:
         options: DiskOptions | None = None,
         *,
         on_full: Callable[[bool], None] | None = None,
+        on_written: Callable[[Sequence[LogRecord]], None] | None = None,
     ) -> None:
-        """``folder`` is the node's data folder, held by this process alone. All callbacks come on ``loop``."""
+        """``folder`` is the node's data folder, held by this process alone. All callbacks come on ``loop``. Lazy
+        records may come through ``on_written``; the next ``on_synced``, which may bring none, says that they are
+        durable too."""
         self._folder = folder / "wal"
         self._identity = LogIdentity(cluster, node)
         self._loop = loop
         self._on_synced = on_synced
         self._on_failed = on_failed
         self._on_full = on_full
+        self._on_written = on_written or on_synced
         self._group_states = group_states
         self._options = options or DiskOptions()
         self._end: LogEnd | None = None
@@ -146,6 +152,11 @@ class DiskLog:
         return self._failure
 
     @property
+    def at_rest(self) -> bool:
+        """All that was appended is durable."""
+        return self._failure is None and self._journal is not None and self._journal.at_rest
+
+    @property
     def segment_bytes(self) -> int:
         return self._options.segment_bytes
 
@@ -158,6 +169,11 @@ class DiskLog:
     def segment(self) -> int:
         """The last segment of which something is durable."""
         return self._journal.synced_segment if self._journal else 0
+
+    @property
+    def synced_position(self) -> Position:
+        """Everything below is durable."""
+        return self._journal.synced_position if self._journal else Position(0)
 
     def segments(self) -> list[int]:
         """Those that are there, ascending. Raises CorgiError "log-damaged" for a file that is none."""
@@ -369,7 +385,15 @@ class DiskLog:
             return
         self._written_at = time.monotonic()
         self._writes += 1
-        self._syncer.write(fd, batch.buffers, batch.offset, lambda error, at: self._synced(batch, error, at))
+        written = partial(self._written, batch) if batch.early else None
+        self._syncer.write(
+            fd, batch.buffers, batch.offset, partial(self._synced, batch), sync=batch.sync, written=written
+        )
+
+    def _written(self, batch: WriteBatch) -> None:
+        """What a sync need not cover is released. The batch remains the one under way."""
+        if self._failure is None and not self._closed:
+            self._on_written(batch.early)
 
     def _synced(self, batch: WriteBatch, error: OSError | None, at: float | None) -> None:
         """1. The sync returned. 2. Its records are released. 3. What waits is written, with what that appended."""
@@ -379,16 +403,19 @@ class DiskLog:
             self._fail(_disk_failed(error))
             return
         assert self._journal is not None
+        self._records += len(batch.records)
+        self._bytes += batch.length
+        if not batch.sync:
+            self._journal.written(batch)
+            self._schedule()
+            return
         now = time.monotonic()  # a loop's clock may be too coarse
         self._sync_times.append(now - self._written_at)
         if at is not None:
             self._release_times.append(max(0.0, now - at))
         self._syncs += 1
-        self._records += len(batch.records)
-        self._bytes += batch.length
         self._journal.synced(batch)
-        if batch.records:
-            self._on_synced(batch.records)
+        self._on_synced(batch.late)
         self._prepare()
         self._schedule()
 

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec
@@ -26,6 +27,7 @@ from corgi.paxos.messages import Heartbeat, PeerMessage
 from corgi.runtime.clock import MonotonicClock, system_random
 from corgi.runtime.disk import DiskLog, DiskOptions, DiskStatistics
 from corgi.runtime.fault import fault_of
+from corgi.runtime.folder import Folder
 from corgi.runtime.kafka import KafkaStatistics
 from corgi.runtime.kafka_side import KafkaSide
 from corgi.runtime.net import Listener, ListenerStatistics
@@ -58,6 +60,20 @@ class DriverStatistics:
     kafka: tuple[tuple[str, KafkaStatistics], ...] = ()  # by listener
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a node has to note in its folder, by calls that return when it is durable; all may raise CorgiError."""
+
+    memory_recovered: Callable[[], None]  # its memory groups, from a power loss
+    stopped: Callable[[], None]  # and all that it wrote is durable
+    sync_failed: Callable[[], None]  # so what it wrote may be lost
+
+    @classmethod
+    def of(cls, folder: Folder) -> Notes:
+        """Those of an open folder."""
+        return cls(folder.mark_memory_recovered, folder.mark_clean, folder.mark_sync_failed)
+
+
 class Driver:
     """One node on the running event loop (uvloop in the server, asyncio's own will do).
 
@@ -69,8 +85,8 @@ class Driver:
     ``data`` is the node's folder, locked by the caller; ``options`` come from its identity. ``addresses`` tells where
     the members are reached (host, port), ``options.addresses`` where clients are sent to; either defaults to the other.
     With port 0 the system chooses: ``bind`` tells which before ``start``, so that nodes can be told of each other.
-    ``recovered`` is called once when a replaced disk may be trusted again. ``kafka_listen``: (host, port) by name,
-    where Kafka's clients are served; ``kafka`` says what they are told.
+    ``recovered`` is called once when a replaced disk may be trusted again, ``notes`` for what else the folder has to
+    know. ``kafka_listen``: (host, port) by name, where Kafka's clients are served; ``kafka`` says what they are told.
     """
 
     def __init__(
@@ -82,6 +98,7 @@ class Driver:
         port: int = 0,
         disk: DiskOptions | None = None,
         recovered: Callable[[], None] | None = None,
+        notes: Notes | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
         make_node: Callable[..., Node] = Node,
@@ -94,6 +111,7 @@ class Driver:
         self._wanted_port = port
         self._disk_options = disk
         self._recovered = recovered
+        self._notes = notes
         self._clock = clock or MonotonicClock()
         self._random = random or system_random()
         self._make_node = make_node
@@ -244,6 +262,9 @@ class Driver:
     def _log_synced(self, records: Sequence[LogRecord]) -> None:
         self._own(self.node.log_synced, records)
 
+    def _log_written(self, records: Sequence[LogRecord]) -> None:
+        self._own(self.node.log_written, records)
+
     def _group_states(self) -> list[LogRecord]:
         return self.node.group_states()
 
@@ -264,6 +285,7 @@ class Driver:
             self._group_states,
             self._disk_options,
             on_full=self._log_full,
+            on_written=self._log_written,
         )
         self._opened = True
         self.snapshots = SnapshotFiles(self._data, self._loop)
@@ -273,6 +295,8 @@ class Driver:
             NodeSnapshots(self.snapshots, self._own),
         )  # fmt: skip
         self.node.identity.recovered = self._recovered
+        if self._notes is not None:
+            self.node.identity.memory.recovered = self._notes.memory_recovered
         first_segment = restore(self.node, self.snapshots)
         since = self._loop.time()
         for record in self.disk.recover(first_segment):
@@ -301,6 +325,9 @@ class Driver:
         if self.failure is not None:
             return
         self.failure = error
+        if error.code == "disk-failed" and self._notes is not None:
+            with suppress(CorgiError):
+                self._notes.sync_failed()
         logger.critical("the node has stopped: %s", error)
         if self._timer is not None:
             self._timer.cancel()
@@ -328,7 +355,10 @@ class Driver:
         self._started = False
         if self._opened:
             self.snapshots.close()
+            rests = self.disk.failed is None
             await self.disk.close()
+            if rests and self.failure is None and self._notes is not None and self.disk.at_rest:
+                self._notes.stopped()
         if not self._ended.done():
             self._ended.set_result(None)
 

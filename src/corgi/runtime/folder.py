@@ -21,6 +21,7 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId, next_boot
 from corgi.base.limits import SEGMENT_BYTES
 from corgi.log.record import DATA_FROM, LogIdentity
+from corgi.runtime.power import kernel_boot_id
 from corgi.runtime.segments import NO_ROOM, UNFINISHED, make_segment, segment_numbers, segment_path, sync_folder
 
 FORMAT_VERSION = 1
@@ -33,7 +34,11 @@ _NOT_OURS = frozenset({LOCK, "lost+found", IDENTITY + UNFINISHED})  # may lie in
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What ``node.json`` holds, ids as hex digits. ``boot`` grows with each start, ``recovering``: may not vote yet."""
+    """What ``node.json`` holds, ids as hex digits. ``boot`` grows with each start, ``recovering``: may not vote yet.
+
+    ``kernel`` is the boot id of the computer at the last start, ``clean``: the node has stopped since, with all that it
+    wrote durable. ``memory_lost`` names the power loss after which the memory groups have not recovered yet.
+    """
 
     format: int
     cluster: str
@@ -42,6 +47,10 @@ class Identity:
     boot: int
     groups: int
     recovering: bool
+    memory_groups: int = 0
+    kernel: str = ""
+    clean: bool = False
+    memory_lost: str = ""
 
 
 class Folder:
@@ -77,6 +86,16 @@ class Folder:
         return self._identity.groups
 
     @property
+    def memory_groups(self) -> int:
+        """Number of Paxos groups, behind the others, whose votes are answered before they are synced."""
+        return self._identity.memory_groups
+
+    @property
+    def memory_lost(self) -> str:
+        """Names the power loss after which the memory groups have not recovered yet; "": there is none."""
+        return self._identity.memory_lost
+
+    @property
     def recovering(self) -> bool:
         """The node replaces a lost disk and may not vote until it has recovered from a majority."""
         return self._identity.recovering
@@ -90,8 +109,10 @@ class Folder:
         *,
         alone: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
+        kernel: str | None = None,
     ) -> Folder:
-        """Take an existing folder and count this start durably.
+        """Take an existing folder and count this start durably. ``kernel``: the boot id of the computer, if not the one
+        that the system tells; another one than at the last start, which did not end cleanly, is a power loss.
 
         If every segment of the log is gone, the disk is as good as replaced: the node begins a new log and recovers
         from the others before it votes, unless it is ``alone``. Raises CorgiError "data-folder-empty",
@@ -115,30 +136,59 @@ class Folder:
                     what = f"every segment of the log in {path / WAL} is gone, and no other node has its messages"
                     raise CorgiError("log-damaged", what, hint="restore the folder, or begin anew in an empty one")
                 identity = _begin_anew(path, identity, segment_bytes)
+            identity = _noticed(identity, kernel_boot_id() if kernel is None else kernel)
             return replace(identity, boot=next_boot(identity.boot, _wall_ms()))
 
         return cls._take(path, identify)
 
     @classmethod
     def bootstrap(
-        cls, path: Path, cluster_id: bytes, node: NodeId, groups: int, *, segment_bytes: int = SEGMENT_BYTES
+        cls,
+        path: Path,
+        cluster_id: bytes,
+        node: NodeId,
+        groups: int,
+        *,
+        memory_groups: int = 0,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> Folder:
         """Make ``path`` the folder of a node of a new cluster, once; its first start.
 
         Raises CorgiError "invalid-configuration" when anything is in the folder, "data-folder-in-use", "disk-full".
         """
-        return cls._create(path, cluster_id, node, groups, segment_bytes, recovering=False)
+        return cls._create(path, cluster_id, node, (groups, memory_groups), segment_bytes, recovering=False)
 
     @classmethod
     def rejoin(
-        cls, path: Path, cluster_id: bytes, node: NodeId, groups: int, *, segment_bytes: int = SEGMENT_BYTES
+        cls,
+        path: Path,
+        cluster_id: bytes,
+        node: NodeId,
+        groups: int,
+        *,
+        memory_groups: int = 0,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> Folder:
         """As ``bootstrap``, for a node of a living cluster whose disk was lost: it recovers before it votes."""
-        return cls._create(path, cluster_id, node, groups, segment_bytes, recovering=True)
+        return cls._create(path, cluster_id, node, (groups, memory_groups), segment_bytes, recovering=True)
 
     def mark_recovered(self) -> None:
         """Note durably that the node may vote. Raises CorgiError "disk-full" or "invalid-configuration"."""
-        identity = replace(self._identity, recovering=False)
+        self._note(replace(self._identity, recovering=False))
+
+    def mark_memory_recovered(self) -> None:
+        """Note durably that the memory groups may vote. Raises as ``mark_recovered``."""
+        self._note(replace(self._identity, memory_lost=""))
+
+    def mark_clean(self) -> None:
+        """Note durably that the node has stopped and all that it wrote is durable. Raises as ``mark_recovered``."""
+        self._note(replace(self._identity, clean=True))
+
+    def mark_sync_failed(self) -> None:
+        """Note that the system may lose what was written, as in a power loss. Raises as ``mark_recovered``."""
+        self._note(replace(self._identity, kernel=""))
+
+    def _note(self, identity: Identity) -> None:
         try:
             _write(self.path, identity)
         except OSError as error:
@@ -161,7 +211,14 @@ class Folder:
 
     @classmethod
     def _create(
-        cls, path: Path, cluster_id: bytes, node: NodeId, groups: int, segment_bytes: int, *, recovering: bool
+        cls,
+        path: Path,
+        cluster_id: bytes,
+        node: NodeId,
+        groups: tuple[int, int],
+        segment_bytes: int,
+        *,
+        recovering: bool,
     ) -> Folder:
         if len(cluster_id) != 16:
             raise CorgiError("invalid-argument", f"a cluster id has 16 bytes, not {len(cluster_id)}")
@@ -175,7 +232,9 @@ class Folder:
             make_segment(path / WAL, identity, 1, segment_bytes, int.from_bytes(os.urandom(8), "big"))
             incarnation = os.urandom(16).hex()
             boot = next_boot(0, _wall_ms())
-            return Identity(FORMAT_VERSION, cluster_id.hex(), node, incarnation, boot, groups, recovering)
+            kinds, kernel = groups, kernel_boot_id()
+            told = (FORMAT_VERSION, cluster_id.hex(), node, incarnation, boot, kinds[0], recovering)
+            return Identity(*told, memory_groups=kinds[1], kernel=kernel)
 
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,6 +256,15 @@ class Folder:
             os.close(lock)
             raise
         return cls(path, lock, identity)
+
+
+def _noticed(identity: Identity, kernel: str) -> Identity:
+    """The start of a life on the computer's life ``kernel``; was there a power loss since the node's last one? Where
+    the system does not tell, each end that was not clean counts as one."""
+    lost = identity.memory_lost
+    if identity.memory_groups and not identity.clean and (not kernel or kernel != identity.kernel):
+        lost = os.urandom(8).hex()
+    return replace(identity, kernel=kernel, clean=False, memory_lost=lost)
 
 
 def _begin_anew(path: Path, identity: Identity, segment_bytes: int) -> Identity:
@@ -275,6 +343,7 @@ def _read(path: Path) -> Identity:
         identity = Identity(**fields)
         sound = len(bytes.fromhex(identity.cluster)) == 16 == len(bytes.fromhex(identity.incarnation))
         sound = sound and min(int(identity.node), int(identity.boot), int(identity.groups)) >= 1
+        sound = sound and int(identity.memory_groups) >= 0 and isinstance(identity.memory_lost, str)
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise CorgiError("log-damaged", f"{path / IDENTITY} is damaged: {error!r}") from error
     if not sound:

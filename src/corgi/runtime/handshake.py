@@ -25,6 +25,7 @@ def introduction(options: NodeOptions, purpose: str) -> PeerHello:
         options.boot,
         purpose,
         options.groups,
+        options.memory_groups,
     )
 
 
@@ -50,6 +51,9 @@ def check_introduction(
         raise _misconfigured(f"the address of node {expected} is answered by node {hello.node}")
     if hello.groups != options.groups:
         raise _misconfigured(f"node {options.node} has {options.groups} groups, node {hello.node} has {hello.groups}")
+    if hello.memory_groups != options.memory_groups:
+        here, there = options.memory_groups, hello.memory_groups
+        raise _misconfigured(f"node {options.node} has {here} memory groups, node {hello.node} has {there}")
     if hello.purpose not in PURPOSES or (purpose is not None and hello.purpose != purpose):
         raise CorgiError("malformed-frame", f"a connection for {hello.purpose[:20]!r} is not known")
     if len(hello.incarnation) != len(options.incarnation):

@@ -38,6 +38,10 @@ class NodeWal:
         return self._disk.segment
 
     @property
+    def synced_position(self) -> Position:
+        return self._disk.synced_position
+
+    @property
     def room(self) -> int:
         return self._disk.room
 

@@ -20,7 +20,8 @@ from corgi.base.command import Buffer
 from corgi.runtime.segments import write_fully
 from corgi.runtime.uring import SyncRing
 
-Written = Callable[[OSError | None, float | None], None]  # error; when the sync returned (monotonic s), if known
+Done = Callable[[OSError | None, float | None], None]  # error; when the sync returned (monotonic s), if known
+Written = Callable[[], None] | None
 
 
 class Syncer(Protocol):
@@ -28,13 +29,19 @@ class Syncer(Protocol):
 
     name: str
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
-        """Write, fdatasync, then call ``done`` on the loop, never before this returns. ``buffers`` stay as they are."""
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
+        """Write, fdatasync if ``sync``, then call ``done`` on the loop, never before this returns. ``buffers`` stay as
+        they are. ``written`` is called on the loop in between, unless something failed by then."""
         ...
 
     def close(self) -> None:
         """Wait for what is under way; its ``done`` is not called any more."""
         ...
+
+
+_Job = tuple[int, Sequence[Buffer], int, Done, bool, Written]
 
 
 class UringSyncer:
@@ -46,17 +53,25 @@ class UringSyncer:
         """Raises OSError where io_uring cannot be had."""
         self._loop = loop
         self._ring = SyncRing()
-        self._done: Written | None = None
+        self._done: Done | None = None
         loop.add_reader(self._ring.eventfd, self._completed)
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
         try:
             write_fully(fd, buffers, offset)
-            self._ring.fdatasync(fd)
+            if sync:
+                self._ring.fdatasync(fd)
         except OSError as error:
             self._loop.call_soon(done, error, None)
         else:
-            self._done = done
+            if written is not None:
+                self._loop.call_soon(written)
+            if sync:
+                self._done = done
+            else:
+                self._loop.call_soon(done, None, None)
 
     def close(self) -> None:
         self._loop.remove_reader(self._ring.eventfd)
@@ -81,12 +96,14 @@ class ThreadSyncer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._closed = False
-        self._jobs: queue.SimpleQueue[tuple[int, Sequence[Buffer], int, Written] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="corgi-log", daemon=True)
         self._thread.start()
 
-    def write(self, fd: int, buffers: Sequence[Buffer], offset: int, done: Written) -> None:
-        self._jobs.put((fd, buffers, offset, done))
+    def write(
+        self, fd: int, buffers: Sequence[Buffer], offset: int, done: Done, *, sync: bool = True, written: Written = None
+    ) -> None:
+        self._jobs.put((fd, buffers, offset, done, sync, written))
 
     def close(self) -> None:
         self._closed = True
@@ -95,17 +112,24 @@ class ThreadSyncer:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            fd, buffers, offset, done = job
+            fd, buffers, offset, done, sync, written = job
             failure: OSError | None = None
             try:
                 write_fully(fd, buffers, offset)
-                os.fdatasync(fd)
+                if written is not None and not self._closed:
+                    self._loop.call_soon_threadsafe(self._told, written)
+                if sync:
+                    os.fdatasync(fd)
             except OSError as error:
                 failure = error
             if not self._closed:
                 self._loop.call_soon_threadsafe(self._finish, done, failure, time.monotonic())
 
-    def _finish(self, done: Written, failure: OSError | None, at: float) -> None:
+    def _told(self, written: Callable[[], None]) -> None:
+        if not self._closed:
+            written()
+
+    def _finish(self, done: Done, failure: OSError | None, at: float) -> None:
         if not self._closed:
             done(failure, at)
 

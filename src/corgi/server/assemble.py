@@ -10,11 +10,11 @@ from pathlib import Path
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
-from corgi.base.limits import GROUPS_DEFAULT, SEGMENT_BYTES
+from corgi.base.limits import GROUPS_DEFAULT, MEMORY_GROUPS_DEFAULT, SEGMENT_BYTES
 from corgi.broker.options import NodeOptions
 from corgi.kafka.front import KafkaOptions
 from corgi.runtime.disk import DiskOptions
-from corgi.runtime.drive import Driver
+from corgi.runtime.drive import Driver, Notes
 from corgi.runtime.folder import Folder
 from corgi.server.address import Address
 from corgi.server.config import ServerConfig
@@ -45,10 +45,18 @@ def open_folder(config: ServerConfig, mode: Mode, segment_bytes: int = SEGMENT_B
                 f"groups = {config.groups}: the cluster has {folder.groups} since its bootstrap",
                 hint=f"set groups = {folder.groups}, or leave the key out",
             )
+        if config.memory_groups not in (None, folder.memory_groups):
+            folder.close()
+            raise CorgiError(
+                "invalid-configuration",
+                f"memory_groups = {config.memory_groups}: the cluster has {folder.memory_groups} since its bootstrap",
+                hint=f"set memory_groups = {folder.memory_groups}, or leave the key out",
+            )
         return folder
     create = Folder.bootstrap if mode is Mode.BOOTSTRAP else Folder.rejoin
     cluster, groups = bytes.fromhex(_cluster_id(config, mode)), config.groups or GROUPS_DEFAULT
-    return create(path, cluster, node, groups, segment_bytes=segment_bytes)
+    memory_groups = MEMORY_GROUPS_DEFAULT if config.memory_groups is None else config.memory_groups
+    return create(path, cluster, node, groups, memory_groups=memory_groups, segment_bytes=segment_bytes)
 
 
 def assemble(
@@ -58,6 +66,7 @@ def assemble(
     software: str,
     disk: DiskOptions | None = None,
     accept_lost_votes: bool = False,
+    accept_lost_memory: bool = False,
 ) -> Driver:
     """The node of an open folder, ready to start."""
     everyone = config.everyone
@@ -68,8 +77,10 @@ def assemble(
         boot=folder.boot,
         members=tuple(NodeId(member.node) for member in everyone),
         groups=folder.groups,
+        memory_groups=folder.memory_groups,
         suspicion_s=config.suspicion_ms / 1000,
         recovering=folder.recovering,
+        memory_lost=folder.memory_lost,
         addresses={NodeId(member.node): member.client_address for member in everyone},
         labels={NodeId(member.node): member.label for member in everyone},
         tail_bytes_max=config.tail_bytes,
@@ -80,6 +91,7 @@ def assemble(
         compaction_bytes_min=config.compaction_min_bytes,
         compaction_keys_bytes_max=config.compaction_keys_bytes,
         accept_lost_votes=accept_lost_votes,
+        accept_lost_memory=accept_lost_memory,
         software=software,
     )
     listen = config.listen_address
@@ -90,6 +102,7 @@ def assemble(
         port=listen.port,
         disk=disk,
         recovered=folder.mark_recovered,
+        notes=Notes.of(folder),
         kafka=KafkaOptions(
             {
                 name: {NodeId(node): address for node, address in told.items()}

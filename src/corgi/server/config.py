@@ -21,6 +21,7 @@ from corgi.base.limits import (
     GROUPS_MAX,
     KEYS_BYTES_MAX,
     KIB,
+    MEMORY_GROUPS_MAX,
     MIB,
     NODES_MAX,
     PARTITIONS_MAX,
@@ -88,6 +89,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     cluster_name: Annotated[str, Meta(max_length=100)] = ""
     # Paxos groups of the cluster, fixed at bootstrap; not given: 8 then, and what the folder says from then on.
     groups: Annotated[int, Meta(ge=1, le=GROUPS_MAX)] | None = None
+    # Paxos groups besides, for topics with durability memory, fixed at bootstrap; not given: 2 then. 0: no such topics.
+    memory_groups: Annotated[int, Meta(ge=0, le=MEMORY_GROUPS_MAX)] | None = None
     # Silence after which another node is suspected.
     suspicion_ms: Annotated[int, Meta(ge=20, le=600_000)] = round(SUSPICION_S * 1000)
     # How long a stopping node waits for its leaderships to be handed over.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from corgi.base.limits import GROUPS_DEFAULT
+from corgi.base.limits import GROUPS_DEFAULT, MEMORY_GROUPS_DEFAULT
 from corgi.server.address import LOOPBACK, NATIVE_PORT
 from corgi.server.config import UNSAFE_PHRASE, ServerConfig, check
 
@@ -21,6 +21,7 @@ listen = "{host}:{port}"              # clients and nodes connect here
 cluster_id = "{cluster_id}"  # random; the same on all nodes of this cluster
 cluster_name = "example"               # for people, shown in the log
 groups = {groups}                             # Paxos groups; fixed at bootstrap, the same on all nodes
+memory_groups = {memory_groups}                      # as groups, for topics with durability memory; 0: none
 
 suspicion_ms = {suspicion_ms}                     # silence after which another node is suspected
 stop_timeout_ms = {stop_timeout_ms}                 # at SIGTERM: how long to wait for leaderships to move
@@ -87,6 +88,7 @@ def example_config() -> str:
         port_3=NATIVE_PORT + 2,
         cluster_id=new_cluster_id(),
         groups=GROUPS_DEFAULT,
+        memory_groups=MEMORY_GROUPS_DEFAULT,
         phrase=UNSAFE_PHRASE,
         kafka_create_topics=str(defaults.kafka_create_topics).lower(),
         **{key: getattr(defaults, key) for key in _defaults()},

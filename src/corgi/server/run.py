@@ -41,6 +41,7 @@ def run_node(
     stop_with_stdin: bool = False,
     disk: DiskOptions | None = None,
     accept_lost_votes: bool = False,
+    accept_lost_memory: bool = False,
 ) -> int:
     """Run a node until it is told to stop; returns 0 then. Raises the CorgiError that ended it otherwise.
 
@@ -48,7 +49,8 @@ def run_node(
     ``stop_with_stdin``: stop when stdin ends, that is, when the parent process is gone. ``disk``: how the log is kept,
     for tests.
     ``accept_lost_votes``: the operator has a node that is alone vote behind damage of its log. Raises CorgiError
-    "invalid-argument" if it is not alone.
+    "invalid-argument" if it is not alone. ``accept_lost_memory``: the operator has the memory groups go on without what
+    a majority has forgotten.
     """
     if accept_lost_votes and len(config.everyone) > 1:
         raise CorgiError(
@@ -64,7 +66,8 @@ def run_node(
         open_folder(config, mode, disk.segment_bytes) as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        return runner.run(_Life(config, folder, software, on_ready, disk, accept_lost_votes).run())
+        accepted = (accept_lost_votes, accept_lost_memory)
+        return runner.run(_Life(config, folder, software, on_ready, disk, accepted).run())
 
 
 class _Life:
@@ -77,14 +80,14 @@ class _Life:
         software: str,
         on_ready: Ready | None,
         disk: DiskOptions,
-        accept_lost_votes: bool,
+        accepted: tuple[bool, bool],
     ) -> None:
         self._config = config
         self._folder = folder
         self._software = software
         self._on_ready = on_ready
         self._disk = disk
-        self._accept_lost_votes = accept_lost_votes
+        self._accepted = accepted
         self._stop = asyncio.Event()
         self._started = False
 
@@ -95,7 +98,12 @@ class _Life:
             members=len(config.everyone), groups=folder.groups, recovering=folder.recovering, software=self._software,
         )  # fmt: skip
         driver = assemble(
-            config, folder, software=self._software, disk=self._disk, accept_lost_votes=self._accept_lost_votes
+            config,
+            folder,
+            software=self._software,
+            disk=self._disk,
+            accept_lost_votes=self._accepted[0],
+            accept_lost_memory=self._accepted[1],
         )
         with self._signals():
             serving = asyncio.create_task(self._serve(driver))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from corgi.broker.status import memory_gauges
 from corgi.runtime.drive import Driver
 from corgi.server.metrics import Sample
 
@@ -14,6 +15,8 @@ def samples(driver: Driver) -> Iterator[Sample]:
     yield from _groups(driver)
     yield from _damage(driver)
     yield from _disk(driver)
+    for name, value in memory_gauges(driver.node).items():
+        yield Sample(name, value)
     for name, value in driver.node.snapshots.gauges().items():
         yield Sample(name.removesuffix("_s") + "_seconds" if name.endswith("_s") else name, value)
     for peer, connected, silent_s, offset_ms in driver.node.peer_status():

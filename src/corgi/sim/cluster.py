@@ -23,6 +23,7 @@ COMPACTION_INTERVAL_S = 0.5
 NEVER_S = 1e6
 REWRITE_BYTES_PER_S = 64 * 1024  # a small segment each second
 SCRUB_PAUSE_S = 1.0
+OPERATOR_S = 1.0
 CLUSTER = bytes.fromhex("c0491c0491c0491c0491c0491c0491c0")
 PORT = 7000  # of node 0, which there is not
 
@@ -42,6 +43,7 @@ class ClusterOptions:
 
     nodes: int = 3
     groups: int = 4
+    memory_groups: int = 0
     segment_bytes: int = 256 * 1024
     tail_bytes_max: int = 64 * 1024
     value_bytes_max: int = 8 * 1024
@@ -64,6 +66,8 @@ class Image:
     segments: dict[int, bytes]
     memory: DiskMemory
     boot: int
+    noted_kernel: int
+    memory_lost: str
     durable_to: int  # as the node tells its peers
     starts: tuple[int, ...]  # of each computer, when the image was taken
     snapshots: dict[SnapshotName, bytes]
@@ -76,7 +80,7 @@ class Cluster:
     def __init__(self, world: World, options: ClusterOptions) -> None:
         self.world = world
         self.options = options
-        self.ledger = Ledger(world, options.nodes)
+        self.ledger = Ledger(world, options.nodes, options.groups)
         self.network = SimNetwork(world, options.network, self.ledger.sent)
         self.members = tuple(NodeId(number) for number in range(1, options.nodes + 1))
         self.coverage: Counter[str] = Counter()
@@ -97,7 +101,7 @@ class Cluster:
             )
         stream = self.world.stream(f"disk/{node}")
         disk = SimDisk(stream, LogIdentity(CLUSTER, node), self.options.segment_bytes)
-        disk.groups = self.options.groups
+        disk.groups = self.options.groups + self.options.memory_groups
         return Computer(node, clock, disk, incarnation=self._fresh_incarnation())
 
     def _fresh_incarnation(self) -> bytes:
@@ -131,6 +135,8 @@ class Cluster:
     def start_all(self) -> None:
         for node in self.members:
             self.world.after(self._chance.random() * 0.02, self.start, node)
+        if self.options.memory_groups:
+            self.world.after(OPERATOR_S, self.watch_memory)
 
     def start(self, node: NodeId) -> None:
         """Boot a node from what its disk holds."""
@@ -139,6 +145,10 @@ class Cluster:
             return
         computer.boot = next_boot(computer.boot, computer.clock.wall_ms())
         computer.starts += 1
+        if self.options.memory_groups and computer.noted_kernel != computer.kernel:
+            computer.memory_lost = f"loss before start {computer.starts}"
+            self.count("power_losses_noticed")
+        computer.noted_kernel = computer.kernel
         options = NodeOptions(
             node=node,
             cluster=CLUSTER,
@@ -146,7 +156,10 @@ class Cluster:
             boot=computer.boot,
             members=self.members,
             groups=self.options.groups,
+            memory_groups=self.options.memory_groups,
             recovering=computer.recovering,
+            memory_lost=computer.memory_lost,
+            accept_lost_memory=computer.accepts_loss,
             addresses={other: address_of(other) for other in self.members},
             labels={other: f"host-{other}" for other in self.members},
             window_slots=self.options.window_slots,
@@ -165,9 +178,28 @@ class Cluster:
             value_bytes_max=self.options.value_bytes_max,
         )
         self.world.note("cluster", f"start node {node} boot {computer.boot} recovering {computer.recovering}")
+        computer.accepts_loss = False
         process = computer.process = Process(self, computer, options)
         if process.start():
             self.network.process_up(process)
+
+    def watch_memory(self, stuck: bool = False) -> None:
+        """The operator looks every second: where no majority of the memory groups votes for long, although all nodes
+        run, those in doubt are started anew with the loss accepted."""
+        first = self.options.groups
+        groups = {node: p.node.groups[first:] for node in self.up() if (p := self.process_of(node)) is not None}
+        acceptors = {node: [group.replica.acceptor for group in found] for node, found in groups.items()}
+        voting = sum(all(acceptor.voting for acceptor in found) for found in acceptors.values())
+        doubtful = [node for node, found in acceptors.items() if not all(acceptor.answers for acceptor in found)]
+        needed = len(self.members) // 2 + 1
+        now_stuck = bool(doubtful) and voting < needed and len(acceptors) == len(self.members)
+        if stuck and now_stuck:
+            for node in doubtful:
+                self.kill(node)
+                self.computers[node].accepts_loss = True
+                self.count("losses_accepted_by_operator")
+                self.world.after(0.05, self.start, node)
+        self.world.after(OPERATOR_S, self.watch_memory, now_stuck)
 
     def kill(self, node: NodeId, *, power: bool = False) -> None:
         """kill -9, or with ``power`` the whole computer: then what was not synced is in danger."""
@@ -179,6 +211,15 @@ class Cluster:
             process.kill()
         if power:
             computer.disk.power_loss()
+            computer.kernel += 1
+            self._forget(node)
+
+    def _forget(self, node: NodeId) -> None:
+        """What was not synced may be gone: votes in memory groups that were answered."""
+        if self.options.memory_groups:
+            computer = self.computers[node]
+            computer.forgotten += 1
+            self.ledger.power_lost(node, computer.memory)
 
     def stop(self, node: NodeId) -> None:
         """Ask a node to stop in good order."""
@@ -200,6 +241,8 @@ class Cluster:
         self.count("failed_syncs")
         self._end(process)
         process.kill()
+        process.computer.noted_kernel = -1  # as the folder notes it
+        self._forget(process.id)
 
     def failed(self, process: Process, text: str) -> None:
         """A node found a fault, in itself or on its disk."""
@@ -245,7 +288,8 @@ class Cluster:
         durable_to = computer.process.node.durable_to
         disk, starts = computer.disk, self._starts(node)
         memory, snapshots, freed = computer.memory.copy(), dict(disk.snapshots), set(disk.freed)
-        return Image(disk.image(), memory, computer.boot, durable_to, starts, snapshots, freed)
+        noted = (computer.noted_kernel, computer.memory_lost)
+        return Image(disk.image(), memory, computer.boot, *noted, durable_to, starts, snapshots, freed)
 
     def _starts(self, node: NodeId) -> tuple[int, ...]:
         return tuple(self.computers[other].starts for other in self.members if other != node)
@@ -284,7 +328,8 @@ class Cluster:
         if image.memory.lacks(computer.memory):
             computer.doubted += 1
         computer.memory = image.memory.copy()
-        computer.boot = image.boot
+        computer.boot, computer.noted_kernel, computer.memory_lost = image.boot, image.noted_kernel, image.memory_lost
+        self._forget(node)
         self.ledger.forget_unheard(node, computer.memory)
         self.count("old_disks")
         if image.starts != self._starts(node):
@@ -293,10 +338,13 @@ class Cluster:
     # ---- the end
 
     def replicas_equal(self) -> bool:
-        """Every node runs and every group has the same prefix and state everywhere."""
+        """Every node runs, and votes in memory groups, and every group has the same prefix and state everywhere."""
         processes = [self.process_of(node) for node in self.members]
         if any(p is None or p.paused for p in processes):
             return False
+        acceptors = [g.replica.acceptor for p in processes if p is not None for g in p.node.groups]
+        if not all(acceptor.voting for acceptor in acceptors if acceptor.lazy):
+            return False  # the operator may yet start a node anew
         first, *others = (p.node.groups for p in processes if p is not None)
         return all(
             mine.replica.prefix == theirs.replica.prefix and mine.machine.digest == theirs.machine.digest
@@ -319,7 +367,7 @@ class Cluster:
 
     def compare_states(self) -> None:
         """What replicas hold is the same to the last producer; the digest tells only of values and outcomes."""
-        for group in range(self.options.groups):
+        for group in range(self.options.groups + self.options.memory_groups):
             prints = {}
             for node in self.members:
                 process = self.process_of(node)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SECTOR = 512
 SEGMENTS_AHEAD = 1
 PREPARE_S = 0.010
+WRITE_S = 0.000_02  # into the page cache
 FULL_RETRY_S = 1.0  # a full disk is tried again after this, as runtime.disk does
 
 
@@ -213,6 +214,7 @@ class SimWal:
         self._full = False
         self._appended = False
         self._close_at: float | None = None
+        self._told_early: WriteBatch | None = None  # of this batch some records were given back before its sync
 
     # ---- the port
 
@@ -269,6 +271,10 @@ class SimWal:
     def room(self) -> int:
         return self._opened().room
 
+    @property
+    def synced_position(self) -> Position:
+        return self._opened().synced_position
+
     def segments(self) -> list[int]:
         return sorted(self.disk.segments)
 
@@ -309,8 +315,9 @@ class SimWal:
     def crash(self) -> None:
         """The process died: its last write may not have begun."""
         journal = self.journal
-        if journal is not None and journal.outstanding is not None and self.disk.chance.random() < 0.3:
-            self.disk.undo(journal.outstanding.segment, journal.outstanding.offset)
+        batch = journal.outstanding if journal is not None else None
+        if batch is not None and batch is not self._told_early and self.disk.chance.random() < 0.3:
+            self.disk.undo(batch.segment, batch.offset)
         self.journal = None
 
     # ---- how it is done
@@ -334,8 +341,13 @@ class SimWal:
         self._queued_since = self.world.now
         disk = self.disk
         disk.write(batch.segment, batch.offset, b"".join(batch.buffers))
-        done = disk.sync_time(self.world.now)
-        self.world.at(done, self._synced, journal, batch)
+        written = done = self.world.now + WRITE_S
+        if batch.sync:
+            done = max(written, disk.sync_time(self.world.now))
+        if batch.early or not batch.sync:
+            self.world.at(written, self._written, journal, batch)
+        if batch.sync:
+            self.world.at(done, self._synced, journal, batch)
         if disk.on_write is not None and batch.length > SECTOR:
             trap, disk.on_write = disk.on_write, None
             trap(done)
@@ -353,9 +365,20 @@ class SimWal:
         self.disk.sync()
         self.syncs += 1
         journal.synced(batch)
-        if batch.records:
-            self.process.synced(batch.records)
+        self.process.synced(batch.late)
         self._pump(False)
+
+    def _written(self, journal: Journal, batch: WriteBatch) -> None:
+        if self.journal is not journal:
+            return
+        if batch.early:
+            self._told_early = batch
+            self.process.written(batch.early)
+        if not batch.sync:
+            journal.written(batch)
+            self._pump(False)
+        elif batch.early:
+            self.process.cluster.count("votes_before_their_sync")
 
     def _close(self, when: float) -> None:
         if when == self._close_at:

@@ -27,7 +27,7 @@ import msgspec
 from corgi.base.command import Buffer, iter_commands, peek_command, split_commands
 from corgi.base.ids import Ballot, GroupId, NodeId, Origin, Slot, ballot_node, ballot_round, origin_node
 from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
-from corgi.broker.identity import NodeRecord
+from corgi.broker.node_records import NodeRecord
 from corgi.history.model import Violation
 from corgi.paxos.messages import Accept, Accepted, Commit, Forward, Heartbeat, PeerMessage, Prepare, Promise, Rejoined
 from corgi.sim.world import World
@@ -53,13 +53,15 @@ NOWHERE = Focus()
 class DiskMemory:
     """What the onlooker knows to be durable on one disk."""
 
-    __slots__ = ("excused", "marks", "promised", "settled", "settling", "votes", "written")
+    __slots__ = ("excused", "marks", "past", "promised", "settled", "settling", "sworn", "votes", "written")
 
     def __init__(self) -> None:
         self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
+        self.past: set[tuple[GroupId, Slot, Ballot]] = set()  # votes that a power loss may have taken
         self.promised: dict[GroupId, Ballot] = {}  # by any record
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
+        self.sworn: dict[GroupId, Ballot] = {}  # by promises
         self.settled = 0  # recoveries that are complete
         self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them
         self.excused: set[tuple[GroupId, Slot, Ballot]] = set()  # synced in this life; a restart need not find them
@@ -75,7 +77,9 @@ class DiskMemory:
         other.marks = dict(self.marks)
         other.promised = dict(self.promised)
         other.written = dict(self.written)
+        other.sworn = dict(self.sworn)
         other.votes = set(self.votes)
+        other.past = set(self.past)
         other.settling = set(self.settling)
         return other
 
@@ -94,7 +98,11 @@ class Ballots:
 class Ledger:
     """One run's onlooker."""
 
-    def __init__(self, world: World, nodes: int) -> None:
+    def __init__(self, world: World, nodes: int, groups: int = 2**16) -> None:
+        """``groups``: how many are not memory groups, which lie behind them."""
+        self._groups = groups
+        self._lossy_seen: set[tuple[GroupId, Ballot]] = set()
+        self.restarted: set[GroupId] = set()  # memory groups that went on although a majority had forgotten votes
         self.world = world
         self.majority = nodes // 2 + 1
         self.violations: list[Violation] = []
@@ -172,11 +180,36 @@ class Ledger:
             self.violate("synced-record-lost", text, Focus(node, group, slot))
         memory.marks = found.marks
         memory.promised = found.promised
+        memory.sworn = {**memory.sworn, **found.sworn}
         memory.written = {**memory.written, **found.written}
         memory.votes = found.votes
         memory.settling = found.settling
         memory.excused = set()
         return lost
+
+    def power_lost(self, node: NodeId, memory: DiskMemory) -> None:
+        """What this disk knew of memory groups may be gone, but for its promises."""
+        for group in [group for group in memory.promised if group >= self._groups]:
+            memory.promised[group] = memory.sworn.get(group, Ballot(0))
+            memory.written.pop(group, None)
+        memory.past |= {vote for vote in memory.votes if vote[0] >= self._groups}
+        memory.votes -= memory.past
+        memory.settling = {vote for vote in memory.settling if vote[0] < self._groups}
+        self.forget_unheard(node, memory, first=self._groups)
+
+    def restarted_with_loss(self, process: Process, group: GroupId, first: Slot) -> None:
+        """A leader was promised by all, of whom a majority may have forgotten votes: what was chosen from ``first`` on,
+        which none of them has applied, may be gone."""
+        self.restarted.add(group)
+        for key in [key for key in self._slots if key[0] == group and key[1] >= first]:
+            del self._slots[key]
+        for applied in [key for key in self._digests if key[0] == group and key[1] >= first]:
+            del self._digests[applied]
+        self._highest[group] = min(self._highest.get(group, Slot(0)), Slot(first - 1))
+        tenure = process.node.groups[group].replica.tenure
+        if tenure is not None:
+            for node in tenure.lossy:
+                self._granted[(*process.peer_losses(node, group), group)] = tenure.ballot
 
     def _made_up_for(self, node: NodeId, vote: tuple[GroupId, Slot, Ballot], found: DiskMemory) -> bool:
         """The node has recovered since, and promised a ballot above this vote: a hole where it lay means nothing."""
@@ -188,10 +221,10 @@ class Ledger:
         """A node in doubt is told of a fresh ballot."""
         self._taken.setdefault((node, message.group), []).append(message.ballot)
 
-    def forget_unheard(self, node: NodeId, kept: DiskMemory) -> None:
+    def forget_unheard(self, node: NodeId, kept: DiskMemory, *, first: int = 0) -> None:
         """A disk lost votes. Those that nobody has heard of never happened, unless somebody hears of them yet."""
         for (group, slot), ballots in sorted(self._slots.items()):
-            if slot <= self._highest.get(group, 0):
+            if slot <= self._highest.get(group, 0) or group < first:
                 continue
             for ballot, (_, voters) in sorted(ballots.by_ballot.items()):
                 heard = (node, group, slot, ballot) in self._heard
@@ -218,15 +251,7 @@ class Ledger:
     ) -> None:
         """``before``: what is known of the disk, if this is a second look at it."""
         if record.kind is RecordKind.NODE:
-            told = msgspec.msgpack.decode(record.payload, type=NodeRecord)
-            if told.peer and told.durable_to >= 0:
-                memory.marks[NodeId(told.peer)] = told.durable_to
-            elif not told.peer and told.recovering and not told.repeated:
-                memory.settling = set(memory.votes)
-            elif not told.peer and not told.recovering:
-                memory.excused |= memory.votes & memory.settling
-                memory.votes -= memory.settling
-                memory.settled += 1
+            self._told(memory, msgspec.msgpack.decode(record.payload, type=NodeRecord))
         if record.kind not in _PROMISING:
             return
         group, ballot = record.group, record.ballot
@@ -238,7 +263,8 @@ class Ledger:
             memory.votes.add(vote)
             if not isinstance(record, FaultyRecord):
                 self._vote(node, record)
-            if before is not None and vote in before.votes and memory.written.get(group, 0) > ballot:
+            known = before is not None and (vote in before.votes or vote in before.past)
+            if known and memory.written.get(group, 0) > ballot:
                 return  # copied forward, and the segment where it lay first was freed
         memory.promised[group] = max(memory.promised.get(group, Ballot(0)), ballot)
         if record.kind is not RecordKind.STATE:
@@ -247,6 +273,20 @@ class Ledger:
                 text = f"node {node}: {record} behind a promise of {_show(written)}"
                 self.violate("promise-went-back", text, _of(node, record))
             memory.written[group] = max(written, ballot)
+        if record.kind is RecordKind.PROMISE:
+            memory.sworn[group] = max(memory.sworn.get(group, Ballot(0)), ballot)
+
+    def _told(self, memory: DiskMemory, told: NodeRecord) -> None:
+        if told.memory or told.accepted:
+            return  # the onlooker knows of power losses by itself
+        if told.peer and told.durable_to >= 0:
+            memory.marks[NodeId(told.peer)] = told.durable_to
+        elif not told.peer and told.recovering and not told.repeated:
+            memory.settling = set(memory.votes)
+        elif not told.peer and not told.recovering:
+            memory.excused |= memory.votes & memory.settling
+            memory.votes -= memory.settling
+            memory.settled += 1
 
     def _vote(self, node: NodeId, record: LogRecord) -> None:
         key = (record.group, record.slot)
@@ -305,7 +345,7 @@ class Ledger:
                 self.violate("answer-not-durable", text, Focus(process.id, message.group))
             self._amnesia(process, message.group, message.ballot)
         elif isinstance(message, Rejoined):
-            key = (*process.peer_incarnation(peer), message.group)
+            key = (*process.peer_losses(peer, message.group), message.group)
             self._granted[key] = min(message.ballot, self._granted.get(key, message.ballot))
 
     def beaten(self, process: Process, message: Heartbeat) -> None:
@@ -346,8 +386,12 @@ class Ledger:
                     self.violate("forward-out-of-ballot", text, Focus(process.id, message.group, message.slot))
 
     def _amnesia(self, process: Process, group: GroupId, ballot: Ballot) -> None:
-        if process.doubted:
-            granted = self._granted.get((process.id, process.doubted, group))
+        memory = group >= self._groups
+        if memory and process.node.groups[group].replica.acceptor.lossy:
+            return  # says so, and counts only beside all others
+        losses = process.doubted + (process.forgotten if memory else 0)
+        if losses:
+            granted = self._granted.get((process.id, losses, group))
             if granted is None or ballot < granted:
                 text = f"node {process.id} lost its state and acts in group {group} in {_show(ballot)}"
                 self.violate("amnesiac-vote", text, Focus(process.id, group))
@@ -359,6 +403,10 @@ class Ledger:
         seen = process.seen
         for group in process.node.groups:
             replica = group.replica
+            tenure = replica.tenure
+            if tenure is not None and tenure.lossy and (group.id, tenure.ballot) not in self._lossy_seen:
+                self._lossy_seen.add((group.id, tenure.ballot))
+                self.restarted_with_loss(process, group.id, Slot(min(tenure.flights, default=tenure.next_slot)))
             prefix = replica.prefix
             number = group.id
             if prefix != seen[number]:

@@ -13,6 +13,7 @@ from corgi.base.command import VALUE_HEADER_BYTES, Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, ballot_node
 from corgi.base.ports import FaultyRecord, Hole, LogRecord, SnapshotName
 from corgi.broker import compaction as broker_compaction
+from corgi.broker.amnesia import MemoryDoubt
 from corgi.broker.barriers import Barriers
 from corgi.broker.identity import Identity
 from corgi.broker.node import Node
@@ -170,6 +171,13 @@ def vote_after_a_wiped_disk() -> tuple[object, str, Callable[..., Any]]:
     return Identity, "_doubt", untroubled
 
 
+def vote_after_a_power_loss() -> tuple[object, str, Callable[..., Any]]:
+    def untroubled(self: MemoryDoubt, reason: str) -> None:
+        self.reason = ""
+
+    return MemoryDoubt, "doubt", untroubled
+
+
 def forget_marks() -> tuple[object, str, Callable[..., Any]]:
     recover = Identity.recover
 
@@ -302,6 +310,7 @@ SPLITS = replace(PLAIN, nodes=5, faults=("split", "isolate", "one-way"))
 RESTARTS = replace(PLAIN, faults=("kill", "power", "isolate"))
 KILLS = replace(PLAIN, faults=("kill", "power"))
 DISKS = replace(PLAIN, faults=("wipe", "kill", "power"))
+POWER = replace(PLAIN, faults=("power", "isolate"))
 OLD_DISKS = replace(PLAIN, faults=("old-disk", "kill", "power-all"))
 FAILED_SYNCS = replace(PLAIN, faults=("failed-sync",))
 FLIPS = replace(PLAIN, faults=("bit-flip",))
@@ -364,6 +373,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "vote-after-wipe": Mutant(
         "a lost disk is no vote", (vote_after_a_wiped_disk,), ("amnesiac-vote", *SAFETY), options=DISKS
+    ),
+    "vote-after-power-loss": Mutant(
+        "what was only written is lost with the power",
+        (vote_after_a_power_loss,),
+        ("amnesiac-vote", *SAFETY),
+        rate=0.5,
+        options=POWER,
     ),
     "forget-marks": Mutant(
         "what is known of others' disks outlasts a restart",

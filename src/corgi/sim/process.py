@@ -58,6 +58,11 @@ class Computer:
     boot: int = 0
     starts: int = 0
     recovering: bool = False  # as told in node.json
+    kernel: int = 0  # how often the computer has lost its power
+    noted_kernel: int = 0  # as told in node.json, at the last start
+    memory_lost: str = ""  # as told in node.json
+    accepts_loss: bool = False  # the operator starts it with --accept-loss memory
+    forgotten: int = 0  # how often votes in memory groups may have been lost
     doubted: int = 0
     memory: DiskMemory = field(default_factory=DiskMemory)
     process: Process | None = None
@@ -73,6 +78,7 @@ class Process:
         self.id = computer.id
         self.incarnation = computer.incarnation
         self.doubted = computer.doubted
+        self.forgotten = computer.forgotten
         self.memory = computer.memory
         self.clock = computer.clock
         self.alive = True
@@ -94,7 +100,8 @@ class Process:
         for group in self.node.groups:
             setattr(group.machine, "apply", self._counted(group.machine.apply))  # noqa: B010 - an onlooker, not a change
         self.node.identity.recovered = self._recovered
-        self.seen = [0] * options.groups  # chosen prefixes that the ledger has checked
+        self.node.identity.memory.recovered = self._memory_recovered
+        self.seen = [0] * options.all_groups  # chosen prefixes that the ledger has checked
 
     def start(self) -> bool:
         """Recover from the disk, then live; False if that fails."""
@@ -107,7 +114,8 @@ class Process:
                 self.cluster.ledger.violate("synced-record-lost", text)
             found = self.wal.open(first_segment)
             records = [item for item in found if not isinstance(item, Hole)]
-            holes = len(found) - len(records) + self.computer.recovering
+            holes = sum(isinstance(item, Hole) and not item.lazy for item in found) + self.computer.recovering
+            self.cluster.count("lazy_holes_found", sum(isinstance(item, Hole) and item.lazy for item in found))
             if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes, covered=covered):
                 self.computer.doubted += 1
                 self.doubted = self.computer.doubted
@@ -144,6 +152,9 @@ class Process:
 
         return counted
 
+    def _memory_recovered(self) -> None:
+        self.computer.memory_lost = ""
+
     def _recovered(self) -> None:
         """As the data folder does: the disk is no longer in doubt."""
         self.computer.recovering = False
@@ -171,9 +182,16 @@ class Process:
         self.cluster.ledger.synced(self.id, self.memory, records)
         self.fact("log_synced", records)
 
-    def peer_incarnation(self, peer: NodeId) -> tuple[NodeId, int]:
-        """The identity of a peer's disk, for the ledger."""
-        return peer, self.cluster.computers[peer].doubted
+    def written(self, records: Sequence[LogRecord]) -> None:
+        """The disk has these records, and may lose them with its power."""
+        self.world.note(self.name, tuple(Synced(r.kind.name, r.group, r.ballot, r.slot) for r in records))
+        self.cluster.ledger.synced(self.id, self.memory, records)
+        self.fact("log_written", records)
+
+    def peer_losses(self, peer: NodeId, group: GroupId) -> tuple[NodeId, int]:
+        """How often a peer has lost what it knew of the group, for the ledger."""
+        computer = self.cluster.computers[peer]
+        return peer, computer.doubted + (computer.forgotten if group >= self.node.options.groups else 0)
 
     # ---- turns
 
@@ -219,7 +237,7 @@ class Process:
             note(self.name, (sender, message.TYPE, message, len(payload)))
             if isinstance(message, Accepted):
                 self.cluster.ledger.heard(sender, message)
-            elif isinstance(message, Rejoined) and self.node.identity.state == "recovering":
+            elif isinstance(message, Rejoined) and self.node.identity.recovers(message.group):
                 self.cluster.ledger.granted(self.id, message)
             self.node.peer_message(sender, message, payload)
         elif call == "heartbeat":
@@ -227,7 +245,7 @@ class Process:
         elif isinstance(call, str):
             if call == "client_request":
                 note(self.name, (arguments[0].listener.name, arguments[1], arguments[2]))
-            elif call != "log_synced":  # noted when it was
+            elif call not in ("log_synced", "log_written"):  # noted when it was
                 note(self.name, call)
             getattr(self.node, call)(*arguments)
         else:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from corgi.history.checks import check_history
 from corgi.history.model import History, Violation
+from corgi.sim.clients import Client
 from corgi.sim.cluster import Cluster, ClusterOptions
 from corgi.sim.faults import Faults
+from corgi.sim.fleeting import FleetingReader, FleetingWriter
 from corgi.sim.ledger import NOWHERE, Focus
 from corgi.sim.network import NetworkOptions
 from corgi.sim.readers import Drainer
@@ -129,6 +131,8 @@ class _Run:
         self.workload = Workload(
             self.scene, busy=options.rough, groups=options.groups, transactions=options.transactions
         )
+        ledger = self.cluster.ledger
+        self.fleeting = FleetingWriter(self.scene, lambda group: group in ledger.restarted)
         self.faults = Faults(self.cluster, self.front, only=options.faults)
         self.violations = self.cluster.ledger.violations
         self.replicas: list[str] = []
@@ -158,6 +162,7 @@ class _Run:
             compaction_bytes_min=compaction.choice((1, 400, 2000)),
             compaction_bytes_per_s=compaction.choice((200_000, 8_000_000)),
             compaction_keys_bytes_max=compaction.choice((1_000, 1_000_000)),
+            memory_groups=self.world.stream("memory shape").choice((0, 1, 2)),
             scrub_bytes_s=self.world.stream("scrub").choice((0, 0, 96 * 1024)),
         )
         if self.options.nodes is not None:
@@ -167,6 +172,8 @@ class _Run:
     def run(self) -> Result:
         self.cluster.start_all()
         self.workload.start(HEAL_AT_S)
+        if self.cluster.options.memory_groups:
+            self.fleeting.start()
         self.faults.start(at=1.0)
         if not (self._until(HEAL_AT_S) or self._heal() or self._finish() or self._drain()):
             self.cluster.compare_states()
@@ -201,6 +208,7 @@ class _Run:
             lambda: (
                 self.world.now >= rest
                 and self.workload.idle()
+                and self.fleeting.idle()
                 and self.cluster.replicas_equal()
                 and self.cluster.rest_compaction()
             ),
@@ -216,10 +224,14 @@ class _Run:
     def _drain(self) -> bool:
         """Read everything back from every node."""
         self.scene.reading = False
-        drainers = [Drainer(self.scene, node) for node in self.cluster.members]
+        members = self.cluster.members
+        drainers: list[Client] = [Drainer(self.scene, node) for node in members]
+        drainers += [FleetingReader(self.fleeting, node) for node in members]
         for drainer in drainers:
             drainer.start()
-        if self._run_until(self.world.now + DRAIN_S, lambda: all(drainer.idle() for drainer in drainers)):
+        # A group may go home meanwhile, when a node was started late.
+        equal = self.cluster.replicas_equal
+        if self._run_until(self.world.now + DRAIN_S, lambda: all(d.idle() for d in drainers) and equal()):
             return True
         self.history.unfinished.extend(drainer.describe() for drainer in drainers if not drainer.idle())
         return self._until(max(self.world.now, SECONDS_MIN))

@@ -76,6 +76,11 @@ def compacted(config: Mapping[str, str]) -> bool:
     return "compact" in config.get("cleanup", "")
 
 
+def in_memory(config: Mapping[str, str]) -> bool:
+    """Whether a message counts as stored once a majority has written it, without waiting for their disks."""
+    return config.get("durability") == "memory"
+
+
 def delete_retention_ms(config: Mapping[str, str]) -> int:
     """How long a tombstone stays after what it deletes is gone."""
     value = _integer(config.get("delete_retention_ms", ""))
@@ -142,6 +147,7 @@ _KEYS: dict[str, Callable[[str, str], None]] = {
     "retention_ms": _within(1, _INT64_MAX, unlimited=True),
     "retention_bytes": _within(1, _INT64_MAX, unlimited=True),
     "cleanup": _one_of(*_CLEANUPS),
+    "durability": _one_of("fsync", "memory"),
     "delete_retention_ms": _within(0, _INT64_MAX, unlimited=False),
     "min_compaction_lag_ms": _within(0, _INT64_MAX, unlimited=False),
     "min_cleanable_dirty_ratio": _check_ratio,

@@ -19,7 +19,7 @@ from corgi.base.ids import FIRST_USER_TOPIC, SYSTEM_TOPIC_NAMES, GroupId, Offset
 from corgi.base.limits import GROUPS_MAX
 from corgi.base.records import decode_batch, encode_batch
 from corgi.state.commands import Unsigned32
-from corgi.state.settings import check_partition_count, check_settings, check_topic_name
+from corgi.state.settings import check_partition_count, check_settings, check_topic_name, in_memory
 
 TOPIC_ID_END = 2**32
 _ANCHOR_END = 2**31
@@ -28,7 +28,8 @@ _ANCHOR_END = 2**31
 class TopicRecord(msgspec.Struct, frozen=True, array_like=True):
     """The value of a record in `__meta/0`.
 
-    ``topic`` 0 creates a topic; otherwise it is the id of the topic to change, whose ``anchor`` and ``groups`` stay.
+    ``topic`` 0 creates a topic; otherwise it is the id of the topic to change, whose ``anchor``, ``groups`` and
+    ``first`` stay.
     """
 
     topic: Unsigned32
@@ -36,12 +37,14 @@ class TopicRecord(msgspec.Struct, frozen=True, array_like=True):
     anchor: Unsigned32
     groups: Unsigned32
     config: dict[str, str]
+    first: Unsigned32 = 0
 
 
 class Topic(msgspec.Struct, frozen=True):
     """One topic. ``version`` is the offset in `__meta/0` that last changed it.
 
-    ``groups`` is the number of groups that it was created under, for ever.
+    ``groups`` is the number of groups that it was created under, for ever, and ``first`` the first of them: memory
+    groups lie behind the others.
     """
 
     name: str
@@ -51,13 +54,16 @@ class Topic(msgspec.Struct, frozen=True):
     groups: int
     config: dict[str, str]
     version: int
+    first: int = 0
 
     def group_of(self, partition: int) -> GroupId:
-        return GroupId((self.anchor + partition) % self.groups)
+        return GroupId(self.first + (self.anchor + partition) % self.groups)
 
     def partitions_in(self, group: GroupId) -> range:
         """The partitions of this topic that live in a group, ascending."""
-        return range((group - self.anchor) % self.groups, self.partitions, self.groups)
+        if not self.first <= group < self.first + self.groups:
+            return range(0)
+        return range((group - self.first - self.anchor) % self.groups, self.partitions, self.groups)
 
 
 Changes = dict[str, Topic | None]  # what each name means from here on; None: no topic
@@ -179,21 +185,27 @@ def _changed(name: str, present: Topic | None, record: TopicRecord | None, offse
         return _created(name, present, record, offset)
     if present is None or present.topic != record.topic:
         raise CorgiError("unknown-topic", f"{name!r} is not the topic {record.topic}")
-    if (record.anchor, record.groups) != (present.anchor, present.groups):
+    if (record.anchor, record.groups, record.first) != (present.anchor, present.groups, present.first):
         raise CorgiError("invalid-argument", "where a topic's partitions lie never changes")
+    if in_memory(record.config) != in_memory(present.config):
+        raise CorgiError("invalid-argument", f"the durability of {name!r} was decided when it was created")
     if record.partitions < present.partitions:
         raise CorgiError(
             "invalid-argument", f"{name!r} has {present.partitions} partitions; their number never shrinks"
         )
-    return Topic(name, present.topic, record.partitions, present.anchor, present.groups, record.config, offset)
+    where = (present.anchor, present.groups)
+    return Topic(name, present.topic, record.partitions, *where, record.config, offset, present.first)
 
 
 def _created(name: str, present: Topic | None, record: TopicRecord, offset: Offset) -> Topic:
     if present is not None:
         raise CorgiError("topic-exists", f"there is a topic {name!r} already")
-    if not 1 <= record.groups <= GROUPS_MAX or record.anchor >= _ANCHOR_END:
+    if not 1 <= record.groups <= GROUPS_MAX or record.first > GROUPS_MAX or record.anchor >= _ANCHOR_END:
         raise CorgiError("invalid-argument", f"anchor {record.anchor} and {record.groups} groups place no partition")
+    if in_memory(record.config) != (record.first > 0):
+        raise CorgiError("invalid-argument", "topics in memory lie in memory groups, others do not")
     topic = created_id(offset)
     if topic >= TOPIC_ID_END:
         raise CorgiError("invalid-argument", "all topic ids are used up")
-    return Topic(name, topic, record.partitions, record.anchor, record.groups, record.config, offset)
+    where = (record.anchor, record.groups)
+    return Topic(name, topic, record.partitions, *where, record.config, offset, record.first)

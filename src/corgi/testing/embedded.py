@@ -15,11 +15,12 @@ from typing import Any, Self
 from corgi.base.ids import NodeId
 from corgi.broker.options import NodeOptions
 from corgi.client.corgi import Connecting, Corgi, connect
-from corgi.runtime.drive import Driver
+from corgi.runtime.drive import Driver, Notes
 from corgi.runtime.folder import Folder
 
 NODE = NodeId(1)
 GROUPS = 4  # of a broker made here; one that exists keeps its own
+MEMORY_GROUPS = 1
 LOOPBACK = "127.0.0.1"
 KAFKA = "default"  # the name of the listener for Kafka's clients
 
@@ -55,6 +56,7 @@ class Broker:
                 self._folder.path,
                 host=LOOPBACK,
                 recovered=self._folder.mark_recovered,
+                notes=Notes.of(self._folder),
                 kafka_listen={KAFKA: (LOOPBACK, 0)} if self._kafka else {},
             )
             port = await self._driver.start()
@@ -128,7 +130,7 @@ def embedded(folder: str | Path | None = None, **options: Any) -> Embedded:
 def _open(path: Path, groups: int) -> Folder:
     if (path / "node.json").exists():
         return Folder.open(path, NODE)
-    return Folder.bootstrap(path, secrets.token_bytes(16), NODE, groups)
+    return Folder.bootstrap(path, secrets.token_bytes(16), NODE, groups, memory_groups=MEMORY_GROUPS)
 
 
 def _options(folder: Folder) -> NodeOptions:
@@ -139,6 +141,8 @@ def _options(folder: Folder) -> NodeOptions:
         boot=folder.boot,
         members=(folder.node,),
         groups=folder.groups,
+        memory_groups=folder.memory_groups,
         recovering=folder.recovering,
+        memory_lost=folder.memory_lost,
         software="corgi-embedded",
     )

@@ -166,6 +166,7 @@ class MetadataReply(WireMessage, frozen=True, array_like=True, gc=False):
     nodes: tuple[NodeInfo, ...]
     groups: tuple[GroupInfo, ...]
     topics: tuple[TopicInfo, ...]
+    memory_groups: int = 0  # the last ones of the groups
 
 
 class CreateTopic(WireMessage, frozen=True, array_like=True, gc=False):

@@ -54,6 +54,7 @@ class Routing:
         self.cluster = ""
         self.addresses: dict[NodeId, Address] = {}
         self.leaders: list[NodeId] = []  # per group
+        self.memory_groups = 0  # the last ones
         self.terms: list[int] = []
         self.replicas: list[tuple[NodeId, ...]] = []
         self.topics: dict[str, TopicRoute] = {}
@@ -65,6 +66,7 @@ class Routing:
         self.cluster = reply.cluster
         for node in reply.nodes:
             self.addresses[node.node] = Address(node.host, node.port)
+        self.memory_groups = reply.memory_groups
         for group, info in enumerate(reply.groups):
             self._learn_group(group, info)
         return [info.name for info in reply.topics if self.learn_topic(info)]
@@ -108,7 +110,7 @@ class Routing:
 
     def coordinates(self, consumer_group: str) -> int:
         """The Paxos group whose leader coordinates a consumer group."""
-        return crc32(consumer_group.encode()) % max(1, len(self.leaders))
+        return crc32(consumer_group.encode()) % max(1, len(self.leaders) - self.memory_groups)
 
     def preferred(self, group: int) -> NodeId:
         """The node that should get this group's requests now; NO_NODE if no link is up."""

@@ -72,7 +72,7 @@ def _find(call: Call[Request], key: str) -> tuple[Code, tuple[NodeId, Address]]:
     if refused:
         return refused, _NOWHERE
     if call.request.kind == GROUP:
-        home = kept_in(key, len(front.node.groups))
+        home = kept_in(key, front.node.options.groups)
     else:
         home = front.node.requests.transactions.decisions.home(key)
     node = front.lead(home, front.alive()).leader

@@ -78,7 +78,7 @@ def _groups(call: Call[Request]) -> list[Group]:
             found[name] = Group(name, kind, "Stable" if stored is not None and stored.members else "Empty")
     for group in node.groups:
         for name in group.machine.cursors.groups():
-            if name not in found and kept_in(name, len(node.groups)) in led:
+            if name not in found and kept_in(name, node.options.groups) in led:
                 found[name] = Group(name, "", "Empty")
     for seat in node.requests.classic.seats():
         if seat.occupied or seat.name in found:

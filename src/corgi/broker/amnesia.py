@@ -1,0 +1,160 @@
+"""What a node may have forgotten of its memory groups, whose votes it answers when they are written, not yet synced.
+
+A killed process forgets nothing: what it wrote is read back. A computer that lost its power may have. Then, and when
+the log has lost lazy records, the memory groups are in doubt, they alone, and recover as a lost disk does (rule 15 of
+docs/consensus.md; ``Identity`` drives both). That takes a majority which is not in doubt. Where there is none the
+groups stand still, until the operator accepts the loss on every node in doubt. Then they go on so that no replica ever
+has to take back what it has applied:
+
+1. A node in doubt goes back to what it has applied, and answers Prepare, saying that it may have forgotten votes.
+2. Such promises count only if all members have promised, and then what the highest prefix and the votes among them
+   tell is all that anybody knows.
+3. Who holds everything up to the epoch record of that ballot is in doubt no more.
+
+Invariant: whether a doubt is settled is told by the log behind what caused it, or by the folder for a power loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from corgi.base.errors import CorgiError
+from corgi.base.ids import GroupId, Slot
+from corgi.base.ports import Hole
+from corgi.broker.node_records import NodeRecord
+
+if TYPE_CHECKING:
+    from corgi.broker.identity import Identity
+    from corgi.broker.node import Node
+
+A_HOLE = "-"  # the name of a loss that the log tells; one of power has the name that the folder gave it
+
+
+class MemoryDoubt:
+    """Whether the memory groups are in doubt, and why."""
+
+    def __init__(self, identity: Identity, node: Node) -> None:
+        options = node.options
+        self._identity = identity
+        self._node = node
+        self._groups = [GroupId(number) for number in range(options.groups, options.all_groups)]
+        self._lost = options.memory_lost
+        self._settled = False  # the log tells that the groups have recovered from that
+        self._hole_behind = False  # of the log, behind the beginning of the last recovery
+        self._active = False  # they recover
+        self.reason = ""
+        self.recovered: Callable[[], None] | None = None  # called when a recovery is complete and durable
+
+    # -- the scan -------------------------------------------------------------------------------------------------
+
+    def recover(self, told: NodeRecord) -> None:
+        """A record on the memory groups, of the disk scan. Raises CorgiError "log-damaged"."""
+        if told.cut:
+            for group, slot in told.cut:
+                self._cut(group, slot)
+        elif told.recovering:
+            self.reason = self.reason or "a recovery was interrupted"
+            self._hole_behind &= told.repeated
+        elif not self._hole_behind:
+            self.reason = ""
+            self._settled = self._settled or told.memory == self._lost
+
+    def recover_hole(self, hole: Hole) -> None:
+        """Votes may be lost here in the log."""
+        if not self._groups:
+            return
+        self._hole_behind = True
+        where = f"segment {hole.segment:016x} at offset {hole.start}"
+        if hole.lazy:
+            self._node.count("lazy_holes")
+            for group in self._groups:
+                self._node.groups[group].replica.learner.recover_hole()
+        self.reason = f"the log is damaged in {where}: {hole.what}"
+
+    @property
+    def certain(self) -> str:
+        """There are memory groups, and they are not in doubt; then the name of a loss that the log tells."""
+        return A_HOLE if self._groups and not self._active else ""
+
+    # -- recovering -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The scan is over."""
+        if self._lost and not self._settled:
+            self.reason = "the computer lost its power"
+        elif self._lost and self.recovered is not None:
+            self.recovered()
+        if not self.reason:
+            return
+        if self._groups and self._node.options.accept_lost_memory:
+            self._accept()
+        self.doubt(self.reason)
+
+    def doubt(self, reason: str) -> None:
+        """They recover from now on."""
+        if not self._groups or self._active:
+            return
+        self._active = True
+        self.reason = reason
+        self._node.note("memory-in-doubt", self._groups[0], reason)
+        self._node.count("memory_recoveries")
+        own = self._node.options.incarnation
+        self._identity.begin(self._groups, NodeRecord(0, own, recovering=True, memory=self._lost or A_HOLE))
+
+    def asked(self, nonces: Mapping[GroupId, int]) -> None:
+        """The disk is this node's own and new enough, or recovers itself. If the operator has accepted the loss, the
+        groups in doubt take part from now on as those that may have forgotten votes."""
+        if self._active and self._node.options.accept_lost_memory:
+            for group in self._groups:
+                self._node.groups[group].replica.acceptor.lossy = nonces[group]
+
+    def _accept(self) -> None:
+        """Before anything else is done: what was not applied in the scan is given up, so that later scans can tell."""
+        own, name = self._node.options.incarnation, self._lost or A_HOLE
+        loss = f"votes of the memory groups: {self.reason} ({name})"
+        self._node.note("loss-accepted", self._groups[0], loss)
+        self._identity.remember_accepted(loss)
+        self._identity.persist(NodeRecord(0, own, accepted=loss))
+        cut = tuple([(group, self._node.groups[group].machine.applied) for group in self._groups])
+        for group, slot in cut:
+            self._cut(group, slot)
+        self._identity.persist(NodeRecord(0, own, memory=name, cut=cut))
+
+    def used(self, group: GroupId, first: Slot) -> None:
+        """A group goes on with what is left."""
+        self._node.count("lossy_restarts")
+        self._node.note("lossy-restart", group, f"from slot {first}; what was chosen there or behind may be lost")
+
+    def finish(self) -> None:
+        """No memory group recovers any more."""
+        if self._active:
+            self._active = False
+            self._node.note("memory-recovered", self._groups[0], self.reason)
+            own = self._node.options.incarnation
+            self._identity.persist(NodeRecord(0, own, memory=self._lost or A_HOLE))
+
+    def durable(self, told: NodeRecord) -> None:
+        """The end of a recovery is on disk."""
+        self.reason = ""
+        self._lost = ""
+        if self.recovered is not None:
+            self.recovered()
+
+    def records(self) -> list[NodeRecord]:
+        """What the start of a segment has to tell."""
+        if not self.reason or not self._groups:
+            return []
+        own = self._node.options.incarnation
+        return [NodeRecord(0, own, recovering=True, repeated=True, memory=self._lost or A_HOLE)]
+
+    def _cut(self, number: GroupId, slot: Slot) -> None:
+        """Forget what is known chosen behind ``slot``: something of it is lost."""
+        if self._node.values.covered[number] > slot:
+            return  # a snapshot was taken since
+        group = self._node.groups[number]
+        if group.machine.applied > slot:
+            what = f"group {number}: what could not be read behind slot {slot} when its loss was accepted, can be now"
+            raise CorgiError("log-damaged", what)
+        group.replica.learner.cut(slot)
+        self._node.values.cut(number, slot)

@@ -1,0 +1,293 @@
+"""Lazy records: which batches need no sync, who is told when, and what a power loss leaves of them."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from log_world import SEGMENT_BYTES, Fields, Log, accept, fields, state
+
+from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
+from corgi.log.record import decode_batch_header, segment_seed
+from corgi.log.writer import LAZY_SYNC_S, WriteBatch
+
+SECTOR = 512
+SURE, FLEETING = 1, 2  # groups
+
+
+def lazy(slot: int, payload: bytes = b"value", group: int = FLEETING) -> LogRecord:
+    return accept(slot, payload, group, lazy=True)
+
+
+def begun() -> Log:
+    """A log whose first batch, which is always synced, is behind."""
+    log = Log(states=lambda: [state(0)])
+    log.prepare()
+    log.prepare()
+    log.journal.append(accept(1, group=SURE))
+    log.write()
+    return log
+
+
+def take(log: Log, now: float = 0.0) -> WriteBatch:
+    batch = log.journal.take(now)
+    assert batch is not None
+    log.put(batch)
+    if batch.sync:
+        log.journal.synced(batch)
+    else:
+        log.journal.written(batch)
+    return batch
+
+
+def stated(log: Log, batch: WriteBatch) -> int:
+    """Which position the header of the batch tells to be synced."""
+    seed = segment_seed(batch.segment, 0xFEED_0000_0000_0000 | batch.segment)
+    return decode_batch_header(log.segments[batch.segment], batch.offset, seed).synced
+
+
+def place(batch: WriteBatch, *, end: bool = False) -> int:
+    return batch.segment * SEGMENT_BYTES + batch.offset + (batch.length if end else 0)
+
+
+def test_a_batch_of_lazy_records_needs_no_sync_and_is_not_stated_as_synced() -> None:
+    log = begun()
+    synced = log.journal.synced_position
+    for slot in (2, 3):
+        log.journal.append(lazy(slot))
+        batch = take(log)
+        assert (batch.sync, batch.early, batch.late) == (False, batch.records, [])
+        assert log.journal.synced_position == synced == stated(log, batch)
+        assert not log.journal.at_rest
+    log.journal.append(accept(4, group=SURE))
+    sure = take(log)
+    assert sure.sync
+    assert stated(log, sure) == synced, "what is before it becomes durable only with it"
+    assert log.journal.synced_position == place(sure, end=True)
+    assert log.journal.at_rest
+
+
+def test_lazy_records_are_synced_after_a_while_by_what_follows_them() -> None:
+    log = begun()
+    for now, syncs in ((10.0, False), (10.0 + LAZY_SYNC_S / 2, False), (10.0 + LAZY_SYNC_S, True), (11.1, False)):
+        log.journal.append(lazy(int(now * 10)))
+        assert take(log, now).sync is syncs
+
+
+def test_at_rest_lazy_records_are_synced_and_stated_so() -> None:
+    log = begun()
+    log.journal.append(lazy(2))
+    batch = take(log)
+    closings = []
+    while (closing := log.journal.take(0.0, close=True)) is not None:
+        log.put(closing)
+        log.journal.synced(closing)
+        closings.append(closing)
+    assert all(closing.sync for closing in closings)
+    assert stated(log, closings[-1]) >= place(batch, end=True)
+    assert log.journal.at_rest
+    assert log.journal.close_at() is None
+
+
+def test_the_last_batch_of_a_segment_is_synced() -> None:
+    log = begun()
+    slot, batches = 2, []
+    while log.journal.segment == 1:
+        log.journal.append(lazy(slot, b"x" * 900))
+        slot += 1
+        if not log.journal.segments_ahead:
+            log.prepare()
+        batches.append(take(log))
+    assert [batch.sync for batch in batches].count(True) == 2, "the seal, and the states of the next one"
+    first = next(batch for batch in batches if batch.segment == 2)
+    assert stated(log, first) == place(batches[batches.index(first) - 1], end=True)
+
+
+def test_in_a_mixed_batch_lazy_records_are_told_early_unless_their_group_waits_for_something() -> None:
+    log = begun()
+    promise = LogRecord(RecordKind.PROMISE, accept(1, group=3).group, accept(1).ballot, accept(0).slot, accept(0).slot)
+    sure, early, held = accept(2, group=SURE), lazy(3), lazy(4, group=3)
+    for record in (sure, early, promise, held, lazy(5)):
+        log.journal.append(record)
+    batch = take(log)
+    assert batch.sync
+    assert [record.slot for record in batch.early] == [3, 5]
+    assert batch.late == [sure, promise, held], "a group is told of its records in their order"
+
+
+def spoil(log: Log, batch: WriteBatch) -> None:
+    log.segments[batch.segment][batch.offset : batch.offset + batch.length] = bytes(batch.length)
+
+
+def damage(log: Log) -> list[Hole]:
+    return [item for item in log.items()[0] if isinstance(item, Hole)]
+
+
+def test_only_what_was_never_stated_as_synced_is_a_lazy_hole() -> None:
+    log = begun()
+    batches = []
+    for record in (lazy(2), lazy(3), accept(4, group=SURE), lazy(5), accept(6, group=SURE)):
+        log.journal.append(record)
+        batches.append(take(log))
+    for batch, found in zip(batches[:-1], (True, True, False, True), strict=True):
+        kept = bytes(log.segments[batch.segment])
+        spoil(log, batch)
+        assert [hole.lazy for hole in damage(log)] == [found], batch.records
+        log.segments[batch.segment][:] = kept
+    for batch in batches[1:3]:
+        spoil(log, batch)
+    assert [hole.lazy for hole in damage(log)] == [False], "it may have held anything"
+
+
+def test_headers_of_lazy_batches_that_are_lost_leave_lazy_holes() -> None:
+    log = begun()
+    batches = []
+    for slot in (2, 3, 4):
+        log.journal.append(lazy(slot))
+        batches.append(take(log))
+    for batch in batches[:2]:
+        log.segments[batch.segment][batch.offset : batch.offset + 48] = bytes(48)
+    assert all(hole.lazy for hole in damage(log))
+
+
+class LazyLife(RuleBasedStateMachine):
+    """One log with records of both kinds through kills and power losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = Log(states=lambda: [state(0), state(1)])
+        self.now = 0.0
+        self.slot = 0
+        self.durable: list[Fields] = []
+        self.unsynced: list[WriteBatch] = []  # written, or under way
+        self.under_way: WriteBatch | None = None
+        self.told: list[Fields] = []  # early
+
+    @initialize()
+    def first_segment(self) -> None:
+        self.log.prepare()
+
+    @rule(kinds=st.lists(st.booleans(), min_size=1, max_size=6), size=st.sampled_from([0, 30, 400, 1500, 4096]))
+    def append(self, kinds: list[bool], size: int) -> None:
+        for kind in kinds:
+            self.slot += 1
+            make = lazy if kind else accept
+            self.log.journal.append(make(self.slot, bytes([self.slot % 256]) * size))
+
+    @precondition(lambda self: self.log.journal.segments_ahead < 2)
+    @rule()
+    def prepare(self) -> None:
+        self.log.prepare()
+
+    @precondition(lambda self: self.under_way is None)
+    @rule(close=st.booleans(), later_s=st.sampled_from([0.0, 0.0, LAZY_SYNC_S]))
+    def write(self, close: bool, later_s: float) -> None:
+        self.now += later_s
+        batch = self.log.journal.take(self.now, close=close)
+        if batch is None:
+            return
+        self.log.put(batch)
+        self.under_way = batch
+        self.unsynced.append(batch)
+        self.told += map(fields, batch.early)
+        assert not (batch.late and not batch.sync)
+
+    @precondition(lambda self: self.under_way is not None)
+    @rule()
+    def done(self) -> None:
+        batch, self.under_way = self.under_way, None
+        assert batch is not None
+        if not batch.sync:
+            self.log.journal.written(batch)
+            return
+        self.log.journal.synced(batch)
+        self.durable += [fields(record) for batch in self.unsynced for record in batch.records]
+        self.unsynced.clear()
+        self.told.clear()
+
+    @rule()
+    def killed(self) -> None:
+        """What was told early must be there: the page cache outlives the process."""
+        written = [fields(record) for batch in self.unsynced for record in batch.records]
+        found, holes, _ = self.look()
+        assert not holes
+        assert set(self.told) <= set(written)
+        assert found == self.durable + written
+        self.go_on(found)
+
+    @rule(data=st.data())
+    def power_lost(self, data: st.DataObject) -> None:
+        """Of all that is not synced any sectors reach the disk."""
+        for batch in self.unsynced:
+            file = self.log.segments[batch.segment]
+            at, end = batch.offset, batch.offset + batch.length
+            fate = data.draw(st.sampled_from(["kept", "lost", "torn"]), label=f"batch {batch.number}")
+            while at < end and fate != "kept":
+                until = min((at // SECTOR + 1) * SECTOR, end)
+                if fate == "lost" or data.draw(st.booleans(), label=f"sector at {at} is lost"):
+                    file[at:until] = bytes(until - at)
+                at = until
+        found, holes, faulty = self.look()
+        written = {fields(record): record.lazy for batch in self.unsynced for record in batch.records}
+        assert [record for record in found if record not in written] == self.durable, "what was synced is there"
+        assert all(hole.lazy for hole in holes), "nothing but lazy records is in doubt"
+        for record in set(written) - set(found):
+            assert written[record] or (self.under_way is not None and record in map(fields, self.under_way.records))
+        known = {(item.group, item.slot) for item in faulty}
+        last = max((record[3] for record in found), default=0)
+        for record, is_lazy in written.items():
+            if record not in found and record[3] < last and is_lazy:
+                assert holes or (record[1], record[3]) in known, "a loss in front of something that is there is told"
+        self.go_on(found)
+
+    def look(self) -> tuple[list[Fields], list[Hole], list[FaultyRecord]]:
+        """All but the states and what earlier power losses have left."""
+        items, _ = self.log.items()
+        records = [item for item in items if type(item) is LogRecord and item.kind is not RecordKind.STATE]
+        places = [place(batch) for batch in self.unsynced]
+        since = min(places, default=2**62)
+        holes = [item for item in items if isinstance(item, Hole)]
+        assert all(hole.lazy for hole in holes)
+        new = [hole for hole in holes if hole.segment * SEGMENT_BYTES + hole.start >= since]
+        faulty = [item for item in items if isinstance(item, FaultyRecord) and item.position >= since]
+        return [fields(record) for record in records], new, faulty
+
+    def go_on(self, found: list[Fields]) -> None:
+        self.log.restart()
+        self.durable = found
+        self.unsynced.clear()
+        self.told.clear()
+        self.under_way = None
+
+    def teardown(self) -> None:
+        self.killed()
+
+
+LazyLife.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestLazyLife = LazyLife.TestCase
+
+
+@given(lost=st.sets(st.integers(0, 9)), sizes=st.lists(st.sampled_from([0, 30, 440, 700]), min_size=10, max_size=10))
+@settings(max_examples=150, deadline=None)
+def test_any_lazy_batches_may_be_lost_and_the_others_stand(lost: set[int], sizes: list[int]) -> None:
+    log = Log(states=lambda: [state(0)], segment_bytes=SEGMENT_BYTES)
+    log.prepare()
+    log.journal.append(accept(100, group=SURE))
+    log.write()
+    batches = []
+    for slot, size in enumerate(sizes):
+        log.journal.append(lazy(slot, b"x" * size))
+        batches.append(take(log))
+    assert not any(batch.sync for batch in batches)
+    for number in lost:
+        spoil(log, batches[number])
+    items, end = log.items()
+    found = [item.slot for item in items if type(item) is LogRecord and item.kind is RecordKind.ACCEPT]
+    assert found == [100, *(slot for slot in range(10) if slot not in lost)]
+    assert all(item.lazy for item in items if isinstance(item, Hole))
+    whole = max((slot for slot in range(10) if slot not in lost), default=-1)
+    assert end.offset == (batches[whole].offset + batches[whole].length if whole >= 0 else batches[0].offset)
+    gaps = [slot for slot in lost if slot < whole]
+    assert bool(gaps) == any(isinstance(item, Hole) for item in items)
