@@ -28,6 +28,14 @@ def test_bars_of_a_label_stand_side_by_side() -> None:
     assert all(x + width <= next_x for (x, width), (next_x, _) in pairwise(spans))
 
 
+def test_numbers_on_narrow_bars_are_small() -> None:
+    labels = [str(number) for number in range(6)]
+    root = drawn(Chart("t", "", "x", "ms", labels, {name: [0.3125] * 6 for name in "abc"}, lines=False))
+    values = [text for text in root.iter(f"{SVG}text") if text.text == "0.31"]
+    assert len(values) == 18
+    assert all(text.get("style") == "font-size:9px" for text in values)
+
+
 def test_names_cannot_break_the_picture() -> None:
     root = drawn(Chart("<a> & b", '"', "<x>", "y", ["<1>"], {"<s>": [1.0]}))
     assert root.get("aria-label") == "<a> & b"

@@ -254,6 +254,25 @@ def test_volumes_are_told_and_drawn(cluster: Target, tmp_path: Path, capsys: pyt
     assert {"100", "400", "p50", "p90", "p99", "messages per second"} <= set(texts)
 
 
+def test_strategies_are_told_side_by_side_and_drawn(
+    cluster: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chart = tmp_path / "strategies.svg"
+    arguments = ["--records", "60", "--rate", "300", "--repeat", "1", "--cluster", cluster.native]
+    assert main(["bench", "strategies", *arguments, "--chart", str(chart), "--output", "json"]) == 0
+    medians = json.loads(capsys.readouterr().out)["medians"]
+    assert [median["strategy"] for median in medians] == [
+        f"{acks}, {durability}" for durability in ("fsync", "memory") for acks in ("none", "leader", "quorum")
+    ]
+    assert all(median["acknowledged"]["samples"] == median["latency"]["samples"] == 54 for median in medians)
+    assert all((median["lost"], median["duplicated"]) == (0, 0) for median in medians)
+    picture = ElementTree.fromstring(chart.read_text(encoding="utf-8"))
+    texts = [element.text for element in picture.iter() if element.tag.endswith("text")]
+    assert {"quorum, fsync", "quorum, memory", "acknowledged p50", "echo p50", "echo p99"} <= set(texts)
+    assert main(["bench", "strategies", *arguments]) == 0
+    assert "acknowledged p99" in capsys.readouterr().out
+
+
 def test_a_rate_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "volume", "--rates", "100,fast"]) == 2
     assert "'fast' is not a rate" in capsys.readouterr().err

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 150, 64, 58
 COLOURS = ("#4c78d8", "#e9a52b", "#2fa37c", "#b65bc9", "#d9604c")
 TICKS = 5
+NARROW = 30  # a bar on which three digits of the usual size have no room
 
 STYLE = """<style>
 text{font:12px system-ui,sans-serif;fill:#1d2430}.title{font-size:17px;font-weight:600}.soft{fill:#667085}
@@ -90,6 +91,8 @@ def _line(values: Sequence[float], top: float, colour: str) -> list[str]:
 def _bars(values: Sequence[float], top: float, colour: str, number: int, of: int) -> list[str]:
     step = (WIDTH - LEFT - RIGHT) / max(len(values), 1)
     width = step * 0.7 / of
+    narrow = width < NARROW
+    style, digits = (' style="font-size:9px"', 2) if narrow else ("", 3)
     parts = []
     for at, value in enumerate(values):
         x = LEFT + step * (at + 0.15) + width * number
@@ -98,7 +101,7 @@ def _bars(values: Sequence[float], top: float, colour: str, number: int, of: int
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width - 2:.1f}" height="{HEIGHT - BOTTOM - y:.1f}" rx="3" fill="{colour}"/>'
         )
         parts.append(
-            f'<text class="soft" x="{x + width / 2:.1f}" y="{y - 5:.1f}" text-anchor="middle">{value:.3g}</text>'
+            f'<text class="soft"{style} x="{x + width / 2:.1f}" y="{y - 5:.1f}" text-anchor="middle">{value:.{digits}g}</text>'
         )
     return parts
 

@@ -35,6 +35,7 @@ class EchoOptions:
     records: int = 20_000
     size: int = 100
     partitions: int = 8
+    durability: str = "fsync"
     warm_up_share: float = 0.1  # of the records, at the front, not counted
 
     def check(self) -> None:
@@ -50,7 +51,7 @@ async def echo(target: Target, options: EchoOptions) -> dict[str, Any]:
     options.check()
     async with connect(target.native) as mq:
         topic = fresh_topic()
-        await mq.topics.create(topic, partitions=options.partitions)
+        await mq.topics.create(topic, partitions=options.partitions, durability=options.durability)
         try:
             return await echo_on(mq, target, topic, options)
         finally:
@@ -59,14 +60,15 @@ async def echo(target: Target, options: EchoOptions) -> dict[str, Any]:
 
 async def echo_on(mq: Corgi, target: Target, topic: str, options: EchoOptions) -> dict[str, Any]:
     """One run on a topic that exists and is empty."""
-    async with _consumer(target, topic, options) as consumer:
+    skipped = int(options.records * options.warm_up_share)
+    async with consumer_of(target, topic, options.records, skipped, answers=not options.rate) as consumer:
         began = time.monotonic()
         if options.rate:
             await _at_rate(mq, topic, options)
         else:
             await _one_by_one(mq, topic, options, consumer)
         seconds = time.monotonic() - began
-        result = await _result(consumer)
+        result = await result_of(consumer)
     return {"published_per_s": round(options.records / seconds, 1), **result}
 
 
@@ -91,10 +93,12 @@ async def _one_by_one(mq: Corgi, topic: str, options: EchoOptions, consumer: asy
 
 
 @contextlib.asynccontextmanager
-async def _consumer(target: Target, topic: str, options: EchoOptions) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A consumer in a process of its own, attached to every partition."""
-    skipped = int(options.records * options.warm_up_share)
-    arguments = [target.native, topic, str(options.records), str(skipped), "0" if options.rate else "1"]
+async def consumer_of(
+    target: Target, topic: str, records: int, skipped: int, *, answers: bool = False
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A consumer in a process of its own, attached to every partition. Of ``records`` the first ``skipped`` are not
+    timed; ``answers``: it writes a byte for each."""
+    arguments = [target.native, topic, str(records), str(skipped), "1" if answers else "0"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", CONSUMER, *arguments, stdout=asyncio.subprocess.PIPE
     )
@@ -107,7 +111,8 @@ async def _consumer(target: Target, topic: str, options: EchoOptions) -> AsyncIt
         await process.wait()
 
 
-async def _result(process: asyncio.subprocess.Process) -> dict[str, Any]:
+async def result_of(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """What the consumer found: {"latency", "lost", "duplicated"}."""
     document: dict[str, Any] = json.loads(await line_of(process))
     return document
 

@@ -19,6 +19,7 @@ class PublishOptions:
     size: int = 1024
     records: int = 3_000
     partitions: int = 8
+    durability: str = "fsync"
     warm_up: int = 300  # records at most, before the clock starts
 
     def check(self) -> None:
@@ -34,7 +35,7 @@ async def publish_latency(target: Target, options: PublishOptions) -> dict[str, 
     latency = Histogram()
     async with connect(target.native) as mq:
         topic = fresh_topic()
-        await mq.topics.create(topic, partitions=options.partitions)
+        await mq.topics.create(topic, partitions=options.partitions, durability=options.durability)
         try:
             warm_up = min(options.warm_up, options.records)
             values = make_values(warm_up + options.records, options.size)

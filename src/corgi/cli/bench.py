@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import App
 
 from corgi.cli.common import run
+from corgi.cli.comparisons import semantics, strategies, volume
 from corgi.cli.consuming import backlog, rebalance
 from corgi.cli.exits import Exit
 from corgi.cli.measuring import (
-    Chart,
     Cluster,
+    Durability,
     Folder,
     Partitions,
     Repeat,
     Size,
     check_repeat,
-    compare,
     complain_of_spoiled,
-    rate_of,
     report,
 )
 from corgi.cli.output import OutputOption, print_json, print_table
 from corgi.cli.words import say
-
-if TYPE_CHECKING:
-    from corgi.bench.target import Target
 
 app = App(
     name="bench",
@@ -50,7 +46,7 @@ corgi bench gaps --faults stop,isolate,chain --repeat 5""",
     help_format="plaintext",
 )
 
-for measurement in (backlog, rebalance):
+for measurement in (volume, semantics, strategies, backlog, rebalance):
     app.command(measurement, help_epilogue="")
 
 
@@ -107,6 +103,7 @@ def publish(
     size: Size = 1024,
     records: int = 3_000,
     partitions: Partitions = 8,
+    durability: Durability = "fsync",
     repeat: Repeat = 1,
     cluster: Cluster = None,
     dir: Folder = None,
@@ -125,9 +122,9 @@ def publish(
     """
     from corgi.bench.publish import PublishOptions, publish_latency
 
-    options = PublishOptions(size=size, records=records, partitions=partitions)
+    options = PublishOptions(size=size, records=records, partitions=partitions, durability=durability)
     options.check()
-    shown = {"size": size, "records": records, "partitions": partitions}
+    shown = {"size": size, "records": records, "partitions": partitions, "durability": durability}
     return report("publish", shown, lambda target: publish_latency(target, options), repeat, cluster, dir, output)
 
 
@@ -138,6 +135,7 @@ def echo(
     records: int = 20_000,
     size: Size = 100,
     partitions: Partitions = 8,
+    durability: Durability = "fsync",
     repeat: Repeat = 1,
     cluster: Cluster = None,
     dir: Folder = None,
@@ -162,109 +160,10 @@ def echo(
     from corgi.bench.echo import EchoOptions
     from corgi.bench.echo import echo as measure
 
-    options = EchoOptions(rate=rate, records=records, size=size, partitions=partitions)
+    options = EchoOptions(rate=rate, records=records, size=size, partitions=partitions, durability=durability)
     options.check()
-    shown = {"rate": rate, "records": records, "size": size, "partitions": partitions}
+    shown = {"rate": rate, "records": records, "size": size, "partitions": partitions, "durability": durability}
     return report("echo", shown, lambda target: measure(target, options), repeat, cluster, dir, output)
-
-
-@app.command(help_epilogue="")
-def volume(
-    *,
-    rates: str = "500,1000,2000,5000,10000",
-    seconds: float = 4.0,
-    size: Size = 100,
-    partitions: Partitions = 8,
-    repeat: Repeat = 3,
-    chart: Chart = None,
-    cluster: Cluster = None,
-    dir: Folder = None,
-    output: OutputOption = "table",
-) -> int:
-    """Echo latency against volume: it should stay flat. The rates take turns,
-    so that what else happens on the machine meets all alike.
-
-    Example: corgi bench volume --rates 1000,10000 --chart volume.svg
-
-    JSON: {"bench", "options", "target", "runs": [{"rate", "latency": {…},
-    "lost", "duplicated"}], "medians": [as a run, one for each rate]}
-
-    Parameters
-    ----------
-    rates
-        Messages per second, separated by commas.
-    seconds
-        How long each run publishes.
-    """
-    from corgi.bench.echo import EchoOptions
-    from corgi.bench.echo import echo as measure
-
-    wanted = [rate_of(text) for text in rates.split(",")]
-    every = {
-        rate: EchoOptions(rate=rate, records=max(int(rate * seconds), 10), size=size, partitions=partitions)
-        for rate in wanted
-    }
-    for options in every.values():
-        options.check()
-
-    async def one(target: Target, name: str) -> dict[str, Any]:
-        return await measure(target, every[float(name)])
-
-    return compare(
-        "volume", "rate", [f"{rate:g}" for rate in wanted], one, repeat, cluster, dir, output, chart,
-        x_title="messages per second", shown={"seconds": seconds, "size": size, "partitions": partitions},
-    )  # fmt: skip
-
-
-@app.command(help_epilogue="")
-def semantics(
-    *,
-    backlog: int = 20_000,
-    records: int = 4_000,
-    rate: float = 1_000.0,
-    size: Size = 100,
-    partitions: Partitions = 8,
-    repeat: Repeat = 3,
-    chart: Chart = None,
-    cluster: Cluster = None,
-    dir: Folder = None,
-    output: OutputOption = "table",
-) -> int:
-    """What at_most_once, at_least_once and exactly_once cost a consumer group
-    that makes one result of each message: results per second from a backlog,
-    and the time from when a message was due until its result is read. They
-    take turns. Exactly once stores result and checkpoint as one act.
-
-    Example: corgi bench semantics --chart semantics.svg
-
-    JSON: {"bench", "options", "target", "runs": [{"semantics",
-    "records_per_s", "latency": {…}, "lost", "duplicated"}], "medians": [as a
-    run, one for each]}
-
-    Parameters
-    ----------
-    backlog
-        Messages that are there when the group begins.
-    records
-        How many are timed one by one.
-    rate
-        Of these per second.
-    """
-    from corgi.bench.semantics import SEMANTICS, SemanticsOptions
-    from corgi.bench.semantics import semantics as measure
-
-    options = SemanticsOptions(backlog, records, rate, size, partitions)
-    options.check()
-    kinds = {name: name for name in SEMANTICS}
-
-    async def one(target: Target, name: str) -> dict[str, Any]:
-        return await measure(target, kinds[name], options)  # type: ignore[index]
-
-    return compare(
-        "semantics", "semantics", list(SEMANTICS), one, repeat, cluster, dir, output, chart,
-        x_title="semantics", shown={"backlog": backlog, "rate": rate, "size": size, "partitions": partitions},
-        lines=False,
-    )  # fmt: skip
 
 
 @app.command(help_epilogue="")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
@@ -29,7 +29,25 @@ Folder = Annotated[
 ]
 Chart = Annotated[Path | None, Parameter(show_default=False, help="Draw the medians as a picture (SVG) in this file.")]
 Partitions = Annotated[int, Parameter(help="Of the topic.")]
+Durability = Annotated[Literal["fsync", "memory"], Parameter(help="Of the topic.")]
 Size = Annotated[int, Parameter(help="Bytes of each value; random, so it does not compress.")]
+
+
+class Figure(NamedTuple):
+    """A number of a run that is shown: its name, the latency that it is of, its key there."""
+
+    name: str
+    of: str
+    key: str
+    drawn: bool = True
+
+
+LATENCY = (
+    Figure("p50", "latency", "p50_ms"),
+    Figure("p90", "latency", "p90_ms"),
+    Figure("p99", "latency", "p99_ms"),
+    Figure("max", "latency", "max_ms", drawn=False),
+)
 
 
 def rate_of(text: str) -> float:
@@ -54,6 +72,8 @@ def compare(
     x_title: str,
     shown: dict[str, Any],
     lines: bool = True,
+    figures: Sequence[Figure] = LATENCY,
+    title: str = "",
 ) -> int:
     """Latencies of several kinds, in turn on one cluster; told as a table and perhaps as a picture."""
     from corgi.bench.chart import Chart as Picture
@@ -72,9 +92,9 @@ def compare(
         of_kind = [{key: value for key, value in run_.items() if key != axis} for run_ in runs if run_[axis] == kind]
         medians.append({axis: kind, **median_of(of_kind)})
     if chart is not None:
-        series = {figure: [median["latency"][f"{figure}_ms"] for median in medians] for figure in ("p50", "p90", "p99")}
+        series = {f.name: [median[f.of][f.key] for median in medians] for f in figures if f.drawn}
         subtitle = f"{described['cluster']}; medians of {repeat}; {words(shown)}"
-        picture = Picture(f"Echo latency by {axis}", subtitle, x_title, "ms", kinds, series, lines)
+        picture = Picture(title or f"Echo latency by {axis}", subtitle, x_title, "ms", kinds, series, lines)
         try:
             chart.write_text(draw(picture), encoding="utf-8")
         except OSError as error:
@@ -83,13 +103,12 @@ def compare(
         print_json({"bench": name, "options": shown, "target": described, "runs": runs, "medians": medians})
     else:
         per_s = ("records_per_s",) if "records_per_s" in medians[0] else ()
-        columns = (axis, *(">per second" for _ in per_s), ">p50 ms", ">p90", ">p99", ">max")
-        shown_ms = ("p50_ms", "p90_ms", "p99_ms", "max_ms")
+        heads = [f">{figure.name}{'' if number else ' ms'}" for number, figure in enumerate(figures)]
         rows = []
         for median in medians:
-            figures = [median[key] for key in per_s] + [median["latency"][key] for key in shown_ms]
-            rows.append([median[axis], *(f"{figure:,}" for figure in figures)])
-        print_table(columns, rows)
+            row = [median[key] for key in per_s] + [median[figure.of][figure.key] for figure in figures]
+            rows.append([median[axis], *(f"{number:,}" for number in row)])
+        print_table((axis, *(">per second" for _ in per_s), *heads), rows)
     complain_of_spoiled(runs)
     return Exit.OK
 
