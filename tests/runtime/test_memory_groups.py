@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from net_world import CLUSTER, HOST, options, until
 
 import corgi
-from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
+from corgi.base.command import Buffer, CommandKind
+from corgi.base.errors import NO_QUORUM, CorgiError
+from corgi.base.ids import GroupId, NodeId
 from corgi.base.limits import KIB
+from corgi.broker import reigns
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver, Notes
 from corgi.runtime.folder import Folder
 from corgi.runtime.segments import segment_path
+from corgi.server.assemble import Mode, open_folder
+from corgi.server.config import ServerConfig
+from corgi.state.outcomes import Outcome
 
 SEGMENT_BYTES = 256 * KIB
 GROUPS, MEMORY_GROUPS = 2, 2
 MESSAGES = 20
+
+Done = Callable[[Outcome], None]
 
 
 @asynccontextmanager
@@ -37,26 +45,33 @@ async def alone(
     else:
         folder = Folder.open(path, NodeId(1), segment_bytes=SEGMENT_BYTES, alone=True, kernel=kernel)
     with folder:
-        told = options(
-            1, (1,), incarnation=folder.incarnation, boot=folder.boot, groups=GROUPS, scrub_bytes_s=0,
-            memory_groups=MEMORY_GROUPS, memory_lost=folder.memory_lost,
-            accept_lost_memory=accept != "", accept_lost_votes=accept == "votes",
-        )  # fmt: skip
-        driver = Driver(
-            told,
-            path,
-            disk=DiskOptions(segment_bytes=SEGMENT_BYTES),
-            recovered=folder.mark_recovered,
-            notes=Notes.of(folder),
-        )
-        port = await driver.bind()
-        await driver.start({NodeId(1): (HOST, port)})
-        try:
-            yield driver, f"{HOST}:{port}"
-        finally:
-            if kill:
-                driver.disk.abort()
-            await driver.stop(timeout_s=0.5)
+        async with served(folder, accept=accept, kill=kill) as running:
+            yield running
+
+
+@asynccontextmanager
+async def served(folder: Folder, *, accept: str = "", kill: bool = False) -> AsyncIterator[tuple[Driver, str]]:
+    """The node of an open folder and its address."""
+    told = options(
+        1, (1,), incarnation=folder.incarnation, boot=folder.boot, groups=folder.groups, scrub_bytes_s=0,
+        memory_groups=folder.memory_groups, memory_lost=folder.memory_lost,
+        accept_lost_memory=accept != "", accept_lost_votes=accept == "votes",
+    )  # fmt: skip
+    driver = Driver(
+        told,
+        folder.path,
+        disk=DiskOptions(segment_bytes=SEGMENT_BYTES),
+        recovered=folder.mark_recovered,
+        notes=Notes.of(folder),
+    )
+    port = await driver.bind()
+    await driver.start({NodeId(1): (HOST, port)})
+    try:
+        yield driver, f"{HOST}:{port}"
+    finally:
+        if kill:
+            driver.disk.abort()
+        await driver.stop(timeout_s=0.5)
 
 
 async def publish(server: str, topic: str, first: int, count: int) -> None:
@@ -124,12 +139,125 @@ async def test_after_a_power_loss_memory_groups_stand_still_and_others_go_on(tmp
         assert await ends(server, "quick") == [MESSAGES // 2 + 1] * 2
 
 
+async def test_memory_groups_that_stand_still_stop_nothing_else(tmp_path: Path) -> None:
+    """Coordinators of consumers and of transactions look at every group in which there may be something."""
+    await make(tmp_path, kill=True)
+    async with (
+        alone(tmp_path, kernel="another life", kill=True) as (driver, server),
+        corgi.connect(server) as mq,
+    ):
+        async with mq.atomic("writer") as tx:
+            for partition in range(2):
+                tx.publish("sure", b"both", partition=partition)
+        assert tx.receipt.two_phase
+        found = 0
+        async with mq.subscribe("sure", group="readers", start="earliest") as messages:
+            async for message in messages:
+                async with message:
+                    found += 1
+                if found == MESSAGES + 2:
+                    break
+        assert driver.node.identity.memory.reason
+        with pytest.raises(CorgiError):
+            await mq.groups.list(timeout="200ms")  # there may be checkpoints that nobody can tell of
+
+
+async def test_a_consumer_group_takes_up_what_memory_groups_tell_when_they_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(tmp_path)
+    async with alone(tmp_path) as (driver, server), corgi.connect(server) as mq:
+        node, still = driver.node, {GroupId(number) for number in range(GROUPS, GROUPS + MEMORY_GROUPS)}
+        submit = node.submit
+
+        def submit_elsewhere(group: GroupId, kind: CommandKind, body: Buffer, done: Done, **words: Any) -> None:
+            if group in still:
+                node.later(lambda: done(Outcome(0, 0, NO_QUORUM, (), -1)))
+            else:
+                submit(group, kind, body, done, **words)
+
+        monkeypatch.setattr(node, "submit", submit_elsewhere)
+        monkeypatch.setattr(reigns, "UNSEEN_RETRY_S", 0.2)
+        found = []
+        begun = []
+        async with mq.subscribe(["sure", "quick"], group="readers", start="earliest") as messages:
+            async for message in messages:
+                found.append(message.topic)
+                message.ack()
+                if len(found) == MESSAGES:
+                    assert {*found} == {"sure"}
+                    begun = node.requests.reigns.all()
+                    assert [reign.unseen for reign in begun] == [still]
+                    still.clear()
+                if len(found) == 2 * MESSAGES:
+                    break
+            await until(lambda: begun[0].ended and node.requests.reigns.known("readers"))
+            (again,) = node.requests.reigns.all()
+            assert not again.unseen
+            assert again.ballot == begun[0].ballot
+            assert again.serial >= begun[0].serial, "a member would take another assignment for the one that it has"
+
+
+async def test_without_topics_in_them_memory_groups_are_not_asked(tmp_path: Path) -> None:
+    async with (
+        alone(tmp_path, bootstrap=True) as (driver, server),
+        corgi.connect(server) as mq,
+    ):
+        for group in driver.node.groups[GROUPS:]:
+            group.replica.acceptor.voting = False
+        await mq.topics.create("sure")
+        assert await mq.groups.list(timeout="10s") == []
+
+
+async def test_transactions_leave_topics_in_memory_alone_and_one_command_does_not(tmp_path: Path) -> None:
+    await make(tmp_path)
+
+    async def act(mq: corgi.Corgi, topics: tuple[str, str]) -> None:
+        async with mq.atomic() as tx:
+            for partition, topic in enumerate(topics):
+                tx.publish(topic, b"x", partition=partition)
+
+    async with alone(tmp_path) as (_, server), corgi.connect(server) as mq:
+        for topics in (("quick", "sure"), ("quick", "quick")):
+            with pytest.raises(CorgiError, match="durability memory") as caught:
+                await act(mq, topics)
+            assert caught.value.code == "invalid-argument"
+        async with mq.atomic() as tx:
+            tx.publish("quick", b"a", partition=0)
+            tx.publish("quick", b"b", partition=0)
+        assert not tx.receipt.two_phase
+        assert await ends(server, "quick") == [MESSAGES // 2 + 2, MESSAGES // 2]
+        assert await ends(server, "sure") == [MESSAGES // 2] * 2
+
+
+async def test_a_folder_of_a_build_without_memory_groups_goes_on(tmp_path: Path) -> None:
+    with Folder.bootstrap(tmp_path, CLUSTER, NodeId(1), GROUPS, segment_bytes=SEGMENT_BYTES) as folder:
+        async with served(folder) as (_, server):
+            async with corgi.connect(server) as mq:
+                await mq.topics.create("sure", partitions=2)
+            await publish(server, "sure", 0, MESSAGES)
+    path = tmp_path / "node.json"
+    fields = json.loads(path.read_text())
+    for name in ("memory_groups", "kernel", "clean", "memory_lost"):
+        del fields[name]
+    path.write_text(json.dumps(fields))
+    config = ServerConfig(node=1, data=str(tmp_path))
+    with open_folder(config, Mode.CONTINUE, SEGMENT_BYTES) as folder:
+        async with served(folder) as (driver, server):
+            assert len(driver.node.groups) == GROUPS
+            assert await ends(server, "sure") == [MESSAGES // 2] * 2
+            await publish(server, "sure", MESSAGES, 2)
+            async with corgi.connect(server) as mq:
+                with pytest.raises(CorgiError, match="no memory groups"):
+                    await mq.topics.create("quick", durability="memory")
+
+
 async def test_damage_on_the_only_node_puts_groups_of_both_kinds_in_doubt_and_one_word_settles_it(
     tmp_path: Path,
 ) -> None:
     await make(tmp_path)
     async with alone(tmp_path) as (driver, _):
-        group = next(g for g in driver.node.groups if g.id < GROUPS and g.machine.partitions)
+        group = next(g for g in driver.node.groups if 0 < g.id < GROUPS and g.machine.partitions)
         log = max(group.machine.partitions.values(), key=lambda log: log.count)
         position = group.slots.position(log.entry(MESSAGES // 4).slot)
     segment, offset = divmod(position - 30, SEGMENT_BYTES)
@@ -146,18 +274,3 @@ async def test_damage_on_the_only_node_puts_groups_of_both_kinds_in_doubt_and_on
         assert driver.node.identity.voting
         assert not driver.node.identity.memory.reason
         assert await ends(server, "quick") == [MESSAGES // 2 + 1] * 2
-
-
-async def test_a_cluster_without_memory_groups_says_so(tmp_path: Path) -> None:
-    folder = Folder.bootstrap(tmp_path, CLUSTER, NodeId(1), 2, segment_bytes=SEGMENT_BYTES)
-    with folder:
-        told = options(1, (1,), incarnation=folder.incarnation, boot=folder.boot, groups=2)
-        driver = Driver(told, tmp_path, disk=DiskOptions(segment_bytes=SEGMENT_BYTES))
-        port = await driver.bind()
-        await driver.start({NodeId(1): (HOST, port)})
-        try:
-            async with corgi.connect(f"{HOST}:{port}") as mq:
-                with pytest.raises(CorgiError, match="no memory groups"):
-                    await mq.topics.create("quick", durability="memory")
-        finally:
-            await driver.stop(timeout_s=0.5)

@@ -1,7 +1,8 @@
 """Reads that must be current go through the log: a BARRIER command per group, answered when it is applied here.
 
 What this node has applied when its barrier is applied contains everything that was acknowledged anywhere before the
-question came. A client that goes away takes its questions along.
+question came. A client that goes away takes its questions along. Memory groups without topics are not asked: they may
+stand still, and nothing is in them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 BARRIERS_PER_CLIENT = 1024  # questions of one connection that wait for the log
 
 Confirmed = Callable[[dict[GroupId, int]], None]  # error number per group that could not be confirmed
+
+
+def memory_in_use(node: Node) -> list[GroupId]:
+    """The memory groups, if a topic is kept in them as far as this node knows."""
+    topics = node.groups[0].machine.topics
+    assert topics is not None, "group 0 holds the topics"
+    first = node.options.groups
+    return [group.id for group in node.groups[first:]] if topics.any_from(first) else []
 
 
 class Barrier:
@@ -76,6 +85,23 @@ class Barriers:
         for group in groups:
             self._submit(barrier, group, timeout_s)
         return barrier
+
+    def confirm_all(self, client: ClientSession, timeout_s: float, done: Confirmed) -> None:
+        """As ``confirm``, of every group in which there may be something."""
+        node = self._node
+        until = node.clock.now() + timeout_s
+
+        def confirmed(errors: dict[GroupId, int]) -> None:
+            used = memory_in_use(node)  # known for certain only now: topics are told of in one of those groups
+            if errors or not used:
+                done(errors)
+                return
+            try:
+                self.confirm(client, used, max(until - node.clock.now(), 0.001), done)
+            except CorgiError as error:
+                done({used[0]: error.kind.number})
+
+        self.confirm(client, [group.id for group in node.groups[: node.options.groups]], timeout_s, confirmed)
 
     def client_closed(self, client: ClientSession) -> None:
         for barrier in list(self._by_client.get(client, ())):

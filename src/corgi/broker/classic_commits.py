@@ -268,8 +268,6 @@ class ClassicCommits:
 
         def go(reign: Reign) -> None:
             groups: dict[GroupId, None] = {}
-            if units is None:
-                groups = {group.id: None for group in self._node.groups}
             for topic, partition in units or ():
                 try:
                     groups[self._places.to_write(topic, partition).group] = None
@@ -283,7 +281,10 @@ class ClassicCommits:
                 else:
                     done(OK, self._found(reign, name, units))
 
-            self._barriers.confirm(client, groups, patience_s, confirmed)
+            if units is None:
+                self._barriers.confirm_all(client, patience_s, confirmed)
+            else:
+                self._barriers.confirm(client, groups, patience_s, confirmed)
 
         self._groups.at(client, name, go, refused)
 

@@ -60,7 +60,7 @@ class GroupRequests:
 
     def cursors(self, client: ClientSession, correlation: int, message: g.Cursors) -> None:
         """Raises CorgiError "overloaded"."""
-        groups = {group.id: None for group in self._node.groups}
+        groups: dict[GroupId, None] | None = None
         if message.units is not None:
             try:
                 groups = {self._places.to_write(topic, partition).group: None for topic, partition, _ in message.units}
@@ -75,7 +75,10 @@ class GroupRequests:
                 return
             client.reply(correlation, g.CursorsReply(OK, "", self._infos(message.group, message.units)))
 
-        self._barriers.confirm(client, groups, timeout_s(message.timeout_ms), confirmed)
+        if groups is None:
+            self._barriers.confirm_all(client, timeout_s(message.timeout_ms), confirmed)
+        else:
+            self._barriers.confirm(client, groups, timeout_s(message.timeout_ms), confirmed)
 
     def list_groups(self, client: ClientSession, correlation: int, message: g.ListGroups) -> None:
         """Raises CorgiError "overloaded"."""
@@ -87,8 +90,7 @@ class GroupRequests:
                 return
             client.reply(correlation, g.ListGroupsReply(OK, "", tuple(self._summaries())))
 
-        groups = {group.id: None for group in self._node.groups}
-        self._barriers.confirm(client, groups, timeout_s(message.timeout_ms), confirmed)
+        self._barriers.confirm_all(client, timeout_s(message.timeout_ms), confirmed)
 
     def describe(self, client: ClientSession, correlation: int, message: g.DescribeGroup) -> None:
         now = self._node.clock.now()

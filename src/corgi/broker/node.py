@@ -104,8 +104,6 @@ class Node:
                     self.values,
                 )
             )
-        for memory in self.groups[options.groups :]:
-            memory.replica.acceptor.lazy = True
         self.identity = Identity(self)
         self.replay = Replay(self)
         self.scrubber = Scrubber(self)
@@ -114,8 +112,7 @@ class Node:
         self.outgoing = Outgoing(self)
         self.leadership = Leadership(self)
         self.snapshots = Snapshotting(self, snapshots)
-        self.durable_to = 0  # position of the last record on a group known durable; NODE records tell of other logs
-        self._written_to = 0
+        self.durable_to = self._written_to = 0  # position of the last record on a group; NODE ones tell of other logs
         self._recovering = True
         self._applied: set[int] = set()
         self._submitted = False

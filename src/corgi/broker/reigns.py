@@ -2,7 +2,8 @@
 
 The leader of the Paxos group in whose `__groups` partition consumer groups are kept coordinates them. A new one first
 goes through the log of every Paxos group, so that it sees all cursors and records as of its election; who asks
-meanwhile waits. A reign ends when another ballot leads: what was begun in it is over.
+meanwhile waits. Only memory groups may be passed over for a while (docs/adr/0010-memory-groups.md). A reign ends when
+another ballot leads: what was begun in it is over.
 
 Invariant: nothing is coordinated in a reign before it has begun or after it has ended.
 """
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from corgi.base.command import CommandKind, encode_data
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GROUPS, GroupId
 from corgi.base.ports import ClientSession
+from corgi.broker.barriers import memory_in_use
 from corgi.broker.group_records import StoredClassic, StoredGroup, decode_record
 from corgi.state.commands import guard_group_at
 from corgi.state.consumer_groups import encode_group
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from corgi.broker.node import Node
 
 SUBMIT_TIMEOUT_S = 5.0
+MEMORY_PATIENCE_S = 1.0  # with memory groups, of which a majority may have forgotten votes
+UNSEEN_RETRY_S = 5.0  # until those that stood still are asked again
 WAITING_MAX = 10_000  # requests that wait for a coordinator to become one
 
 
@@ -58,11 +63,14 @@ class Waiting(NamedTuple):
 class Reign:
     """What this node coordinates as the leader of one Paxos group in one ballot."""
 
-    def __init__(self, group: GroupId, ballot: int) -> None:
+    def __init__(self, group: GroupId, ballot: int, told: int = 0) -> None:
+        """``told``: the last serial of an earlier reign in this ballot."""
         self.group = group
         self.ballot = ballot
         self.begun = False  # every log was gone through
         self.ended = False
+        self.unseen: set[GroupId] = set()  # memory groups that stood still when it began
+        self.look_at = 0.0  # for those
         self.waiting: list[Waiting] = []
         self.groups: dict[str, ConsumerGroup] = {}
         self.classic: dict[str, Seat] = {}
@@ -72,11 +80,12 @@ class Reign:
             str, list[tuple[ClientSession, int, str, int]]
         ] = {}  # answered when it is known who holds what
         self.joining: dict[str, list[tuple[ClientSession, int, str]]] = {}  # answered when the record is saved
-        self._serial = ballot << 24
+        self.serial = max(ballot << 24, told)
 
     def next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
+        """What tells one assignment of a member from another, of this reign or an earlier one."""
+        self.serial += 1
+        return self.serial
 
 
 class Reigns:
@@ -85,6 +94,7 @@ class Reigns:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._current: dict[GroupId, Reign] = {}
+        self._told: dict[GroupId, int] = {}  # last serials of reigns that have ended
         self.when_begun: list[Callable[[Reign, Records], None]] = []
         self.when_ended: list[Callable[[Reign], None]] = []
 
@@ -109,7 +119,7 @@ class Reigns:
             if not group.replica.route():
                 self._node.submit(number, CommandKind.BARRIER, b"", lambda _: None, timeout_s=1.0)
             raise CorgiError("not-leader", f"consumer group {name!r} is coordinated by node {group.replica.route()}")
-        reign = self._current[number] = Reign(number, int(group.replica.ballot))
+        reign = self._current[number] = Reign(number, int(group.replica.ballot), self._told.get(number, 0))
         self._begin(reign)
         return reign
 
@@ -169,10 +179,14 @@ class Reigns:
             self._end(reign)
 
     def look(self) -> None:
-        """End those that are over."""
+        """End those that are over, and those that began without memory groups which go on again."""
         for reign in self.all():
             if not self._lasts(reign):
                 self._end(reign)
+            elif reign.unseen and self._node.clock.now() >= reign.look_at:
+                reign.look_at = self._node.clock.now() + UNSEEN_RETRY_S
+                for number in reign.unseen:
+                    self._go_through(reign, number, SUBMIT_TIMEOUT_S, partial(self._seen, reign))
 
     def client_closed(self, client: ClientSession) -> None:
         for reign in self._current.values():
@@ -185,37 +199,66 @@ class Reigns:
         return replica.leading and int(replica.ballot) == reign.ballot
 
     def _begin(self, reign: Reign) -> None:
-        left = {group.id for group in self._node.groups}
+        durable = [group.id for group in self._node.groups[: self._node.options.groups]]
+        left = set(durable)
 
         def gone_through(number: GroupId, outcome: Outcome) -> None:
-            if reign.ended:
-                return
             if outcome.error:
                 self._end(reign)
                 return
             left.discard(number)
             if not left:
-                reign.begun = True
-                waiting, reign.waiting = reign.waiting, []
-                kept = self._node.groups[reign.group].machine.consumer_groups.by_name
-                records = {name: decode_record(record.body) for name, record in kept.items()}
-                for told in self.when_begun:
-                    told(reign, records)
-                for one in waiting:
-                    one.tell(reign)
+                self._begin_in_memory(reign)
 
-        for group in self._node.groups:
-            number = group.id
-            self._node.submit(
-                number,
-                CommandKind.BARRIER,
-                b"",
-                lambda outcome, number=number: gone_through(number, outcome),  # type: ignore[misc]
-                timeout_s=SUBMIT_TIMEOUT_S,
-            )
+        for number in durable:
+            self._go_through(reign, number, SUBMIT_TIMEOUT_S, gone_through)
+
+    def _begin_in_memory(self, reign: Reign) -> None:
+        """Consumers of other topics do not wait for memory groups that stand still. What those tell later may be news
+        for who has begun without it, so then the reign begins again."""
+        left = set(memory_in_use(self._node))
+
+        def gone_through(number: GroupId, outcome: Outcome) -> None:
+            if outcome.error:
+                reign.unseen.add(number)
+            left.discard(number)
+            if not left:
+                self._begun(reign)
+
+        for number in list(left):
+            self._go_through(reign, number, MEMORY_PATIENCE_S, gone_through)
+        if not left:
+            self._begun(reign)
+
+    def _begun(self, reign: Reign) -> None:
+        reign.begun = True
+        reign.look_at = self._node.clock.now() + UNSEEN_RETRY_S
+        waiting, reign.waiting = reign.waiting, []
+        kept = self._node.groups[reign.group].machine.consumer_groups.by_name
+        records = {name: decode_record(record.body) for name, record in kept.items()}
+        for told in self.when_begun:
+            told(reign, records)
+        for one in waiting:
+            one.tell(reign)
+
+    def _seen(self, reign: Reign, number: GroupId, outcome: Outcome) -> None:
+        if not outcome.error:
+            self._end(reign)
+
+    def _go_through(
+        self, reign: Reign, number: GroupId, patience_s: float, then: Callable[[GroupId, Outcome], None]
+    ) -> None:
+        """Tell when this node is current in a group, unless the reign has ended by then."""
+
+        def passed(outcome: Outcome) -> None:
+            if not reign.ended:
+                then(number, outcome)
+
+        self._node.submit(number, CommandKind.BARRIER, b"", passed, timeout_s=patience_s)
 
     def _end(self, reign: Reign) -> None:
         del self._current[reign.group]
+        self._told[reign.group] = reign.serial
         reign.ended = True
         error = CorgiError("not-leader", "the coordinator has changed")
         for waiting in reign.waiting:

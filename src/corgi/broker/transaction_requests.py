@@ -81,5 +81,4 @@ class TransactionRequests:
             found = (*self.transactions.infos(), *self.prepared.infos())[:LISTED_MAX]
             client.reply(correlation, t.ListTransactionsReply(OK, "", found))
 
-        groups = {group.id: None for group in self._node.groups}
-        self._barriers.confirm(client, groups, timeout_s(message.timeout_ms), confirmed)
+        self._barriers.confirm_all(client, timeout_s(message.timeout_ms), confirmed)

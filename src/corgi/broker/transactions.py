@@ -40,6 +40,7 @@ ATTEMPTS_MAX = 50  # of one request against others that write the same record
 LIFE_MS = 60_000  # of a transaction whose producer did not tell
 OPEN_OR_NEXT = -1  # as the number of a transaction: the open one, or the next
 OPEN_ONE = -2  # … the open one
+IN_MEMORY = "a transaction cannot touch topics with durability memory: a loss of power could take a part of it"
 LAST_ONE = -3  # … the open one, or the one that ended last
 _replace = msgspec.structs.replace
 
@@ -163,8 +164,8 @@ class Transactions:
         _Call(self._node, timeout_ms, step, answered).run()
 
     def _become(self, name: str, found: Decided | None, call: _Call, became: list[Decided], life_ms: int) -> None:
-        """Write the next epoch, or the first of a new producer id, and fence the last one everywhere."""
-        everywhere = tuple(group.id for group in self._node.groups)
+        """Write the next epoch, or the first of a new producer id, and fence the last one wherever transactions are."""
+        everywhere = tuple(group.id for group in self._node.groups[: self._node.options.groups])
         fences: list[Decided] = []
         if found is None or found.epoch >= EPOCH_MAX - 1:
             mine = Decided(self._new_id(), 0, 0 if found is None else found.number, life_ms=life_ms)
@@ -211,6 +212,8 @@ class Transactions:
                 self._open_in_groups(_replace(message, number=opened), call, in_groups)
                 return
             groups = {self._places.to_write(topic, partition).group for topic, partition in _touched(message)}
+            if any(group >= self._node.options.groups for group in groups):
+                raise CorgiError("invalid-argument", IN_MEMORY)
             found = self._known(message, call)
             if found is None:
                 return

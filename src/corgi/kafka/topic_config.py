@@ -2,6 +2,7 @@
 
 A key is *applied* (stored as a setting of Corgi's), *fixed* (told, and taken when it asks for what holds anyway), or a
 *hint* on how Kafka lays out its files (taken, without effect). What would be a promise that is not kept is refused.
+DURABILITY is Corgi's own: it is applied when a topic is created, and fixed from then on.
 Invariant: what is told of a topic is what holds for it.
 """
 
@@ -13,7 +14,7 @@ from enum import IntEnum
 
 from corgi.base.errors import CorgiError
 from corgi.base.limits import BATCH_BYTES_DEFAULT
-from corgi.state.settings import DELETE_RETENTION_MS_DEFAULT, DIRTY_RATIO_DEFAULT, UNLIMITED, check_settings
+from corgi.state.settings import DELETE_RETENTION_MS_DEFAULT, DIRTY_RATIO_DEFAULT, UNLIMITED, check_settings, in_memory
 
 
 class Source(IntEnum):
@@ -71,8 +72,11 @@ class Fixed:
 
 
 CLEANUP = "cleanup.policy"
+DURABILITY = "corgi.durability"
 MIN_ISR = "min.insync.replicas"
 _INT64 = str(2**63 - 1)
+_SYNCED = "every write is synced before it is acknowledged"
+_LAZY = {"flush.messages": _INT64, "flush.ms": "1000"}  # as told of topics with durability memory
 _HINT = "how Kafka lays out its files; taken without effect"
 
 APPLIED: dict[str, Applied] = {
@@ -137,8 +141,8 @@ def _fixed(nodes: int) -> dict[str, Fixed]:
         "message.format.version": Fixed("3.0-IV1", Kind.STRING, "the record format is version 2", lambda _: True),
         "message.downconversion.enable": Fixed("false", Kind.BOOLEAN, "older formats are not served", _boolean),
         "remote.storage.enable": Fixed("false", Kind.BOOLEAN, "there is one tier of storage", just("false")),
-        "flush.messages": Fixed("1", Kind.LONG, "every write is synced before it is acknowledged"),
-        "flush.ms": Fixed("0", Kind.LONG, "every write is synced before it is acknowledged"),
+        "flush.messages": Fixed("1", Kind.LONG, _SYNCED),
+        "flush.ms": Fixed("0", Kind.LONG, _SYNCED),
     }
     for key, value in (
         ("segment.bytes", str(64 * 1024 * 1024)),
@@ -176,10 +180,16 @@ class TopicKeys:
                     default=applied.default,
                 )
             )
+        lazy = in_memory(config)
         for key, fixed in self._fixed.items():
-            found.append(
-                Told(key, fixed.value, read_only=True, source=Source.DEFAULT, kind=fixed.kind, what=fixed.what)
-            )
+            value, what = fixed.value, fixed.what
+            if lazy and key in _LAZY:
+                value, what = _LAZY[key], "writes are acknowledged before they are synced"
+            found.append(Told(key, value, read_only=True, source=Source.DEFAULT, kind=fixed.kind, what=what))
+        source = Source.TOPIC if "durability" in config else Source.DEFAULT
+        told = "memory" if lazy else "fsync"
+        what = "fsync or memory: whether an acknowledged write is on disks; chosen when the topic is created"
+        found.append(Told(DURABILITY, told, read_only=True, source=source, kind=Kind.STRING, what=what))
         return sorted(found, key=lambda one: one.key)
 
     def settings(self, wanted: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -192,11 +202,9 @@ class TopicKeys:
             applied = APPLIED.get(key)
             if applied is not None:
                 text = value if value is None or key != CLEANUP else _cleanup(value)
-                try:
-                    check_settings({applied.setting: text})
-                except CorgiError as error:
-                    raise CorgiError("invalid-argument", error.message.replace(applied.setting, key)) from None
-                found[applied.setting] = text
+                found.update(_checked(key, applied.setting, text))
+            elif key == DURABILITY:
+                found.update(_checked(key, "durability", value))
             else:
                 self._check_fixed(key, value)
         return found
@@ -204,13 +212,22 @@ class TopicKeys:
     def _check_fixed(self, key: str, value: str | None) -> None:
         fixed = self._fixed.get(key)
         if fixed is None:
-            known = ", ".join([*APPLIED, *self._fixed])
+            known = ", ".join([*APPLIED, DURABILITY, *self._fixed])
             raise CorgiError("invalid-argument", f"a topic has no key {key!r} here, only {known}")
         if value is None:
             return
         takes = fixed.takes or _whole
         if not takes(value):
             raise CorgiError("invalid-argument", f"{key} is {fixed.value} here ({fixed.what}), and cannot be {value!r}")
+
+
+def _checked(key: str, setting: str, text: str | None) -> dict[str, str | None]:
+    """The setting behind a key. Raises CorgiError "invalid-argument" that names the key."""
+    try:
+        check_settings({setting: text})
+    except CorgiError as error:
+        raise CorgiError("invalid-argument", error.message.replace(setting, key)) from None
+    return {setting: text}
 
 
 def list_value(config: Mapping[str, str], key: str) -> list[str]:

@@ -140,7 +140,12 @@ class Journal:
     def at_rest(self) -> bool:
         """All that was appended is durable."""
         waits = self._pending or self._own or self._outstanding is not None
-        return not waits and self._lazy_since is None
+        return not waits and not self.lazy_waits
+
+    @property
+    def lazy_waits(self) -> bool:
+        """Batches are written and not yet synced: the next sync is news, whatever is in its own batch."""
+        return self._lazy_since is not None
 
     @property
     def outstanding(self) -> WriteBatch | None:

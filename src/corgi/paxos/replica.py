@@ -490,12 +490,10 @@ class Replica:
         forced = self.takeover.take()
         if self.tenure is not None or self.candidate is not None or not self.acceptor.answers:
             return
-        if self.acceptor.lossy and not all(map(self.host.linked, self.others)):
-            return
         if (not forced and self.route() != 0) or not self.host.may_lead(self.group):
             return
         # Without a quorum it is tried again at a later tick. Somebody just met may know a leader: its beat will tell.
-        if self.takeover.quorum_in_reach() and (self.leader != 0 or self.host.heard_all()):
+        if self.takeover.quorum_in_reach(everybody=self.acceptor.lossy != 0) and (self.leader or self.host.heard_all()):
             self._start_candidate(forced=forced)
 
     def _saw(self, ballot: Ballot) -> None:

@@ -77,10 +77,10 @@ class Takeover:
                 rank += 1
         return rank
 
-    def quorum_in_reach(self) -> bool:
-        """Enough members are linked for a promise quorum; else a Prepare would only disturb."""
+    def quorum_in_reach(self, *, everybody: bool = False) -> bool:
+        """Enough members are linked for a promise quorum, or everybody is; else a Prepare would only disturb."""
         mask = self._members.bit[self._me]
         for peer in self._members.others(self._me):
             if self._host.linked(peer):
                 mask |= self._members.bit[peer]
-        return self._members.has_majority(mask)
+        return mask.bit_count() == len(self._members.nodes) if everybody else self._members.has_majority(mask)

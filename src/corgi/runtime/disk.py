@@ -414,8 +414,10 @@ class DiskLog:
         if at is not None:
             self._release_times.append(max(0.0, now - at))
         self._syncs += 1
+        news = bool(batch.records) or self._journal.lazy_waits
         self._journal.synced(batch)
-        self._on_synced(batch.late)
+        if news:
+            self._on_synced(batch.late)
         self._prepare()
         self._schedule()
 

@@ -364,8 +364,10 @@ class SimWal:
             return
         self.disk.sync()
         self.syncs += 1
+        news = bool(batch.records) or journal.lazy_waits
         journal.synced(batch)
-        self.process.synced(batch.late)
+        if news:
+            self.process.synced(batch.late)
         self._pump(False)
 
     def _written(self, journal: Journal, batch: WriteBatch) -> None:

@@ -103,6 +103,10 @@ class Topics:
     def get(self, name: str) -> Topic | None:
         return self.by_name.get(name)
 
+    def any_from(self, group: int) -> bool:
+        """Does a topic lie in the groups from this one on?"""
+        return any(topic.first >= group for topic in self.by_id.values())
+
     def deleted(self, topic: TopicId) -> bool:
         """Did this id name a topic that is gone? False also for an id that this view does not know yet."""
         return topic not in self.by_id and FIRST_USER_TOPIC <= topic < FIRST_USER_TOPIC + self.end

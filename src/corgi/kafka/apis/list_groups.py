@@ -62,7 +62,7 @@ def handle(call: Call[Request]) -> None:
         call.answer(Response(0, Code.NONE, tuple(found)))
 
     try:
-        node.requests.barriers.confirm(call.session, {group.id: None for group in node.groups}, CONFIRM_S, confirmed)
+        node.requests.barriers.confirm_all(call.session, CONFIRM_S, confirmed)
     except CorgiError as error:
         call.answer(Response(0, group_code_of(error.kind.number)))
 

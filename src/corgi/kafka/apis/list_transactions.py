@@ -56,7 +56,8 @@ def handle(call: Call[Request]) -> None:
 
     alive = front.alive()
     mine = front.node.options.node
-    groups = {group.id: None for group in front.node.groups if front.lead(group.id, alive).leader == mine}
+    durable = front.node.groups[: front.node.options.groups]  # where the records of transactions are
+    groups = {group.id: None for group in durable if front.lead(group.id, alive).leader == mine}
     front.node.requests.barriers.confirm(call.session, groups, CONFIRM_S, confirmed)
 
 
