@@ -252,6 +252,37 @@ def test_a_node_that_asks_again_tells_what_its_disk_held_at_the_start() -> None:
     assert [message.durable_to for message in sent] == [100, 100]
 
 
+@pytest.mark.parametrize("doubtful", [(ME,), (ME, LEADER), (ME, LEADER, OTHER)])
+def test_a_leader_in_doubt_has_recovered_by_its_own_ballot(doubtful: tuple[NodeId, ...]) -> None:
+    """Also when the others were a majority without it: they follow it, so nobody can tell it of another ballot."""
+    members, nonce, epoch = Members((ME, LEADER, OTHER)), 77, Slot(5)
+    candidate = Candidate(make_ballot(3, ME), epoch, members, forced=False, now=0.0)
+    candidate.own_promise(ME, Slot(4), {}, lossy=nonce)
+    for node in (LEADER, OTHER):
+        told = Promise(GroupId(0), candidate.ballot, Slot(4), (), lossy=88 if node in doubtful else 0)
+        candidate.on_promise(node, told, memoryview(b""))
+    assert candidate.has_quorum()
+    tenure = candidate.won(epoch)
+    tenure.epoch_slot = epoch
+    acceptor = SimpleNamespace(voting=False, lazy=True, lossy=nonce, promised=candidate.ballot)
+    replica = SimpleNamespace(acceptor=acceptor, tenure=tenure, prefix=epoch)
+    node = LoneNode()
+    node.options = SimpleNamespace(  # type: ignore[misc, assignment]
+        members=members.nodes, node=ME, groups=0, all_groups=1, recovering=False, incarnation=bytes(16),
+        memory_lost="x", accept_lost_memory=True,
+    )  # fmt: skip
+    node.wal = SimpleNamespace(append=lambda _: None)  # type: ignore[attr-defined]
+    node.random = SimpleNamespace(getrandbits=lambda _: nonce)  # type: ignore[attr-defined]
+    node.groups = (SimpleNamespace(id=GroupId(0), replica=replica),)
+    identity = Identity(node)  # type: ignore[arg-type]
+    identity.state = "voting"
+    identity.memory.doubt("the computer lost its power")
+    assert identity.recovers(GroupId(0))
+    identity.on_remembered(LEADER, Remembered(True, "", (Ballot(0),)))
+    assert not identity.recovers(GroupId(0))
+    assert acceptor.voting
+
+
 BEGUN, REPEATED, ENDED, HOLE, NAMED = "begun", "repeated", "ended", "hole", "named"
 
 
@@ -297,6 +328,9 @@ class _Member:
     class replica:  # noqa: N801
         class learner:  # noqa: N801
             recover_hole = staticmethod(lambda alone=False: None)
+
+        class acceptor:  # noqa: N801
+            lazy = False
 
 
 @pytest.mark.parametrize("lazy", [True, False])

@@ -39,8 +39,8 @@ class MemoryDoubt:
         self._identity = identity
         self._node = node
         self._groups = [GroupId(number) for number in range(options.groups, options.all_groups)]
-        for group in self._groups:
-            node.groups[group].replica.acceptor.lazy = True
+        for group in node.groups[options.groups :]:
+            group.replica.acceptor.lazy = True
         self._lost = options.memory_lost
         self._settled = False  # the log tells that the groups have recovered from that
         self._hole_behind = False  # of the log, behind the beginning of the last recovery

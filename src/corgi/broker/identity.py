@@ -410,11 +410,11 @@ class Identity:
             self.memory.finish()
 
     def _look_at_own_ballots(self) -> None:
-        """A ballot of this node that all have promised leaves it nothing to learn from others."""
-        me = self._node.options.node
+        """A ballot of this node, promised by all or by a majority besides it, leaves it nothing to learn from others:
+        they follow it, and lead in no ballot of which they could tell."""
         for group, nonce in self._nonces.items():
             tenure = self._node.groups[group].replica.tenure
-            if tenure is not None and tenure.epoch_slot and tenure.lossy.get(me) == nonce:
+            if tenure is not None and tenure.epoch_slot and tenure.doubt == nonce:
                 self._targets[group] = (tenure.ballot, tenure.epoch_slot)
 
     def durable(self, record: LogRecord) -> None:

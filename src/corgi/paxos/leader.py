@@ -121,6 +121,7 @@ class Candidate:
         """The tenure that proposes from ``first`` on."""
         tenure = Tenure(self.ballot, self.members, first)
         tenure.lossy = self.lossy if self.unanimous else {}
+        tenure.doubt = self.lossy.get(ballot_node(self.ballot), 0)
         return tenure
 
     def _reliable(self, mask: int) -> int:
@@ -220,6 +221,7 @@ class Tenure:
         self.flights: dict[Slot, Flight] = {}
         self.commit_sent = Slot(0)
         self.lossy: dict[NodeId, int] = {}  # whose lossy promises were needed for it
+        self.doubt = 0  # what the leader's own promise was given in, needed or not
         self.handing_to = NodeId(0)
         self.handing_until = 0.0
 

@@ -201,6 +201,8 @@ class Ledger:
         """A leader was promised by all, of whom a majority may have forgotten votes: what was chosen from ``first`` on,
         which none of them has applied, may be gone."""
         self.restarted.add(group)
+        running = [other for node in process.cluster.members if (other := process.cluster.process_of(node)) is not None]
+        first = Slot(max(first, 1 + max(other.node.groups[group].machine.applied for other in running)))
         for key in [key for key in self._slots if key[0] == group and key[1] >= first]:
             del self._slots[key]
         for applied in [key for key in self._digests if key[0] == group and key[1] >= first]:
