@@ -14,13 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from corgi.base import errors
-from corgi.base.command import (
-    Buffer,
-    CommandKind,
-    encode_command,
-    encode_value,
-    iter_commands,
-)
+from corgi.base.command import Buffer, CommandKind, encode_command, encode_value, iter_commands
 from corgi.base.errors import CorgiError, check
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot, TopicId, make_origin
 from corgi.base.limits import BUSY_HEARTBEAT_S, ECHO_APART_S, HEARTBEAT_S
