@@ -78,3 +78,17 @@ def test_a_vote_synced_together_with_the_recovery_that_makes_up_for_it_may_be_an
     assert not ledger.violations, "it is made up for"
     ledger.sent(process, B, Accepted(G, BALLOT, SLOT), b"")
     assert [violation.name for violation in ledger.violations] == ["answer-not-durable"], "and was not found"
+
+
+def test_a_vote_from_before_a_recovery_may_lie_behind_a_higher_promise_where_it_was_copied_forward_to(
+    ledger: Ledger,
+) -> None:
+    """The segment where it lay first was freed."""
+    memory = DiskMemory()
+    promise = LogRecord(RecordKind.PROMISE, G, Ballot(BALLOT + 65536), Slot(0), Slot(0), b"")
+    ledger.synced(A, memory, [vote(), promise, vote(), recovery(begins=True), recovery(begins=False)])
+    for _ in range(2):
+        ledger.recovered(A, memory, [promise, vote(), recovery(begins=True), recovery(begins=False)], holes=0)
+    assert not ledger.violations
+    ledger.recovered(A, memory, [promise, vote(Ballot(BALLOT + 1))], holes=0)
+    assert [violation.name for violation in ledger.violations] == ["promise-went-back"]

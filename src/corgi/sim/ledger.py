@@ -57,7 +57,7 @@ class DiskMemory:
 
     def __init__(self) -> None:
         self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
-        self.past: set[tuple[GroupId, Slot, Ballot]] = set()  # votes that a power loss may have taken
+        self.past: set[tuple[GroupId, Slot, Ballot]] = set()  # votes that a recovery made up for
         self.promised: dict[GroupId, Ballot] = {}  # by any record
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
@@ -184,6 +184,7 @@ class Ledger:
         memory.written = {**memory.written, **found.written}
         memory.votes = found.votes
         memory.settling = found.settling
+        memory.past |= found.past
         memory.excused = set()
         return lost
 
@@ -287,6 +288,7 @@ class Ledger:
             memory.settling = set(memory.votes)
         elif not told.peer and not told.recovering:
             memory.excused |= memory.votes & memory.settling
+            memory.past |= memory.votes & memory.settling
             memory.votes -= memory.settling
             memory.settled += 1
 
