@@ -343,6 +343,17 @@ def test_memory_groups_without_a_majority_are_a_problem_where_there_are_such_top
     assert survey("c", [node(1), node(2)], [after_a_power_loss(1, 0), after_a_power_loss(2, 0)])["healthy"]
 
 
+def test_one_doubtful_node_is_a_problem_of_memory_topics_if_the_others_are_no_majority() -> None:
+    def advised(nodes: int, replies: list[StatusReply]) -> bool:
+        told = survey("c", [node(number) for number in range(1, nodes + 1)], replies)
+        return "--accept-loss memory" in "\n".join(told["problems"])
+
+    assert advised(2, [after_a_power_loss(1, 1), reply(2)])
+    assert advised(3, [after_a_power_loss(1, 1), reply(2)])
+    assert not advised(3, [after_a_power_loss(1, 1), reply(2), reply(3)])
+    assert not advised(3, [reply(1), reply(2)])
+
+
 def test_a_healthy_pair_has_no_problem() -> None:
     assert survey("c", [node(1), node(2)], [reply(1), reply(2)])["problems"] == []
 

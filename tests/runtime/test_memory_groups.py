@@ -230,17 +230,28 @@ async def test_transactions_leave_topics_in_memory_alone_and_one_command_does_no
         assert await ends(server, "sure") == [MESSAGES // 2] * 2
 
 
+async def test_no_topic_is_made_in_memory_groups_that_stand_still(tmp_path: Path) -> None:
+    """Nobody could open it, and lists of consumer groups would wait for it."""
+    async with alone(tmp_path, bootstrap=True, kill=True) as (_, server), corgi.connect(server) as mq:
+        await mq.topics.create("sure")
+    async with alone(tmp_path, kernel="another life", kill=True) as (_, server), corgi.connect(server) as mq:
+        with pytest.raises(CorgiError, match="--accept-loss memory") as refused:
+            await mq.topics.create("quick", durability="memory", timeout="1s")
+        assert refused.value.code == "recovering"
+        await mq.topics.create("more")
+        assert [topic.name for topic in await mq.topics.list()] == ["more", "sure"]
+        assert await mq.groups.list(timeout="2s") == []
+    async with alone(tmp_path, kernel="another life", accept="memory") as (_, server), corgi.connect(server) as mq:
+        await mq.topics.create("quick", durability="memory")
+        await mq.publish("quick", b"x")
+
+
 async def test_a_folder_of_a_build_without_memory_groups_goes_on(tmp_path: Path) -> None:
     with Folder.bootstrap(tmp_path, CLUSTER, NodeId(1), GROUPS, segment_bytes=SEGMENT_BYTES) as folder:
         async with served(folder) as (_, server):
             async with corgi.connect(server) as mq:
                 await mq.topics.create("sure", partitions=2)
             await publish(server, "sure", 0, MESSAGES)
-    path = tmp_path / "node.json"
-    fields = json.loads(path.read_text())
-    for name in ("memory_groups", "kernel", "clean", "memory_lost"):
-        del fields[name]
-    path.write_text(json.dumps(fields))
     config = ServerConfig(node=1, data=str(tmp_path))
     with open_folder(config, Mode.CONTINUE, SEGMENT_BYTES) as folder:
         async with served(folder) as (driver, server):

@@ -10,6 +10,7 @@ Invariant: ``done`` of a request is called exactly once, at the latest shortly a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from corgi.base import errors
 from corgi.base.command import CommandKind, encode_data
@@ -27,8 +28,13 @@ Done = Callable[[int, str, TopicInfo | None], None]  # error number (0 ok), mess
 TIMEOUT_S_MAX = 600.0
 ROUNDS_MAX = 8  # how often a change is tried again because the topic changed meanwhile
 ANCHOR_MAX = 2**31 - 1
+MEMORY_PATIENCE_S = 5.0
 
 _META_GROUP = GroupId(0)
+_STANDING = (
+    "the groups of topics with durability memory do not answer, so no such topic can be made; if a majority of the "
+    "nodes lost its power, start each of these once with --accept-loss memory"
+)
 _SYSTEM_TOPICS = {name: topic for topic, name in SYSTEM_TOPIC_NAMES.items()}
 
 
@@ -207,7 +213,27 @@ class Administration:
             anchor, groups, first = beside.anchor, beside.groups, beside.first
             guards.append(guard_topic_at(beside.name, beside.topic, beside.version))
         record = TopicRecord(0, message.partitions, anchor, groups, message.config, first)
-        self._submit(request, message.name, record, guards, None)
+        if first:
+            self._when_memory_goes(request, lambda: self._submit(request, message.name, record, guards, None))
+        else:
+            self._submit(request, message.name, record, guards, None)
+
+    def _when_memory_goes(self, request: _Request, then: Callable[[], None]) -> None:
+        """Nobody can open a topic in memory groups that stand still, and other requests would wait for it."""
+        left = set(range(len(self._node.groups) - self._memory_groups, len(self._node.groups)))
+
+        def passed(group: int, outcome: Outcome) -> None:
+            if outcome.error and left:
+                left.clear()
+                request.done(errors.RECOVERING, _STANDING, None)
+            elif left:
+                left.discard(group)
+                if not left:
+                    then()
+
+        patience_s = min(self._left_s(request) / 2, MEMORY_PATIENCE_S)
+        for group in list(left):
+            self._node.submit(GroupId(group), CommandKind.BARRIER, b"", partial(passed, group), timeout_s=patience_s)
 
     def _try_alter(self, request: _Request, message: AlterTopic) -> None:
         topic = self._found(request, message.name)

@@ -29,3 +29,10 @@ class Group:
         self.slots: SlotTable = values.tables[group]
         self.foreign: deque[Buffer] = deque()
         self.told_to = Slot(0)  # up to this slot other nodes wait for outcomes
+
+    @property
+    def busy(self) -> bool:
+        """Something waits for the next message. A memory group that stands still may do so for days."""
+        replica = self.replica
+        stands = replica.acceptor.lazy and not replica.acceptor.voting
+        return bool(replica.open_slots and not stands) or self.proposals.queued

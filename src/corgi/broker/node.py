@@ -297,7 +297,7 @@ class Node:
         for peer, view in detector.peers.items():
             if view.connected:
                 self.network.beat(peer, Heartbeat(number, view.number, wall_ms, *facts))
-        busy = any(group.replica.open_slots or group.proposals.queued for group in self.groups)
+        busy = any(group.busy for group in self.groups)
         interval = min(BUSY_HEARTBEAT_S if busy else HEARTBEAT_S, self.options.suspicion_s / 5)
         self._beat_at = now + interval
         self._wake = min(self._wake, now)

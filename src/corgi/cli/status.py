@@ -168,11 +168,11 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
         gone = {str(other["node"]) for other in nodes if not other["reachable"]}
         problems.extend(f"{name} has no link to node {peer}" for peer in cut if peer not in gone)
     reachable = {node["node"] for node in nodes if node["reachable"]}
-    doubtful = [node for node in nodes if node["memory_groups_in_doubt"] and not node["voting"]]
-    if len(doubtful) > len(nodes) // 2:
+    doubtful = {node["node"] for node in nodes if node["memory_groups_in_doubt"] and not node["voting"]}
+    if doubtful and len(reachable - doubtful) <= len(nodes) // 2:
         problems.append(
-            "topics with durability memory stand still, because a majority of the nodes may have forgotten votes: "
-            "start each of these once with --accept-loss memory"
+            "topics with durability memory stand still: too few nodes know for sure what they voted for. Start those "
+            "that are gone, or, to go on without what is lost, each that recovers once with --accept-loss memory"
         )
     leaderless = [str(group["group"]) for group in groups if group["leader"] not in reachable]
     if leaderless:

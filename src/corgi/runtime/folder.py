@@ -29,6 +29,7 @@ IDENTITY = "node.json"
 LOCK = "lock"
 WAL = "wal"
 SNAPSHOTS = "snapshots"
+_OF_MEMORY = frozenset({"memory_groups", "kernel", "clean", "memory_lost"})
 _NOT_OURS = frozenset({LOCK, "lost+found", IDENTITY + UNFINISHED})  # may lie in a folder that counts as empty
 
 
@@ -182,11 +183,13 @@ class Folder:
 
     def mark_clean(self) -> None:
         """Note durably that the node has stopped and all that it wrote is durable. Raises as ``mark_recovered``."""
-        self._note(replace(self._identity, clean=True))
+        if self.memory_groups:
+            self._note(replace(self._identity, clean=True))
 
     def mark_sync_failed(self) -> None:
         """Note that the system may lose what was written, as in a power loss. Raises as ``mark_recovered``."""
-        self._note(replace(self._identity, kernel=""))
+        if self.memory_groups:
+            self._note(replace(self._identity, kernel=""))
 
     def _note(self, identity: Identity) -> None:
         try:
@@ -356,7 +359,10 @@ def _write(path: Path, identity: Identity) -> None:
     beside = path / (IDENTITY + UNFINISHED)
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        text = json.dumps(asdict(identity), indent=2) + "\n"
+        told = asdict(identity)
+        if not identity.memory_groups:  # so that builds without memory groups read it
+            told = {key: value for key, value in told.items() if key not in _OF_MEMORY}
+        text = json.dumps(told, indent=2) + "\n"
         os.write(fd, text.encode())
         os.fsync(fd)
     finally:

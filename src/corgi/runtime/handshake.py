@@ -53,7 +53,12 @@ def check_introduction(
         raise _misconfigured(f"node {options.node} has {options.groups} groups, node {hello.node} has {hello.groups}")
     if hello.memory_groups != options.memory_groups:
         here, there = options.memory_groups, hello.memory_groups
-        raise _misconfigured(f"node {options.node} has {here} memory groups, node {hello.node} has {there}")
+        raise CorgiError(
+            "invalid-configuration",
+            f"node {options.node} has {here} memory groups, node {hello.node} has {there}",
+            hint="their number is fixed when a folder is made: make the wrong one anew, in an empty folder with "
+            "--rejoin, and with memory_groups as the others have it",
+        )
     if hello.purpose not in PURPOSES or (purpose is not None and hello.purpose != purpose):
         raise CorgiError("malformed-frame", f"a connection for {hello.purpose[:20]!r} is not known")
     if len(hello.incarnation) != len(options.incarnation):
