@@ -150,6 +150,40 @@ def test_headers_of_lazy_batches_that_are_lost_leave_lazy_holes() -> None:
     assert all(hole.lazy for hole in damage(log))
 
 
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_lazy_batch_torn_anywhere_puts_nothing_else_in_doubt(data: st.DataObject) -> None:
+    """Its header may be there, and batches behind it, and sectors in the middle of it not."""
+    log = begun()
+    for slot in range(2, 9):
+        log.journal.append(lazy(slot, b"x" * 300))
+    torn = take(log)
+    assert not torn.sync
+    log.journal.append(lazy(9))
+    take(log)
+    log.journal.append(accept(10, group=SURE))
+    assert take(log).sync
+    file = log.segments[torn.segment]
+    for at in range(-(-torn.offset // SECTOR) * SECTOR, torn.offset + torn.length, SECTOR):
+        if data.draw(st.booleans(), label=f"sector at {at} is lost"):
+            until = min(at + SECTOR, torn.offset + torn.length)
+            file[at:until] = bytes(until - at)
+    assert all(hole.lazy for hole in damage(log))
+
+
+def test_a_hole_in_the_middle_of_a_batch_is_lazy_if_that_was_never_stated_as_synced() -> None:
+    for make, found in ((lazy, True), (accept, False)):
+        log = begun()
+        for slot in range(2, 6):
+            log.journal.append(make(slot, b"x" * 300))
+        batch = take(log)
+        log.journal.append(lazy(6))
+        take(log)
+        middle = batch.offset + batch.length // 2
+        log.segments[batch.segment][middle : middle + SECTOR] = bytes(SECTOR)
+        assert [hole.lazy for hole in damage(log)] == [found]
+
+
 class LazyLife(RuleBasedStateMachine):
     """One log with records of both kinds through kills and power losses."""
 

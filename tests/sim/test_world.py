@@ -8,8 +8,9 @@ import pytest
 
 from corgi.base.command import Buffer
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
-from corgi.log.record import LogIdentity
+from corgi.log.record import DATA_FROM, LogIdentity
 from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage
+from corgi.sim.cluster import Cluster, ClusterOptions
 from corgi.sim.disk import SECTOR, SimDisk, Write
 from corgi.sim.network import NetworkOptions, SimNetwork, Trouble
 from corgi.sim.world import SimClock, World
@@ -295,3 +296,19 @@ def test_an_image_holds_what_a_power_loss_leaves_at_the_least() -> None:
     assert image[1][8192 : 8192 + SECTOR] == b"a" * SECTOR
     disk.put_back(image, {}, set())
     assert disk.segments[1][8192 : 8192 + SECTOR] == b"a" * SECTOR
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_a_hole_that_puts_all_groups_in_doubt_is_excused_by_damage_alone(spoiled: bool) -> None:
+    """A power loss makes lazy ones at most: those of a disk that was never damaged break a rule."""
+    world = World(1)
+    cluster = Cluster(world, ClusterOptions(nodes=1))
+    node = cluster.members[0]
+    cluster.start(node)
+    world.run(0.5)
+    disk = cluster.computers[node].disk
+    cluster.kill(node)
+    disk.segments[1][DATA_FROM : DATA_FROM + SECTOR] = bytes(SECTOR)
+    disk.damaged = spoiled
+    cluster.start(node)
+    assert [violation.name for violation in cluster.ledger.violations] == ([] if spoiled else ["hole-without-damage"])

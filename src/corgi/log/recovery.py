@@ -143,7 +143,8 @@ class Scan:
                 at = later
                 continue
             stretch = read_stretch(view, body, after, seed, number, base)
-            if not stretch.sound and self._later_batch(view, after, limit, seed, header) < 0:
+            later = -1 if stretch.sound else self._later_batch(view, after, limit, seed, header)
+            if not stretch.sound and later < 0:
                 self._hold(stretch)
                 self._stops(view, number, at, limit, short=short)
                 break
@@ -152,7 +153,8 @@ class Scan:
             self._batch_at = at
             self._unsynced = max(DATA_FROM, batch.synced - number * self._segment_bytes)
             self._sealed = bool(batch.flags & FLAG_SEALS)
-            yield from stretch.items
+            synced = 0 if stretch.sound else decode_batch_header(view, later, seed).synced
+            yield from stretch.items if stretch.known else self._judged(stretch.items, synced)
             if stretch.records != batch.records and stretch.known:
                 raise _contradiction(number, at, f"the batch tells {batch.records} records, it has {stretch.records}")
             if self._sealed:
@@ -221,21 +223,25 @@ class Scan:
         self._held_batches += 2  # nobody knows
 
     def _go_on(self, segment: int, at: int, number: int, synced: int) -> Iterator[LogRecord | Hole]:
-        """A sound batch follows: what was held is damage, or was lost with the power if the batch does not state it as
-        synced. Then it held lazy records, since anything else is synced before the next batch is written."""
+        """A sound batch follows: what was held is damage, or was lost with the power."""
         known = self._any_batch or number == self._batch + self._held_batches + 1
         if not known and not any(isinstance(item, Hole) for item in self._held):
             yield Hole(segment, at, at, f"batch {number} follows batch {self._batch}")
-        for item in self._held:
-            if isinstance(item, Hole) and item.segment * self._segment_bytes + item.start >= synced:
-                yield item._replace(lazy=True)
-            else:
-                yield item
+        yield from self._judged(self._held, synced)
         self._held.clear()
         self._held_batches = 0
         self._torn = None
         self._lost_to = 0
         self._any_batch = False
+
+    def _judged(self, items: Iterable[LogRecord | Hole], synced: int) -> Iterator[LogRecord | Hole]:
+        """Items in front of a batch that states what is ``synced``. A hole that it does not state held lazy records,
+        since anything else is synced before the next batch is written."""
+        for item in items:
+            if isinstance(item, Hole) and item.segment * self._segment_bytes + item.start >= synced:
+                yield item._replace(lazy=True)
+            else:
+                yield item
 
     def _end_behind_damage(self) -> Iterator[LogRecord | Hole]:
         """The newest part of the log is lost: it goes on in the segment behind, with numbers that were never used."""

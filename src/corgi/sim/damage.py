@@ -114,6 +114,7 @@ class Damage:
             size = self._chance.choice((0, self._chance.randrange(len(segments[number]))))
             self._cluster.world.note("cluster", f"truncate segment {number} of node {node} to {size} bytes")
             del segments[number][size:]
+        computer.disk.damaged = True
         if not segments:
             self._cluster.begin_anew(node)
         self._doubt(node)
@@ -123,6 +124,7 @@ class Damage:
         disk = self._cluster.computers[node].disk
         segment, offset = divmod(position, disk.segment_bytes)
         self._cluster.world.note("cluster", f"flip a bit of node {node} in segment {segment} at {offset}")
+        disk.damaged = True
         disk.segments[segment][offset] ^= 1 << self._chance.randrange(8)
 
     def _doubt(self, node: NodeId) -> None:

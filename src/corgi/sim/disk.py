@@ -79,6 +79,7 @@ class SimDisk:
         self.segments_max = 2**60  # nor for one above so many
         self.fails_next_sync = False
         self.torn_writes = 0
+        self.damaged = False  # bits were spoiled or files lost, at any time: not just the power
         # A trap: called once for a write that can tear, with the time at which its sync will end.
         self.on_write: Callable[[float], None] | None = None
         self._unsynced: list[Write] = []

@@ -1,13 +1,14 @@
 """A topic with durability memory in a run, with its own judge: acknowledged is lost only with the power of many.
 
-One writer sends a record at a time to one of the partitions; at the end every node is read from start to end. The judge
-knows from the ledger which memory groups went on although a majority had forgotten votes, and asks nothing of their
-partitions; of all others every acknowledged record must be there, at its offset, on every node.
+One writer sends records to one or several of the partitions at once, of different sizes, so that a write of several
+votes can be torn between them; at the end every node is read from start to end. The judge knows from the ledger which
+memory groups went on although a majority had forgotten votes, and asks nothing of their partitions; of all others every
+acknowledged record must be there, at its offset, on every node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from corgi.base import errors
 from corgi.base.ids import GroupId, NodeId, Offset, TopicId
@@ -64,12 +65,13 @@ class FleetingWriter(Client):
             config = {"durability": "memory"}
             self._busy = self.ask(CreateTopic(NAME, PARTITIONS, config, "", -1, TIMEOUT_MS), b"", self._made_topic)
             return
-        partition = self.chance.randrange(PARTITIONS)
+        partitions = self.chance.sample(range(PARTITIONS), self.chance.choice((1, 1, 2, PARTITIONS)))
         self._made += 1
-        value = f"fleeting.{self._made}".encode()
+        value = f"fleeting.{self._made}".encode().ljust(self.chance.choice((0, 0, 400, 1200)), b".")
         batch = encode_batch([(b"", value, (), 1_700_000_000_000)])
-        message = Produce(_QUORUM, TIMEOUT_MS, ((self.topic, partition, len(batch)),))
-        self._busy = self.ask(message, batch, lambda reply, _: self._outcome(partition, value, reply))
+        parts = tuple([(self.topic, partition, len(batch)) for partition in partitions])
+        message = Produce(_QUORUM, TIMEOUT_MS, parts)
+        self._busy = self.ask(message, batch * len(parts), lambda reply, _: self._outcome(partitions, value, reply))
 
     def _made_topic(self, reply: WireMessage | None, _: bytes) -> None:
         self._busy = False
@@ -83,13 +85,13 @@ class FleetingWriter(Client):
                 if info.name == NAME and not info.error:
                     self.topic, self.groups = info.topic, info.groups
 
-    def _outcome(self, partition: int, value: bytes, reply: WireMessage | None) -> None:
+    def _outcome(self, partitions: Sequence[int], value: bytes, reply: WireMessage | None) -> None:
         self._busy = False
         self.scene.history.other_operations += 1
         if isinstance(reply, ProduceReply):
-            error, offset, _ = reply.results[0]
-            if error == errors.OK:
-                self.stored.setdefault(partition, {})[offset] = value
+            for partition, (error, offset, _) in zip(partitions, reply.results, strict=True):
+                if error == errors.OK:
+                    self.stored.setdefault(partition, {})[offset] = value
 
     def judge(self, node: NodeId, partition: int, found: dict[int, bytes]) -> None:
         """What a node holds of a partition, against what was acknowledged."""

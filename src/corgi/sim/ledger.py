@@ -6,6 +6,7 @@ replicas believe, what acceptors answer and what clients are told. A broken rule
     agreement             two values for one slot, or a vote against a value already chosen
     promise-went-back     a disk holds a lower promise behind a higher one, or a vote below a promise
     synced-record-lost    a restart forgot a promise or a vote that was synced
+    hole-without-damage   a restart finds a loss that puts all groups in doubt, where no disk was damaged
     learned-unchosen      a node wrote down as chosen what no majority had voted for
     chosen-without-quorum a replica takes a slot as chosen that no majority had voted for
     diverged              two replicas applied the same slots and hold different states

@@ -24,7 +24,7 @@ from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage, Rejoined
 from corgi.runtime.drive import LATE_S
 from corgi.sim.disk import SimDisk, SimWal
-from corgi.sim.ledger import DiskMemory
+from corgi.sim.ledger import DiskMemory, Focus
 from corgi.sim.snapshots import SimSnapshots
 from corgi.sim.world import SimClock, World
 from corgi.state.machine import Outcome
@@ -114,7 +114,10 @@ class Process:
                 self.cluster.ledger.violate("synced-record-lost", text)
             found = self.wal.open(first_segment)
             records = [item for item in found if not isinstance(item, Hole)]
-            holes = sum(isinstance(item, Hole) and not item.lazy for item in found) + self.computer.recovering
+            damage = [item for item in found if isinstance(item, Hole) and not item.lazy]
+            if damage and not self.computer.disk.damaged:
+                self.cluster.ledger.violate("hole-without-damage", f"node {self.id}: {damage}", Focus(self.id))
+            holes = len(damage) + self.computer.recovering
             self.cluster.count("lazy_holes_found", sum(isinstance(item, Hole) and item.lazy for item in found))
             if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes, covered=covered):
                 self.computer.doubted += 1
