@@ -92,3 +92,16 @@ def test_a_vote_from_before_a_recovery_may_lie_behind_a_higher_promise_where_it_
     assert not ledger.violations
     ledger.recovered(A, memory, [promise, vote(Ballot(BALLOT + 1))], holes=0)
     assert [violation.name for violation in ledger.violations] == ["promise-went-back"]
+
+
+def test_a_vote_that_a_lossy_restart_went_past_counts_no_more_when_it_is_read_again() -> None:
+    """It lies in the log still. One that is given now in so old a ballot breaks a promise, and counts."""
+    for again in (True, False):
+        ledger = Ledger(World(1), 1)
+        ledger.restarted[G] = [(SLOT, Ballot(2 * BALLOT))]
+        ledger.synced(A, DiskMemory(), [vote(Ballot(2 * BALLOT), b"other")])
+        if again:
+            ledger.recovered(A, DiskMemory(), [vote()], holes=0)
+        else:
+            ledger.synced(A, DiskMemory(), [vote()])
+        assert [violation.name for violation in ledger.violations] == ([] if again else ["agreement"] * 2)

@@ -103,7 +103,9 @@ class Ledger:
         """``groups``: how many are not memory groups, which lie behind them."""
         self._groups = groups
         self._lossy_seen: set[tuple[GroupId, Ballot]] = set()
-        self.restarted: set[GroupId] = set()  # memory groups that went on although a majority had forgotten votes
+        # Memory groups that went on although a majority had forgotten votes: from which slot on, and the ballot that
+        # all had promised; votes below it choose nothing there any more.
+        self.restarted: dict[GroupId, list[tuple[Slot, Ballot]]] = {}
         self.world = world
         self.majority = nodes // 2 + 1
         self.violations: list[Violation] = []
@@ -202,7 +204,6 @@ class Ledger:
     def restarted_with_loss(self, process: Process, group: GroupId, first: Slot) -> None:
         """A leader was promised by all, of whom a majority may have forgotten votes: what was chosen from ``first`` on,
         which none of them has applied, may be gone."""
-        self.restarted.add(group)
         running = [other for node in process.cluster.members if (other := process.cluster.process_of(node)) is not None]
         first = Slot(max(first, 1 + max(other.node.groups[group].machine.applied for other in running)))
         for key in [key for key in self._slots if key[0] == group and key[1] >= first]:
@@ -212,6 +213,7 @@ class Ledger:
         self._highest[group] = min(self._highest.get(group, Slot(0)), Slot(first - 1))
         tenure = process.node.groups[group].replica.tenure
         if tenure is not None:
+            self.restarted.setdefault(group, []).append((first, tenure.ballot))
             for node in tenure.lossy:
                 self._granted[(*process.peer_losses(node, group), group)] = tenure.ballot
 
@@ -265,7 +267,7 @@ class Ledger:
             if vote in memory.votes:
                 return  # copied forward to a newer segment
             memory.votes.add(vote)
-            if not isinstance(record, FaultyRecord):
+            if not isinstance(record, FaultyRecord) and not (before is not None and self._given_up(vote)):
                 self._vote(node, record)
             known = before is not None and (vote in before.votes or vote in before.past)
             if known and memory.written.get(group, 0) > ballot:
@@ -279,6 +281,11 @@ class Ledger:
             memory.written[group] = max(written, ballot)
         if record.kind is RecordKind.PROMISE:
             memory.sworn[group] = max(memory.sworn.get(group, Ballot(0)), ballot)
+
+    def _given_up(self, vote: tuple[GroupId, Slot, Ballot]) -> bool:
+        """A lossy restart went past this vote, of which no promise told: what a disk still tells of it is history."""
+        group, slot, ballot = vote
+        return any(slot >= first and ballot < promised for first, promised in self.restarted.get(group, ()))
 
     def _told(self, memory: DiskMemory, told: NodeRecord) -> None:
         if told.memory or told.accepted:
