@@ -105,10 +105,13 @@ class Link:
 class Cluster:
     """``cut`` holds ordered pairs whose messages are dropped; ``dead`` nodes neither run nor receive."""
 
-    def __init__(self, nodes: int = 3, groups: int = 2, seed: int = 1) -> None:
+    def __init__(self, nodes: int = 3, groups: int = 2, seed: int = 1, memory_groups: int = 0) -> None:
         self.clock = TestClock()
         self.members = tuple(NodeId(n) for n in range(1, nodes + 1))
         self.group_count = groups
+        self.memory_groups = memory_groups
+        self.accepting: set[NodeId] = set()  # who is started with the loss of votes in memory groups accepted
+        self.memory_lost: dict[NodeId, str] = {}  # the loss of power that a folder tells
         self.random = random.Random(seed)
         self.nodes: dict[NodeId, Node] = {}
         self.wals: dict[NodeId, MemoryWal] = {}
@@ -138,6 +141,9 @@ class Cluster:
             members=self.members,
             groups=self.group_count,
             recovering=recovering,
+            memory_groups=self.memory_groups,
+            memory_lost=self.memory_lost.get(member, ""),
+            accept_lost_memory=member in self.accepting,
         )
         node = Node(options, self.clock, random.Random(self.random.random()), wal, Link(self, member))
         wal.node = node

@@ -6,7 +6,8 @@ docs/consensus.md; ``Identity`` drives both). That takes a majority which is not
 groups stand still, until the operator accepts the loss on every node in doubt. Then they go on so that no replica ever
 has to take back what it has applied:
 
-1. A node in doubt goes back to what it has applied, and answers Prepare, saying that it may have forgotten votes.
+1. A node in doubt goes back to what it has applied, and answers Prepare, saying that it may have forgotten votes. One
+   that may have forgotten promises as well asks every member for what it has promised first, and takes part above that.
 2. Such promises count only if all members have promised, and then what the highest prefix and the votes among them
    tell is all that anybody knows.
 3. Who holds everything up to the epoch record of that ballot is in doubt no more.
@@ -16,11 +17,11 @@ Invariant: whether a doubt is settled is told by the log behind what caused it, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from corgi.base.errors import CorgiError
-from corgi.base.ids import GroupId, Slot
+from corgi.base.ids import Ballot, GroupId, Slot
 from corgi.base.ports import Hole
 from corgi.broker.node_records import NodeRecord
 
@@ -104,12 +105,23 @@ class MemoryDoubt:
         own = self._node.options.incarnation
         self._identity.begin(self._groups, NodeRecord(0, own, recovering=True, memory=self._lost or A_HOLE))
 
-    def asked(self, nonces: Mapping[GroupId, int]) -> None:
-        """The disk is this node's own and new enough, or recovers itself. If the operator has accepted the loss, the
-        groups in doubt take part from now on as those that may have forgotten votes."""
-        if self._active and self._node.options.accept_lost_memory:
-            for group in self._groups:
-                self._node.groups[group].replica.acceptor.lossy = nonces[group]
+    def asked(self, nonces: Mapping[GroupId, int], told: Collection[Sequence[Ballot]] = ()) -> None:
+        """If the operator has accepted the loss, the groups in doubt take part from now on as those that may have
+        forgotten votes.
+
+        The disk is this node's own and new enough, so that it tells all promises; or it recovers itself, and this is
+        ``told`` by every other member: what it had promised when this process asked, group by group. Then the lost disk
+        may have voted in no higher ballots, nor promised any that somebody could win yet, since whoever prepares one
+        promises it first; and those that begin now are above.
+        """
+        if not self._active or not self._node.options.accept_lost_memory:
+            return
+        for group in self._groups:
+            replica = self._node.groups[group].replica
+            if group in nonces and not replica.acceptor.lossy:
+                replica.acceptor.lossy = nonces[group]
+                replica.acceptor.floor = max((promised[group] for promised in told), default=Ballot(0))
+                replica.highest_seen = max(replica.highest_seen, replica.acceptor.floor)
 
     def _accept(self) -> None:
         """Before anything else is done: what was not applied in the scan is given up, so that later scans can tell."""

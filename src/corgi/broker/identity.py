@@ -161,6 +161,7 @@ class Identity:
     def on_remembered(self, sender: NodeId, message: Remembered) -> None:
         if len(message.promised) == len(self._node.groups):
             self._told.setdefault(sender, message.promised)
+        self._heard_all()
         self._finish_groups()
         if self.state != "asking":
             return
@@ -178,6 +179,11 @@ class Identity:
             self._trust()
         elif self._patience_until == float("inf"):
             self._patience_until = self._node.clock.now() + RECALL_PATIENCE_S
+
+    def _heard_all(self) -> None:
+        """What the lost disk had promised is known, as far as anybody knows it."""
+        if self.state != "asking" and len(self._told) == len(self._memories):
+            self.memory.asked(self._nonces, self._told.values())
 
     def _trust(self) -> None:
         self.state = "voting"
@@ -264,7 +270,7 @@ class Identity:
         self._targets.clear()
         self.memory.doubt(reason)
         self.begin(range(self._node.options.groups), NodeRecord(0, self._node.options.incarnation, recovering=True))
-        self.memory.asked(self._nonces)
+        self._heard_all()
 
     def begin(self, groups: Iterable[int], told: NodeRecord) -> None:
         """These groups recover; that is durable before anybody is asked: the peers forget when they are."""

@@ -51,6 +51,7 @@ class Acceptor:
 
     ``lazy``: of a memory group, whose votes count when they are written. ``lossy`` not 0: the state is in doubt, the
     operator has accepted that, and this names the doubt; its promises count only beside those of all other members.
+    Then it takes no part in ballots up to ``floor``: a lost disk may have promised higher ones.
     """
 
     def __init__(self, group: GroupId, me: NodeId, host: Host) -> None:
@@ -60,6 +61,7 @@ class Acceptor:
         self.voting = True
         self.lazy = False
         self.lossy = 0
+        self.floor = Ballot(0)
         self.promised = Ballot(0)
         self.promised_durable = Ballot(0)
         self.votes: dict[Slot, Vote] = {}
@@ -137,6 +139,10 @@ class Acceptor:
     def answers(self) -> bool:
         """Whether it takes part at all."""
         return self.voting or self.lossy != 0
+
+    def takes(self, ballot: Ballot) -> bool:
+        """Whether it takes part in this ballot."""
+        return self.voting or (self.lossy != 0 and ballot > self.floor)
 
     def holds(self, ballot: Ballot, first: Slot, last: Slot) -> bool:
         """Whether it has voted in ``ballot`` in each of these slots."""

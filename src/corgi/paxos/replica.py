@@ -124,7 +124,7 @@ class Replica:
             self._count_vote(self.me, record.slot)
 
     def _promise_durable(self, ballot: Ballot) -> None:
-        if ballot != self.acceptor.promised or not self.acceptor.answers:
+        if ballot != self.acceptor.promised or not self.acceptor.takes(ballot):
             return  # in doubt, or overtaken: an answer now would tell votes above its own ballot
         if ballot_node(ballot) != self.me:
             self.acceptor.send_promise(ballot, self.prefix, self.host.readable(self.group))
@@ -142,7 +142,7 @@ class Replica:
     def on_prepare(self, sender: NodeId, message: Prepare) -> None:
         self._saw(message.ballot)
         acceptor = self.acceptor
-        if not acceptor.answers:
+        if not acceptor.takes(message.ballot):
             self.host.count("not_voting")
             return
         if message.ballot < acceptor.promised:
@@ -294,7 +294,7 @@ class Replica:
         check_value(value)
         self._follow(message.ballot)
         self.learner.commit(message.ballot, message.commit, sender)
-        if not self.acceptor.answers:
+        if not self.acceptor.takes(message.ballot):
             self.learner.known = max(self.learner.known, message.commit)
             return
         if message.slot <= self.prefix and self.host.in_memory(self.group, message.slot) != value:
