@@ -9,7 +9,7 @@ from log_world import SEGMENT_BYTES, Fields, Log, accept, fields, state
 
 from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
 from corgi.log.record import decode_batch_header, segment_seed
-from corgi.log.writer import LAZY_SYNC_S, WriteBatch
+from corgi.log.writer import BATCH_BYTES_MAX, LAZY_BYTES_MAX, LAZY_SYNC_S, WriteBatch
 
 SECTOR = 512
 SURE, FLEETING = 1, 2  # groups
@@ -72,6 +72,23 @@ def test_lazy_records_are_synced_after_a_while_by_what_follows_them() -> None:
     for now, syncs in ((10.0, False), (10.0 + LAZY_SYNC_S / 2, False), (10.0 + LAZY_SYNC_S, True), (11.1, False)):
         log.journal.append(lazy(int(now * 10)))
         assert take(log, now).sync is syncs
+
+
+def test_lazy_records_are_synced_when_they_are_many() -> None:
+    """Whatever is synced behind them flushes them too."""
+    log = Log(LAZY_BYTES_MAX * 8, lambda: [state(0)], BATCH_BYTES_MAX)
+    log.prepare()
+    log.journal.append(accept(1, group=SURE))
+    log.write()
+    unsynced, batches = 0, []
+    for slot in range(2, 30):
+        log.journal.append(lazy(slot, bytes(LAZY_BYTES_MAX // 8)))
+        batches.append(take(log))
+        unsynced = 0 if batches[-1].sync else unsynced + batches[-1].length
+        assert unsynced <= LAZY_BYTES_MAX
+    assert [batch.sync for batch in batches].count(True) == len(batches) // 8
+    log.journal.append(lazy(31, bytes(LAZY_BYTES_MAX + 1)))
+    assert take(log).sync, "more at once"
 
 
 def test_at_rest_lazy_records_are_synced_and_stated_so() -> None:

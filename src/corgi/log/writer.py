@@ -39,6 +39,7 @@ COPY_BELOW = 8192  # payloads smaller than this are joined: cheaper than an entr
 BUFFERS_MAX = 512  # vector entries of one batch; the kernel takes 1024 at once
 CLOSE_AFTER_S = 0.1  # quiet time after which everything is stated as synced
 LAZY_SYNC_S = 1.0  # lazy records are durable after so long, and a sync
+LAZY_BYTES_MAX = MIB  # of batches not yet synced: the next sync flushes them too, whoever waits for it
 STATES_SHARE = 4  # state records may take at most this part of a segment
 
 
@@ -118,6 +119,7 @@ class Journal:
         self._closed = at.segment == 0  # nothing was written since the last CLOSE
         self._quiet_since: float | None = None
         self._lazy_since: float | None = None  # when the first batch was given out that is not synced
+        self._lazy_bytes = 0  # of all of these
         self._now = 0.0
 
     @property
@@ -238,6 +240,7 @@ class Journal:
         self._synced = Position(batch.segment * self._segment_bytes + batch.offset + batch.length)
         self._synced_segment = batch.segment
         self._lazy_since = None
+        self._lazy_bytes = 0
 
     def written(self, batch: WriteBatch) -> None:
         """``batch``, which asks for no sync, is written: whoever reads the file finds it."""
@@ -304,15 +307,17 @@ class Journal:
         buffers = layout.finish(encode_batch_header(header, self._seed))
         length = BATCH_HEADER_BYTES + layout.size
         late = self._lazy_since is not None and self._now >= self._lazy_since + LAZY_SYNC_S
-        sync = seals or late or not layout.lazy
+        many = self._lazy_bytes + length > LAZY_BYTES_MAX
+        sync = seals or late or many or not layout.lazy
         told = (layout.appended, sync, *layout.told())
         batch = WriteBatch(self._segment, self._offset, length, self._number, buffers, *told)
         self._offset += length
         self._begun = not seals
         self._outstanding = batch
         self._closed = layout.closes and self._lazy_since is None  # else another has to state what this one syncs
-        if not sync and self._lazy_since is None:
-            self._lazy_since = self._now
+        if not sync:
+            self._lazy_since = self._now if self._lazy_since is None else self._lazy_since
+            self._lazy_bytes += length
         return batch
 
 
