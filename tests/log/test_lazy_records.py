@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from log_world import SEGMENT_BYTES, Fields, Log, accept, fields, state
 
 from corgi.base.ports import FaultyRecord, Hole, LogRecord, RecordKind
-from corgi.log.record import decode_batch_header, segment_seed
+from corgi.log.record import BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, decode_batch_header, segment_seed
 from corgi.log.writer import BATCH_BYTES_MAX, LAZY_BYTES_MAX, LAZY_SYNC_S, WriteBatch
 
 SECTOR = 512
@@ -118,6 +119,34 @@ def test_the_last_batch_of_a_segment_is_synced() -> None:
     assert [batch.sync for batch in batches].count(True) == 2, "the seal, and the states of the next one"
     first = next(batch for batch in batches if batch.segment == 2)
     assert stated(log, first) == place(batches[batches.index(first) - 1], end=True)
+
+
+@pytest.mark.parametrize("left", [0, BATCH_HEADER_BYTES, 600])
+def test_when_no_segment_is_left_lazy_records_are_synced_all_the_same(left: int) -> None:
+    """What waits for it may be what frees one: a snapshot of their group. ``left``: room in the segment behind them."""
+    log = Log(states=lambda: [state(0)])
+    log.prepare()
+    log.journal.append(accept(1, group=SURE))
+    log.write()
+    slot, size = 1, 1000
+    while size == 1000:
+        slot += 1
+        room = log.journal.room - RECORD_HEADER_BYTES - left
+        size = 1000 if room > 2500 else room
+        log.journal.append(lazy(slot, bytes(size)))
+        end = place(take(log), end=True)
+    log.journal.append(accept(slot + 1, bytes(2000), group=SURE))
+    assert log.journal.blocked
+    while (batch := log.journal.take(0.0)) is not None:
+        assert (batch.sync, batch.records) == (True, [])
+        log.put(batch)
+        log.journal.synced(batch)
+    assert log.journal.synced_position >= end
+    assert log.journal.blocked
+    log.prepare()
+    log.write_all()
+    found = [item.slot for item in log.scan()[0] if item.kind is RecordKind.ACCEPT]
+    assert found == [*range(1, slot + 2)]
 
 
 def test_in_a_mixed_batch_lazy_records_are_told_early_unless_their_group_waits_for_something() -> None:
@@ -236,6 +265,7 @@ class LazyLife(RuleBasedStateMachine):
         self.now += later_s
         batch = self.log.journal.take(self.now, close=close)
         if batch is None:
+            assert not (self.log.journal.blocked and self.log.journal.lazy_waits), "nothing would ever sync them"
             return
         self.log.put(batch)
         self.under_way = batch

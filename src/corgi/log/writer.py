@@ -2,7 +2,8 @@
 
 A ``Journal`` knows no file and no clock. Whoever drives it (``runtime.disk``, the simulator) makes segments, writes one
 batch at a time, syncs it, and says so; the next batch is given out only then. A batch of nothing but lazy records need
-not be synced: once it is written the next one is given out. The invariants: a batch never spans segments; a segment is
+not be synced: once it is written the next one is given out. Where no segment is left for what waits, a batch of no
+records has them synced all the same. The invariants: a batch never spans segments; a segment is
 used only after it was made durable, and its last batch is synced; each batch states how far the log was synced when it
 was given out, so what it does not state, and lies before it, are batches of lazy records.
 """
@@ -277,8 +278,8 @@ class Journal:
         layout = _Layout(self._segment * self._segment_bytes + self._offset, self._seed)
         crowded = self._fill(layout, self._own) or self._fill(layout, self._pending)
         seals = crowded and self._segment + 1 in self._salts
-        if not layout.count and not seals:
-            return None
+        if not layout.count and not seals and not (self.lazy_waits and self._room() >= 0):
+            return None  # but if lazy batches wait: they are synced now, perhaps that is what frees a segment
         return self._give_out(layout, seals)
 
     def _fill(self, layout: _Layout, queue: deque[LogRecord]) -> bool:
@@ -308,7 +309,8 @@ class Journal:
         length = BATCH_HEADER_BYTES + layout.size
         late = self._lazy_since is not None and self._now >= self._lazy_since + LAZY_SYNC_S
         many = self._lazy_bytes + length > LAZY_BYTES_MAX
-        sync = seals or late or many or not layout.lazy
+        last = layout.size + BATCH_HEADER_BYTES > self._room()  # no batch but the seal fits behind it
+        sync = seals or late or many or last or not layout.lazy or not layout.count
         told = (layout.appended, sync, *layout.told())
         batch = WriteBatch(self._segment, self._offset, length, self._number, buffers, *told)
         self._offset += length
