@@ -230,6 +230,29 @@ def test_a_hole_in_the_middle_of_a_batch_is_lazy_if_that_was_never_stated_as_syn
         assert [hole.lazy for hole in damage(log)] == [found]
 
 
+def test_what_was_cut_stays_away() -> None:
+    """A power loss takes the header of one lazy batch and the end of the next: both are cut. Another takes what was
+    written over them: what was left of the first must not come back."""
+    log = begun()
+    for slot in range(2, 9):
+        log.journal.append(lazy(slot, bytes([slot]) * 300))
+    first = take(log)
+    log.journal.append(lazy(9, bytes([9]) * 1500))
+    second = take(log)
+    file = log.segments[first.segment]
+    file[first.offset : first.offset + SECTOR] = bytes(SECTOR)
+    file[second.offset + second.length - SECTOR : second.offset + second.length] = bytes(SECTOR)
+    assert [record.slot for record in log.restart() if record.kind is RecordKind.ACCEPT] == [1]
+    before = bytes(file)
+    log.journal.append(lazy(20, bytes(1500)))
+    lost = take(log)
+    log.journal.append(accept(21, group=SURE))
+    take(log)
+    file[lost.offset : lost.offset + lost.length] = before[lost.offset : lost.offset + lost.length]
+    found = [item.slot for item in log.items()[0] if isinstance(item, LogRecord) and item.kind is RecordKind.ACCEPT]
+    assert found == [1, 21]
+
+
 class LazyLife(RuleBasedStateMachine):
     """One log with records of both kinds through kills and power losses."""
 

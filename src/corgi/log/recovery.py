@@ -212,7 +212,7 @@ class Scan:
             what = "bytes of no batch, behind a segment that was never sealed"
             self._lose(number, number, what, used=True, start=at)
         else:
-            self._torn = (number, at, end)
+            self._torn = (number, self._offset if begun else DATA_FROM, end)  # with what is cut before it
 
     def _lose(self, first: int, last: int, what: str, *, used: bool, start: int = 0) -> None:
         """Segments ``first`` to ``last`` cannot be read from ``start`` on. They may never have been ``used``, unless
