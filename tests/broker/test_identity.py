@@ -103,3 +103,17 @@ def test_the_disk_that_was_replaced_is_found_out_also_by_nodes_that_start_with_i
     cluster.run(4.0)
     assert [cluster.nodes[member].counters.get("recoveries", 0) for member in (ONE, TWO, THREE)] == [0, 1, 0]
     assert all(node.identity.voting for node in cluster.nodes.values())
+
+
+def test_a_damaged_vote_of_a_group_that_recovers_is_not_waited_for() -> None:
+    """Its recovery settles it; meanwhile it would keep the other groups from being written again."""
+    cluster = Cluster(groups=1, memory_groups=1)
+    cluster.run(0.3)
+    node = cluster.nodes[TWO]
+    acceptor = node.groups[1].replica.acceptor
+    acceptor.votes[Slot(node.groups[1].replica.prefix + 2)] = Vote(acceptor.promised, None, durable=True)
+    node.identity.reaffirm()
+    assert "reaffirmed" not in node.counters
+    acceptor.voting = False
+    node.identity.reaffirm()
+    assert node.counters["reaffirmed"] == 1

@@ -294,6 +294,7 @@ class Identity:
         if self.state != "voting":
             return  # the recovery under way, or the peers, settle it
         acceptors = [group.replica.acceptor for group in self._node.groups]
+        acceptors = [acceptor for acceptor in acceptors if acceptor.voting]  # others recover, which settles it
         if any(vote.value is None for acceptor in acceptors for vote in acceptor.votes.values()):
             self._reaffirm_at = self._node.clock.now() + REAFFIRM_RETRY_S
             self._node.wake_at(self._reaffirm_at)
