@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from corgi.base.command import Buffer, CommandKind, encode_data
 from corgi.base.errors import CorgiError
 from corgi.base.ids import GroupId, NodeId, Position
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import Hole, LogRecord, RecordKind, SnapshotName
 from corgi.broker.node import Node
 from corgi.broker.options import NodeOptions
 from corgi.sim.disk import read_each
@@ -37,7 +37,7 @@ class MemoryWal:
     def __init__(self) -> None:
         self.node: Node | None = None
         self.waiting: list[LogRecord] = []
-        self.durable: list[LogRecord] = []
+        self.durable: list[LogRecord | Hole] = []
         self.bytes: dict[int, bytes] = {}
         self.held = False
         self.reads: deque[tuple[int, int, Callable[[bytes | CorgiError], None]]] = deque()
@@ -129,7 +129,14 @@ class Cluster:
         if (sender, to) in self.links and (sender, to) not in self.cut:
             self.posted.append((sender, to, message, payload))
 
-    def start(self, member: NodeId, *, wiped: bool = False, recovering: bool = False) -> Node:
+    def start(
+        self,
+        member: NodeId,
+        *,
+        wiped: bool = False,
+        recovering: bool = False,
+        snapshots: Mapping[SnapshotName, bytes] | None = None,
+    ) -> Node:
         old = [] if wiped or member not in self.wals else self.wals[member].durable
         wal = MemoryWal()
         self.boots[member] += 1
@@ -147,8 +154,11 @@ class Cluster:
         )
         node = Node(options, self.clock, random.Random(self.random.random()), wal, Link(self, member))
         wal.node = node
+        found = snapshots or {}
+        node.snapshots.restore(list(found), lambda name: memoryview(found[name]), lambda *_: None)
         for record in old:
             node.recover(record)
+        old = [record for record in old if not isinstance(record, Hole)]
         wal.durable = list(old)
         wal.bytes = {int(r.position): bytes(r.payload) for r in old}
         wal._position = max((int(r.position) + len(r.payload) + 1 for r in old), default=0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from corgi.base.ids import GroupId, NodeId
+from corgi.base.ids import GroupId, NodeId, Slot
+from corgi.base.ports import Hole, LogRecord, RecordKind, SnapshotName
 from corgi.base.records import encode_batch
+from corgi.broker.group import Group
+from corgi.state.snapshot import Capture
 from memory_cluster import Cluster
 
 MEMORY = GroupId(1)
@@ -80,5 +83,51 @@ def test_members_whose_disks_were_lost_go_on_together_with_the_others(lost: int)
         made.start(node, wiped=True, recovering=True)
     made.run(5.0)
     assert all(node.groups[MEMORY].replica.acceptor.voting for node in made.nodes.values())
+    for node in replaced:
+        (loss,) = made.nodes[node].identity.given_up
+        assert "the disk was replaced" in loss
     assert put(made, first, b"after")
     assert len(made.prefixes(MEMORY)) == 1
+
+
+def snapshot_of(made: Cluster, group: Group) -> dict[SnapshotName, bytes]:
+    capture = Capture(group.machine)
+    pieces = made.nodes[NodeId(1)].snapshots._pieces(group, capture, None)
+    content = b"".join(bytes(chunk) for piece in pieces if piece is not None for chunk in piece)
+    capture.end()
+    return {SnapshotName(group.id, group.machine.applied, 1): content}
+
+
+def test_what_was_given_up_is_not_applied_behind_a_snapshot_that_was_taken_since() -> None:
+    """The log still says that it was chosen, and its values can be read."""
+    made, one = Cluster(nodes=1, groups=1, memory_groups=1), NodeId(1)
+    made.run(0.5)
+    for number in range(8):
+        assert put(made, one, b"before %d" % number)
+    wal = made.wals[one]
+    replica = made.nodes[one].groups[MEMORY].replica
+    prefix = replica.prefix
+    wal.append(LogRecord(RecordKind.PROMISE, MEMORY, replica.acceptor.promised, Slot(0), prefix))  # tells all chosen
+    wal.sync()
+    made.kill(one)
+
+    lost = next(
+        record for record in wal.durable if (record.kind, record.group, record.slot) == (RecordKind.ACCEPT, 1, 4)
+    )
+    wal.durable[wal.durable.index(lost)] = Hole(1, 4096, 8192, "nothing can be read", lazy=True)
+    made.accepting.add(one)
+    made.start(one)
+    made.run(1.0)
+    assert put(made, one, b"after")
+    group = made.nodes[one].groups[MEMORY]
+    assert 3 < group.machine.applied < prefix
+    snapshot, digest = snapshot_of(made, group), group.machine.digest
+    assert put(made, one, b"and one that the snapshot does not cover")
+    expected = (group.machine.applied, group.machine.digest)
+    made.kill(one)
+
+    made.accepting.clear()
+    machine = made.start(one, snapshots=snapshot).groups[MEMORY].machine
+    assert (machine.applied, machine.digest) in (expected, (expected[0] - 1, digest))
+    made.run(1.0)
+    assert put(made, one, b"and goes on")

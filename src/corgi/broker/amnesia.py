@@ -46,6 +46,7 @@ class MemoryDoubt:
         self._settled = False  # the log tells that the groups have recovered from that
         self._hole_behind = False  # of the log, behind the beginning of the last recovery
         self._active = False  # they recover
+        self._accepted = False  # in this life, that the loss is accepted
         self.reason = ""
         self.recovered: Callable[[], None] | None = None  # called when a recovery is complete and durable
 
@@ -100,6 +101,8 @@ class MemoryDoubt:
             return
         self._active = True
         self.reason = reason
+        if self._node.options.accept_lost_memory and not self._accepted:
+            self._tell_accepted()
         self._node.note("memory-in-doubt", self._groups[0], reason)
         self._node.count("memory_recoveries")
         own = self._node.options.incarnation
@@ -125,15 +128,20 @@ class MemoryDoubt:
 
     def _accept(self) -> None:
         """Before anything else is done: what was not applied in the scan is given up, so that later scans can tell."""
-        own, name = self._node.options.incarnation, self._lost or A_HOLE
-        loss = f"votes of the memory groups: {self.reason} ({name})"
-        self._node.note("loss-accepted", self._groups[0], loss)
-        self._identity.remember_accepted(loss)
-        self._identity.persist(NodeRecord(0, own, accepted=loss))
+        self._tell_accepted()
         cut = tuple([(group, self._node.groups[group].machine.applied) for group in self._groups])
         for group, slot in cut:
             self._cut(group, slot)
-        self._identity.persist(NodeRecord(0, own, memory=name, cut=cut))
+        own = self._node.options.incarnation
+        self._identity.persist(NodeRecord(0, own, memory=self._lost or A_HOLE, cut=cut))
+
+    def _tell_accepted(self) -> None:
+        """The operator's word is told from now on."""
+        self._accepted = True
+        loss = f"votes of the memory groups: {self.reason} ({self._lost or A_HOLE})"
+        self._node.note("loss-accepted", self._groups[0], loss)
+        self._identity.remember_accepted(loss)
+        self._identity.persist(NodeRecord(0, self._node.options.incarnation, accepted=loss))
 
     def used(self, group: GroupId, first: Slot) -> None:
         """A group goes on with what is left."""
@@ -164,11 +172,14 @@ class MemoryDoubt:
 
     def _cut(self, number: GroupId, slot: Slot) -> None:
         """Forget what is known chosen behind ``slot``: something of it is lost."""
-        if self._node.values.covered[number] > slot:
-            return  # a snapshot was taken since
-        group = self._node.groups[number]
-        if group.machine.applied > slot:
+        node = self._node
+        group, covered = node.groups[number], node.values.covered[number]
+        if covered > slot:  # a snapshot was taken since; what the log told behind it until here is given up as well
+            slot = covered
+        elif group.machine.applied > slot:
             what = f"group {number}: what could not be read behind slot {slot} when its loss was accepted, can be now"
             raise CorgiError("log-damaged", what)
         group.replica.learner.cut(slot)
-        self._node.values.cut(number, slot)
+        node.values.cut(number, slot)
+        if group.machine.applied > slot:
+            node.snapshots.restore_again(number)

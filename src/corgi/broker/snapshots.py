@@ -89,6 +89,7 @@ class Snapshotting:
         self._look_at = 0.0
         self._retry_at = 0.0
         self._forgotten_to = 0
+        self._content: Callable[[SnapshotName], memoryview] | None = None  # of those found, until the scan is over
         self._counted = False  # everything that lived at the start
         self.installs = Installs(node, self, port)
         self.retention = Retention(node)
@@ -111,6 +112,7 @@ class Snapshotting:
         ``names`` by group, the newest first. One that is ``damaged`` is passed over for an older one, or for the whole
         log: whether that is still there, the scan will tell. Raises CorgiError "unsupported-version".
         """
+        self._content = content
         for name in names:
             if name.group < len(self.durable) and self.durable[name.group] is None:
                 try:
@@ -120,6 +122,13 @@ class Snapshotting:
                         raise
                     damaged(name, error)
         return min(1 if name is None else name.first_segment for name in self.durable)
+
+    def restore_again(self, group: GroupId) -> None:
+        """Within the scan: go back to the group's snapshot, since what was applied behind it is not to count. Raises
+        CorgiError "snapshot-damaged"."""
+        name = self.durable[group]
+        if name is not None and self._content is not None:
+            self._restore(name, self._content(name))
 
     def _restore(self, name: SnapshotName, content: memoryview) -> None:
         """Changes nothing if the snapshot is damaged."""
@@ -149,6 +158,7 @@ class Snapshotting:
 
     def start(self) -> None:
         """The scan is over."""
+        self._content = None
         segments = self._node.wal.segments()
         if segments:
             self._node.values.space.present(segments)
