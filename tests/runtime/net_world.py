@@ -75,6 +75,9 @@ class Witness:
 class FakeIdentity:
     recovered: Callable[[], None] | None = None
 
+    def __init__(self) -> None:
+        self.memory = SimpleNamespace(recovered=None)
+
 
 class FakeNode(Witness):
     """Stands where ``broker.node.Node`` stands; keeps what it is told, and in which order it is called."""

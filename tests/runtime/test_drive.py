@@ -1,10 +1,13 @@
 """The driver: facts in, one flush a turn, time watched, and a node that fails stops for good."""
 
 import asyncio
+import errno
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +21,7 @@ from corgi.base.ports import ClientSession, LogRecord, RecordKind
 from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Heartbeat
 from corgi.runtime.disk import DiskOptions
-from corgi.runtime.drive import LATE_S, Driver
+from corgi.runtime.drive import LATE_S, Driver, Notes
 from corgi.runtime.folder import Folder
 from corgi.wire import messages as m
 
@@ -381,3 +384,112 @@ async def test_real_nodes_on_real_sockets_take_a_topic(tmp_path: Path, count: in
         assert all(driver.failure is None for driver in drivers.values())
         for probe in probes:
             await probe.close()
+
+
+class Noted:
+    """A folder that keeps what it was asked to note, and what is then done."""
+
+    def __init__(self, done: Callable[[], None] = lambda: None) -> None:
+        self.calls: list[str] = []
+        self.done = done
+
+    def driver(self, folder: Path, **changes: Any) -> Driver:
+        notes = Notes(*[partial(self.note, name) for name in ("recovered", "stopped", "sync failed")])
+        return driver_of(folder, options(1, (1,), memory_groups=1), notes=notes, **changes)
+
+    def note(self, name: str) -> None:
+        self.calls.append(name)
+        self.done()
+
+
+def refuse() -> None:
+    raise CorgiError("disk-full", "no room for the node's files")
+
+
+async def test_a_node_stops_in_order_although_the_end_cannot_be_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noted = Noted(refuse)
+    driver = noted.driver(tmp_path)
+    await driver.start()
+    fake(driver).stopped = True
+    await driver.stop()
+    await driver.wait()
+    assert noted.calls == ["stopped"]
+    assert "no room for the node's files" in caplog.text
+
+
+async def test_a_driver_ends_whatever_its_closing_meets(tmp_path: Path) -> None:
+    def fault() -> None:
+        raise ValueError("a fault")
+
+    driver = Noted(fault).driver(tmp_path)
+    await driver.start()
+    fake(driver).stopped = True
+    with pytest.raises(ValueError, match="a fault"):
+        await driver.stop()
+    await asyncio.wait_for(driver.wait(), 5.0)
+
+
+async def test_without_memory_groups_nothing_is_noted(tmp_path: Path) -> None:
+    noted = Noted()
+    notes = Notes(*[partial(noted.note, name) for name in ("recovered", "stopped", "sync failed")])
+    driver = driver_of(tmp_path, notes=notes)
+    await driver.start()
+    fake(driver).stopped = True
+    await driver.stop()
+    assert noted.calls == []
+
+
+async def test_a_sync_that_fails_in_the_start_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was to repair may be lost with the power, and the next life could read it."""
+    first = Noted().driver(tmp_path)
+    await first.start()
+    first.disk.append(record(1))
+    await until(lambda: first.disk.statistics().syncs > 0)
+    first.disk.abort()
+    await first.stop()
+
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, "the disk says no")
+
+    noted = Noted()
+    driver = noted.driver(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("corgi.runtime.disk.os.fsync", failing)
+        with pytest.raises(CorgiError, match="the disk says no") as caught:
+            await driver.start()
+    assert caught.value.code == "disk-failed"
+    assert noted.calls == ["sync failed"]
+
+
+@pytest.mark.parametrize("noting", [lambda: None, refuse])
+async def test_a_disk_that_failed_is_noted_when_no_link_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, noting: Callable[[], None]
+) -> None:
+    """The note goes to the same disk, which may hang: nobody must wait for this node meanwhile."""
+    link: list[str] = []
+
+    def look() -> None:
+        try:
+            sock.recv(1)
+            link.append("ended")
+        except ConnectionResetError:
+            link.append("ended")
+        except TimeoutError:
+            link.append("open")
+        noting()
+
+    noted = Noted(look)
+    driver = noted.driver(tmp_path)
+    await driver.start()
+    with socket.create_connection((HOST, driver.port)) as sock:
+        await until(lambda: driver.statistics().clients.connections == 1)
+        sock.settimeout(1.0)
+        driver.disk._fail(CorgiError("disk-failed", "the sync said no"))
+        with pytest.raises(CorgiError, match="the sync said no"):
+            await driver.wait()
+        await driver.stop()
+    assert noted.calls == ["sync failed"]
+    assert link == ["ended"]
+    assert ("restart the computer" in caplog.text) is (noting is refuse)

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec
@@ -111,7 +110,8 @@ class Driver:
         self._wanted_port = port
         self._disk_options = disk
         self._recovered = recovered
-        self._notes = notes
+        self._notes = notes if options.memory_groups else None  # of others nothing depends on how a life ends
+        self._sync_failed = False  # and that is not noted yet
         self._clock = clock or MonotonicClock()
         self._random = random or system_random()
         self._make_node = make_node
@@ -304,7 +304,11 @@ class Driver:
             if self._loop.time() - since > RECOVERY_SLICE_S:
                 await asyncio.sleep(0)
                 since = self._loop.time()
-        self.disk.start()
+        try:
+            self.disk.start()
+        except CorgiError as error:
+            self._sync_failed = error.code == "disk-failed"
+            raise
         self._started = True
         self.node.start()
         assert self.listener is not None
@@ -322,12 +326,10 @@ class Driver:
 
     def _fail(self, error: CorgiError) -> None:
         """The node must not go on: nothing is handed over or sent any more."""
+        self._sync_failed |= error.code == "disk-failed"
         if self.failure is not None:
             return
         self.failure = error
-        if error.code == "disk-failed" and self._notes is not None:
-            with suppress(CorgiError):
-                self._notes.sync_failed()
         logger.critical("the node has stopped: %s", error)
         if self._timer is not None:
             self._timer.cancel()
@@ -337,6 +339,7 @@ class Driver:
         self.peers.abort()
         if self._stopped is not None:
             self._stopped.set()
+        self._loop.call_soon(self._note_failed_sync)  # behind what ends the links: the note may hang as the disk does
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -344,6 +347,13 @@ class Driver:
         listener, self.listener = self.listener, None
         if listener is None:
             return
+        try:
+            await self._close_all(listener)
+        finally:
+            if not self._ended.done():
+                self._ended.set_result(None)
+
+    async def _close_all(self, listener: Listener) -> None:
         if self._stopped is not None:
             self._stopped.set()
         self.kafka.abort()
@@ -358,9 +368,22 @@ class Driver:
             rests = self.disk.failed is None
             await self.disk.close()
             if rests and self.failure is None and self._notes is not None and self.disk.at_rest:
-                self._notes.stopped()
-        if not self._ended.done():
-            self._ended.set_result(None)
+                try:
+                    self._notes.stopped()
+                except CorgiError as error:  # as if it had been killed
+                    logger.warning("stopped in good order, which cannot be noted: %s", error)
+            self._note_failed_sync()
+
+    def _note_failed_sync(self) -> None:
+        """So what was written may be lost with the power, although the next life can read it."""
+        if not self._sync_failed or self._notes is None:
+            return
+        self._sync_failed = False
+        try:
+            self._notes.sync_failed()
+        except CorgiError as error:
+            what = "that cannot be noted, restart the computer before the node: votes of memory groups may be lost: %s"
+            logger.critical(what, error)
 
     # -- the turn of the loop -------------------------------------------------------------------------------------
 
