@@ -131,3 +131,66 @@ def test_what_was_given_up_is_not_applied_behind_a_snapshot_that_was_taken_since
     assert (machine.applied, machine.digest) in (expected, (expected[0] - 1, digest))
     made.run(1.0)
     assert put(made, one, b"and goes on")
+
+
+def values(made: Cluster, node: NodeId) -> list[bytes]:
+    """The messages in the memory group as this node applied them, those that are still in its memory."""
+    group = made.nodes[node].groups[MEMORY]
+    told = [bytes(group.values.in_memory(MEMORY, Slot(slot)) or b"") for slot in range(1, group.machine.applied + 1)]
+    return [value[value.rindex(b"<") : value.rindex(b">")] for value in told if b">" in value]
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_what_an_old_disk_of_a_replaced_member_knows_of_memory_groups_is_given_up(longer: bool) -> None:
+    """It comes back after the others, with a new disk in its place, went on without what only it knows; also where it
+    knows more slots than they do, by which they would take what it knows for what they have missed."""
+    made, a, b, c = cluster()
+    made.partition(a, c)
+    made.partition(b, c)
+    known = made.nodes[c].groups[MEMORY].replica.prefix
+    for number in range(12 if longer else 2):
+        assert put(made, a, b"<old %d>" % number, 0.1)
+    snapshot = snapshot_of(made, made.nodes[a].groups[MEMORY])
+    for node in (a, b, c):
+        made.kill(node)
+    # The power is lost. What was not synced at one is gone, the other never had it, and the third has a broken disk.
+    old, incarnation = list(made.wals[a].durable), made.incarnations[a]
+    made.wals[b].durable = [
+        record
+        for record in made.wals[b].durable
+        if isinstance(record, Hole) or record.group != MEMORY or max(record.slot, record.commit) <= known
+    ]
+    made.cut.clear()
+    made.accepting.update((a, b, c))
+    made.memory_lost.update({b: "loss at b", c: "loss at c"})
+    made.start(b)
+    made.start(c)
+    replace_disk(made, a)
+    made.run(5.0)
+    assert put(made, b, b"<new>")
+    told = values(made, b)
+    assert told == [b"<new"]
+
+    # What is left of the old disk is built in again.
+    made.accepting.clear()
+    made.memory_lost.clear()
+    made.kill(a)
+    made.incarnations[a], made.wals[a].durable = incarnation, old
+    made.start(a, snapshots=snapshot)
+    made.run(5.0)
+    assert made.nodes[a].groups[MEMORY].replica.acceptor.voting
+    assert put(made, a, b"<newer>")
+    told.append(b"<newer")
+    made.run(0.5)
+    assert len(made.prefixes(MEMORY)) == 1
+    assert values(made, a) == values(made, b) == values(made, c) == told
+
+    # Later starts find the old records and the old snapshot, or one that was taken since.
+    for found in (snapshot, {}, snapshot_of(made, made.nodes[a].groups[MEMORY]), {}):
+        made.kill(a)
+        made.start(a, snapshots=found)
+        made.run(3.0)
+        assert put(made, a, b"<again>")
+        assert len(made.prefixes(MEMORY)) == 1
+        assert made.nodes[a].groups[MEMORY].replica.acceptor.voting
+        assert len(made.prefixes(0)) == 1

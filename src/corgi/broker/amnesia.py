@@ -57,6 +57,9 @@ class MemoryDoubt:
         if told.cut:
             for group, slot in told.cut:
                 self._cut(group, slot)
+        elif told.emptied:
+            for group in dict.fromkeys(group for group, _ in told.emptied):
+                self._empty_again(group, [slot for other, slot in told.emptied if other == group])
         elif told.recovering:
             self.reason = self.reason or "a recovery was interrupted"
             self._hole_behind &= told.repeated
@@ -107,6 +110,22 @@ class MemoryDoubt:
         self._node.count("memory_recoveries")
         own = self._node.options.incarnation
         self._identity.begin(self._groups, NodeRecord(0, own, recovering=True, memory=self._lost or A_HOLE))
+
+    def replaced(self) -> None:
+        """A peer knows another disk of this node: an operator may have had that one go on without what is known here.
+        What the memory groups hold here may never have been chosen, then, and is given up: they begin from nothing, as
+        on an empty disk. (If it is the peer that is behind the times, they only learn again what they knew.)"""
+        void: list[tuple[GroupId, Slot]] = []
+        for number in self._groups:
+            group = self._node.groups[number]
+            void += [(number, slot) for slot in self._node.snapshots.begin_from_nothing(group)]
+            self._node.replay.overtaken(group)
+            self._node.state_replaced(group)
+        if void:
+            self._node.count("memory_emptied")
+            self._node.note("memory-emptied", self._groups[0], "a peer knows another disk of this node")
+            own = self._node.options.incarnation
+            self._identity.persist(NodeRecord(0, own, memory=A_HOLE, emptied=tuple(void)))
 
     def asked(self, nonces: Mapping[GroupId, int], told: Collection[Sequence[Ballot]] = ()) -> None:
         """If the operator has accepted the loss, the groups in doubt take part from now on as those that may have
@@ -183,3 +202,15 @@ class MemoryDoubt:
         node.values.cut(number, slot)
         if group.machine.applied > slot:
             node.snapshots.restore_again(number)
+
+    def _empty_again(self, number: GroupId, void: Sequence[Slot]) -> None:
+        """What the log told of the group until here counts no more. A snapshot counts that was taken since."""
+        name = self._node.snapshots.durable[number]
+        if name is None or name.slot in void:
+            self._node.snapshots.begin_from_nothing(self._node.groups[number])
+        else:
+            group = self._node.groups[number]
+            group.replica.learner.cut(name.slot)
+            group.replica.acceptor.forget_votes()
+            self._node.values.cut(number, name.slot)
+            self._node.snapshots.restore_again(number)

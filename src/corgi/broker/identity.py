@@ -35,6 +35,7 @@ REJOIN_RETRY_S = 0.5
 RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
 ACCEPTED_MAX = 100  # accepted losses that are carried along in the log
 REAFFIRM_RETRY_S = 1.0
+ANOTHER_DISK = "the node had another disk before"
 MARK_S = 1.0  # how often at most the length of a peer's log is written down
 
 
@@ -81,6 +82,11 @@ class Identity:
     @property
     def voting(self) -> bool:
         return self.state == "voting"
+
+    def tells(self, group: GroupId) -> bool:
+        """What is known here of the group's chosen values is fit to be told to others. In a memory group a disk that
+        comes back may know what was given up without it."""
+        return self.state != "asking" or group < self._node.options.groups
 
     def recovers(self, group: GroupId) -> bool:
         """The group does not vote before it has recovered."""
@@ -200,7 +206,7 @@ class Identity:
         """Which of two disks of the asker is the newer one only a node can tell whose own disk is not an old one."""
         memory = self._memories[sender]
         another = bool(memory.incarnation) and memory.incarnation != message.incarnation
-        reason = "the node had another disk before" if another else self._forgotten(memory, message)
+        reason = ANOTHER_DISK if another else self._forgotten(memory, message)
         if not reason and not memory.incarnation:
             self._remember(sender, message.incarnation)
         promised = tuple([group.replica.acceptor.promised for group in self._node.groups])
@@ -268,6 +274,8 @@ class Identity:
         self._node.note("recovering", GroupId(0), reason)
         self._node.count("recoveries")
         self._targets.clear()
+        if reason == ANOTHER_DISK:
+            self.memory.replaced()
         self.memory.doubt(reason)
         self.begin(range(self._node.options.groups), NodeRecord(0, self._node.options.incarnation, recovering=True))
         self._heard_all()
@@ -427,7 +435,7 @@ class Identity:
     def durable(self, record: LogRecord) -> None:
         """A NODE record is on disk; the last one of a recovery lets the folder forget its doubt."""
         found = msgspec.msgpack.decode(record.payload, type=NodeRecord)
-        if found.peer != 0 or found.accepted or found.cut:
+        if found.peer != 0 or found.accepted or found.cut or found.emptied:
             return
         if found.recovering:
             self._beginnings = max(0, self._beginnings - 1)

@@ -240,6 +240,12 @@ class Installs:
             elif group.slots.missing:
                 self._backfill(group)
 
+    def forget(self, group: Group) -> None:
+        """The group begins from nothing: what is on its way was asked for before."""
+        self._offers.pop(group.id, None)
+        if self._fetch is not None and self._fetch.group is group:
+            self._fetch = None
+
     def _give_up(self, fetch: _Fetch) -> None:
         """It cannot be had. Where values can be had, they are asked for, for a while."""
         self._fetch = None

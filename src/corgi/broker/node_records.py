@@ -27,6 +27,7 @@ class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
     accepted: str = ""  # a loss that the operator accepted; then nothing else is told
     memory: str = ""  # of the memory groups only: which loss; "-" is one of the log
     cut: tuple[tuple[GroupId, Slot], ...] = ()  # behind these slots the groups go on as if they knew nothing
+    emptied: tuple[tuple[GroupId, Slot], ...] = ()  # so do these with all; snapshots after these slots are void
 
 
 def log_record(told: NodeRecord) -> LogRecord:

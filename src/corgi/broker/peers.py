@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from corgi.base.command import split_commands
 from corgi.base.errors import CorgiError
-from corgi.base.ids import NodeId
+from corgi.base.ids import GroupId, NodeId
 from corgi.broker.group import Group
 from corgi.paxos.messages import (
     Accept,
@@ -79,6 +79,9 @@ class PeerDispatch:
         handler = self._handlers.get(type(message))
         if handler is None:
             raise CorgiError("malformed-frame", f"{type(message).__name__} does not belong on a data connection")
+        identity = self._node.identity
+        if identity.state == "asking" and not identity.tells(getattr(message, "group", GroupId(0))):
+            return  # in a moment
         handler(sender, message, payload)
 
     def _snapshot_part(self, sender: NodeId, message: SnapshotPart, payload: memoryview) -> None:

@@ -130,6 +130,32 @@ class Snapshotting:
         if name is not None and self._content is not None:
             self._restore(name, self._content(name))
 
+    def begin_from_nothing(self, group: Group) -> list[Slot]:
+        """The group's state, what it knows chosen and its votes are given up. The slots of its snapshots, in case that
+        a start finds them."""
+        void = [Slot(0) if (name := self.durable[group.id]) is None else name.slot]
+        if self._taking is not None and self._taking.name.group == group.id:
+            void.append(self._taking.name.slot)
+            self._give_up(self._taking)
+        self.durable[group.id] = None
+        self.sizes[group.id] = 0
+        self._moved[group.id] = self._moved_now[group.id] = False
+        self.installs.forget(group)
+        values = self._node.values
+        values.covered[group.id] = Slot(0)
+        values.cut(group.id, Slot(0))
+        values.begin_from(group.id, Slot(0), ())
+        capture = Capture(Machine(group.id, self._node.options.all_groups))
+        restorer = Restorer(group.id, self._node.options.all_groups)
+        for kind, chunks in capture.sections():
+            restorer.take(kind, b"".join(chunks))
+        capture.end()
+        restorer.finish()
+        restorer.adopt_into(group.machine)
+        group.replica.learner.cut(Slot(0))
+        group.replica.acceptor.forget_votes()
+        return void
+
     def _restore(self, name: SnapshotName, content: memoryview) -> None:
         """Changes nothing if the snapshot is damaged."""
         node = self._node

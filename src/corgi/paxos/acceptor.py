@@ -149,6 +149,11 @@ class Acceptor:
         votes = map(self.votes.get, map(Slot, range(first, last + 1)))
         return all(vote is not None and vote.ballot == ballot and vote.value is not None for vote in votes)
 
+    def forget_votes(self) -> None:
+        """Another disk was in use since they were given."""
+        self.votes.clear()
+        self.highest = Slot(0)
+
     def forget_faulty(self) -> None:
         """The loss of votes whose values are damaged is accepted."""
         self.votes = {slot: vote for slot, vote in self.votes.items() if vote.value is not None}

@@ -164,7 +164,7 @@ class Learner:
         while self.prefix < bound:
             slot = Slot(self.prefix + 1)
             vote = self.acceptor.votes.get(slot)
-            if vote is None and not self.damaged:
+            if vote is None and not self.damaged and not self.acceptor.lazy:
                 raise CorgiError(
                     "log-damaged",
                     f"group {self.group}: slot {slot} is known chosen up to {bound}, but its value is missing",
