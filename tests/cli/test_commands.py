@@ -354,6 +354,13 @@ def test_one_doubtful_node_is_a_problem_of_memory_topics_if_the_others_are_no_ma
     assert not advised(3, [reply(1), reply(2)])
 
 
+def test_a_log_that_grows_for_topics_that_stand_still_is_a_problem() -> None:
+    held = after_a_power_loss(1, 1)
+    held.counters["memory_log_bytes_held"] = 3.0 * 2**20
+    told = survey("c", [node(1), node(2)], [held, reply(2)])
+    assert any("node 1 holds 3 MiB of its log" in words for words in told["problems"])
+
+
 def test_a_healthy_pair_has_no_problem() -> None:
     assert survey("c", [node(1), node(2)], [reply(1), reply(2)])["problems"] == []
 

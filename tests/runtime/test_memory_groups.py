@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from corgi.base.errors import NO_QUORUM, CorgiError
 from corgi.base.ids import GroupId, NodeId
 from corgi.base.limits import KIB
 from corgi.broker import reigns
+from corgi.log.record import (
+    BATCH_HEADER_BYTES,
+    DATA_FROM,
+    BatchHeader,
+    Damage,
+    LogIdentity,
+    decode_batch_header,
+    decode_segment_header,
+    segment_seed,
+)
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver, Notes
 from corgi.runtime.folder import Folder
@@ -28,6 +39,7 @@ from corgi.state.outcomes import Outcome
 SEGMENT_BYTES = 256 * KIB
 GROUPS, MEMORY_GROUPS = 2, 2
 MESSAGES = 20
+LARGE = bytes(40_000)
 
 Done = Callable[[Outcome], None]
 
@@ -285,3 +297,45 @@ async def test_damage_on_the_only_node_puts_groups_of_both_kinds_in_doubt_and_on
         assert driver.node.identity.voting
         assert not driver.node.identity.memory.reason
         assert await ends(server, "quick") == [MESSAGES // 2 + 1] * 2
+
+
+def lose_a_lazy_batch(path: Path) -> None:
+    """Of the first segment, one that is not the last and that the next does not state as synced."""
+    file = segment_path(path / "wal", 1)
+    data = bytearray(file.read_bytes())
+    seed = segment_seed(1, decode_segment_header(bytes(data[:DATA_FROM]), LogIdentity(CLUSTER, NodeId(1))).salt)
+    batches: list[tuple[int, BatchHeader]] = []
+    at = DATA_FROM
+    with suppress(Damage):
+        while True:
+            batches.append((at, decode_batch_header(data, at, seed)))
+            at += BATCH_HEADER_BYTES + batches[-1][1].records_bytes
+    lazy = [(at, end) for (at, _), (end, header) in pairwise(batches) if header.synced <= SEGMENT_BYTES + at]
+    start, stop = lazy[len(lazy) // 2]
+    data[start:stop] = bytes(stop - start)
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_a_group_that_stands_still_holds_of_the_log_is_told(tmp_path: Path, lost: bool) -> None:
+    await make(tmp_path, kill=True)
+    if lost:
+        lose_a_lazy_batch(tmp_path)
+    async with (
+        alone(tmp_path, kernel="another life", kill=True) as (driver, server),
+        corgi.connect(server) as mq,
+    ):
+        snapshots = driver.node.snapshots
+        assert driver.node.identity.memory.reason
+        assert snapshots.held_in_doubt() == 0
+        for _ in range(8 * SEGMENT_BYTES // len(LARGE)):
+            await mq.publish("sure", LARGE, partition=0)
+        durable = driver.node.groups[:GROUPS]
+        await until(lambda: min(snapshots.first_segment(group.id) for group in durable) > 4)
+        if lost:
+            assert snapshots.held_in_doubt() >= 4 * SEGMENT_BYTES
+        else:
+            await until(lambda: min(snapshots.first_segment(group.id) for group in driver.node.groups) > 4)
+            assert snapshots.held_in_doubt() == 0
+    async with alone(tmp_path, kernel="another life", accept="memory") as (driver, _):
+        await until(lambda: driver.node.snapshots.held_in_doubt() == 0)

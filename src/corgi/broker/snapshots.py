@@ -248,6 +248,24 @@ class Snapshotting:
             "values_to_come": node.values.to_come,
         }
 
+    def held_in_doubt(self) -> int:
+        """Bytes of the log that scans of all other groups would pass over: a memory group that recovers knows that
+        something is chosen which nobody can tell it, or has voted for it, and no snapshot is taken until that is known
+        or given up."""
+        doubtful = {group for group in self._node.groups if self._node.identity.recovers(group.id)}
+        stuck = [g for g in doubtful if g.replica.acceptor.lazy and self._cannot_renew(g)]
+        if not stuck:
+            return 0
+        first = min(self.first_segment(group.id) for group in stuck)
+        others = [self.first_segment(group.id) for group in self._node.groups if group not in doubtful]
+        return max(0, min(others, default=0) - first) * self._node.values.space.segment_bytes
+
+    @staticmethod
+    def _cannot_renew(group: Group) -> bool:
+        """A chosen value is missing, or one that was voted for."""
+        behind = group.machine.applied < group.replica.prefix
+        return behind or any(vote.value is None for vote in group.replica.acceptor.votes.values())
+
     def first_segment(self, group: GroupId) -> int:
         """Where a scan would have to begin for this group."""
         name = self.durable[group]

@@ -34,13 +34,15 @@ def status_reply(node: Node, uptime_s: float, counters: dict[str, float]) -> Sta
 
 
 def memory_gauges(node: Node) -> dict[str, float]:
-    """Of memory groups, if there are any: whether they are in doubt, and how many topics that concerns."""
+    """Of memory groups, if there are any: whether they are in doubt, how many topics that concerns, and how many bytes
+    of the log are held for nothing else."""
     options, topics = node.options, node.groups[0].machine.topics
     if not options.memory_groups or topics is None:
         return {}
     return {
         "memory_groups": float(options.memory_groups),
         "memory_groups_in_doubt": float(sum(node.identity.recovers(g.id) for g in node.groups[options.groups :])),
+        "memory_log_bytes_held": float(node.snapshots.held_in_doubt()),
         "memory_topics": float(sum(topic.first >= options.groups for topic in topics.by_id.values())),
     }
 

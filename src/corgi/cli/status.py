@@ -33,7 +33,7 @@ def status(*, cluster: ClusterOption = None, output: OutputOption = "table") -> 
     JSON: {"cluster", "healthy", "problems": [text], "nodes": [{"node",
     "address", "label", "reachable", "voting", "software", "uptime_s", "pid", "leads",
     "lag", "disk_bytes", "live_bytes", "disk_full", "values_to_come",
-    "groups_recovering", "memory_groups_in_doubt",
+    "groups_recovering", "memory_groups_in_doubt", "memory_log_bytes_held",
     "peers": [{"node", "connected", "silent_s", "clock_offset_ms"}],
     "counters": {}, "damage": {"found", "repaired", "missing", "lost",
     "lost_ranges": [{"topic_id", "partition", "first", "last"}]}}], "groups":
@@ -124,6 +124,7 @@ def _node(node: NodeDescription, reply: StatusReply | None, groups: list[dict[st
         "counters": reply.counters if reply else {},
         "groups_recovering": sum(group.role == "recovering" for group in reply.groups) if reply else 0,
         "memory_groups_in_doubt": round(reply.counters.get("memory_groups_in_doubt", 0)) if reply else 0,
+        "memory_log_bytes_held": round(reply.counters.get("memory_log_bytes_held", 0)) if reply else 0,
         "damage": _damage(reply),
     }
 
@@ -154,6 +155,12 @@ def _problems(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list
             problems.append(f"{name} is incomplete: {node['values_to_come']} values are still to come from the others")
         if not node["voting"]:
             problems.append(f"{name} does not vote{_where(node)}: it recovers")
+        if node["memory_log_bytes_held"]:
+            problems.append(
+                f"{name} holds {_size(node['memory_log_bytes_held'])} of its log, and ever more, for topics with "
+                "durability memory of which something is lost here. Start the nodes that are gone, or this one once "
+                "with --accept-loss memory, before its disk is full"
+            )
         if node["disk_full"]:
             problems.append(f"the disk of {name} is full: shorten retention, delete topics, or give it room")
         damage = node["damage"]
