@@ -8,6 +8,7 @@ from corgi.base.ids import GroupId, NodeId, Slot
 from corgi.base.ports import Hole, LogRecord, RecordKind, SnapshotName
 from corgi.base.records import encode_batch
 from corgi.broker.group import Group
+from corgi.paxos.messages import Heartbeat
 from corgi.state.snapshot import Capture
 from memory_cluster import Cluster
 
@@ -140,8 +141,8 @@ def values(made: Cluster, node: NodeId) -> list[bytes]:
     return [value[value.rindex(b"<") : value.rindex(b">")] for value in told if b">" in value]
 
 
-@pytest.mark.parametrize("longer", [False, True])
-def test_what_an_old_disk_of_a_replaced_member_knows_of_memory_groups_is_given_up(longer: bool) -> None:
+@pytest.mark.parametrize(("longer", "crash"), [(False, False), (True, False), (True, True)])
+def test_what_an_old_disk_of_a_replaced_member_knows_of_memory_groups_is_given_up(longer: bool, crash: bool) -> None:
     """It comes back after the others, with a new disk in its place, went on without what only it knows; also where it
     knows more slots than they do, by which they would take what it knows for what they have missed."""
     made, a, b, c = cluster()
@@ -177,6 +178,13 @@ def test_what_an_old_disk_of_a_replaced_member_knows_of_memory_groups_is_given_u
     made.kill(a)
     made.incarnations[a], made.wals[a].durable = incarnation, old
     made.start(a, snapshots=snapshot)
+    if crash:
+        made.filter = lambda _sender, _to, message: type(message).__name__ != "Rejoined"
+        made.run(1.0)
+        assert made.nodes[a].identity.memory.suspects
+        made.filter = lambda *_: True
+        made.kill(a)
+        made.start(a, snapshots=snapshot)
     made.run(5.0)
     assert made.nodes[a].groups[MEMORY].replica.acceptor.voting
     assert put(made, a, b"<newer>")
@@ -194,3 +202,31 @@ def test_what_an_old_disk_of_a_replaced_member_knows_of_memory_groups_is_given_u
         assert len(made.prefixes(MEMORY)) == 1
         assert made.nodes[a].groups[MEMORY].replica.acceptor.voting
         assert len(made.prefixes(0)) == 1
+
+
+def test_a_disk_keeps_what_it_knows_until_the_others_can_do_without_it() -> None:
+    """The one that knows another disk may be an old disk itself."""
+    made, a, b, c = cluster()
+    for number in range(3):
+        assert put(made, a, b"<old %d>" % number)
+    made.run(0.5)
+    made.kill(a)
+    made.kill(c)
+    made.nodes[b].identity._memories[c].incarnation = b"another one"
+    made.start(c)
+    made.run(2.0)
+    assert not made.nodes[c].groups[MEMORY].replica.acceptor.voting
+    assert len(values(made, c)) == 2
+    assert all(lead.prefix == 0 for lead in last_beat(made, c).leads if lead.group == MEMORY)
+    made.start(a)
+    made.run(3.0)
+    assert made.nodes[c].groups[MEMORY].replica.acceptor.voting
+    assert put(made, c, b"<new>")
+    assert len(made.prefixes(MEMORY)) == 1
+    assert len(values(made, c)) == 4
+
+
+def last_beat(made: Cluster, node: NodeId) -> Heartbeat:
+    return next(
+        message for sender, _, message in reversed(made.log) if sender == node and isinstance(message, Heartbeat)
+    )

@@ -46,6 +46,7 @@ class MemoryDoubt:
         self._settled = False  # the log tells that the groups have recovered from that
         self._hole_behind = False  # of the log, behind the beginning of the last recovery
         self._active = False  # they recover
+        self.suspects: set[GroupId] = set()  # what these hold is to be given up
         self._accepted = False  # in this life, that the loss is accepted
         self.reason = ""
         self.recovered: Callable[[], None] | None = None  # called when a recovery is complete and durable
@@ -59,12 +60,16 @@ class MemoryDoubt:
                 self._cut(group, slot)
         elif told.emptied:
             for group in dict.fromkeys(group for group, _ in told.emptied):
+                self.suspects.discard(group)
                 self._empty_again(group, [slot for other, slot in told.emptied if other == group])
         elif told.recovering:
             self.reason = self.reason or "a recovery was interrupted"
             self._hole_behind &= told.repeated
+            if told.another:
+                self.suspects.update(self._groups)
         elif not self._hole_behind:
             self.reason = ""
+            self.suspects.clear()
             self._settled = self._settled or told.memory == self._lost
 
     def recover_hole(self, hole: Hole) -> None:
@@ -83,6 +88,17 @@ class MemoryDoubt:
     def certain(self) -> str:
         """There are memory groups, and they are not in doubt; then the name of a loss that the log tells."""
         return A_HOLE if self._groups and not self._active else ""
+
+    @property
+    def reserved(self) -> bool:
+        """There may be groups for which ``tells`` is False."""
+        return self._identity.state == "asking" or bool(self.suspects)
+
+    def tells(self, group: GroupId) -> bool:
+        """What is known here of the group may be told to others: in a memory group, a disk that comes back may know
+        what was given up without it."""
+        fit = self._identity.state != "asking" and group not in self.suspects
+        return fit or group < self._node.options.groups
 
     # -- recovering -----------------------------------------------------------------------------------------------
 
@@ -108,24 +124,35 @@ class MemoryDoubt:
             self._tell_accepted()
         self._node.note("memory-in-doubt", self._groups[0], reason)
         self._node.count("memory_recoveries")
-        own = self._node.options.incarnation
-        self._identity.begin(self._groups, NodeRecord(0, own, recovering=True, memory=self._lost or A_HOLE))
+        self._identity.begin(self._groups, self._begun())
 
     def replaced(self) -> None:
-        """A peer knows another disk of this node: an operator may have had that one go on without what is known here.
-        What the memory groups hold here may never have been chosen, then, and is given up: they begin from nothing, as
-        on an empty disk. (If it is the peer that is behind the times, they only learn again what they knew.)"""
-        void: list[tuple[GroupId, Slot]] = []
-        for number in self._groups:
-            group = self._node.groups[number]
-            void += [(number, slot) for slot in self._node.snapshots.begin_from_nothing(group)]
-            self._node.replay.overtaken(group)
-            self._node.state_replaced(group)
-        if void:
-            self._node.count("memory_emptied")
-            self._node.note("memory-emptied", self._groups[0], "a peer knows another disk of this node")
-            own = self._node.options.incarnation
-            self._identity.persist(NodeRecord(0, own, memory=A_HOLE, emptied=tuple(void)))
+        """A peer knows another disk of this node: an operator may have had that one go on without what is known here,
+        so what the memory groups hold here may never have been chosen. Nobody is told of it, and it is given up as soon
+        as the others are known to do without it, not before: it may as well be the peer that is behind the times."""
+        self.suspects.update(self._groups)
+        if self._active:
+            self._identity.begin(self._groups, self._begun())
+
+    def give_up(self, number: GroupId) -> None:
+        """The group is about to recover: if its state is not to be trusted, it begins from nothing, as on an empty
+        disk."""
+        if number not in self.suspects:
+            return
+        self.suspects.discard(number)
+        node = self._node
+        group = node.groups[number]
+        void = tuple([(number, slot) for slot in node.snapshots.begin_from_nothing(group)])
+        node.replay.overtaken(group)
+        node.state_replaced(group)
+        node.count("memory_emptied")
+        node.note("memory-emptied", number, "a peer knows another disk of this node")
+        self._identity.persist(NodeRecord(0, node.options.incarnation, memory=A_HOLE, emptied=void))
+
+    def _begun(self, *, repeated: bool = False) -> NodeRecord:
+        own, name = self._node.options.incarnation, self._lost or A_HOLE
+        another = bool(self.suspects)
+        return NodeRecord(0, own, recovering=True, repeated=repeated, memory=name, another=another)
 
     def asked(self, nonces: Mapping[GroupId, int], told: Collection[Sequence[Ballot]] = ()) -> None:
         """If the operator has accepted the loss, the groups in doubt take part from now on as those that may have
@@ -141,6 +168,7 @@ class MemoryDoubt:
         for group in self._groups:
             replica = self._node.groups[group].replica
             if group in nonces and not replica.acceptor.lossy:
+                self.give_up(group)
                 replica.acceptor.lossy = nonces[group]
                 replica.acceptor.floor = max((promised[group] for promised in told), default=Ballot(0))
                 replica.highest_seen = max(replica.highest_seen, replica.acceptor.floor)
@@ -186,8 +214,7 @@ class MemoryDoubt:
         """What the start of a segment has to tell."""
         if not self.reason or not self._groups:
             return []
-        own = self._node.options.incarnation
-        return [NodeRecord(0, own, recovering=True, repeated=True, memory=self._lost or A_HOLE)]
+        return [self._begun(repeated=True)]
 
     def _cut(self, number: GroupId, slot: Slot) -> None:
         """Forget what is known chosen behind ``slot``: something of it is lost."""

@@ -83,11 +83,6 @@ class Identity:
     def voting(self) -> bool:
         return self.state == "voting"
 
-    def tells(self, group: GroupId) -> bool:
-        """What is known here of the group's chosen values is fit to be told to others. In a memory group a disk that
-        comes back may know what was given up without it."""
-        return self.state != "asking" or group < self._node.options.groups
-
     def recovers(self, group: GroupId) -> bool:
         """The group does not vote before it has recovered."""
         return group in self._nonces
@@ -377,6 +372,7 @@ class Identity:
     def on_rejoined(self, sender: NodeId, message: Rejoined) -> None:
         if self.state == "asking" or message.nonce != self._nonces.get(message.group):
             return
+        self.memory.give_up(message.group)
         self._targets[message.group] = (message.ballot, message.slot)
         replica = self._node.groups[message.group].replica
         if replica.prefix < message.slot:

@@ -282,7 +282,7 @@ class Node:
             Lead(
                 group.id,
                 group.replica.ballot,
-                group.replica.prefix if self.identity.tells(group.id) else Slot(0),
+                group.replica.prefix if self.identity.memory.tells(group.id) else Slot(0),
                 self._leader_age_ms(group) if group.replica.ballot else -1,
             )
             for group in self.groups

@@ -28,6 +28,7 @@ class NodeRecord(msgspec.Struct, array_like=True, frozen=True):
     memory: str = ""  # of the memory groups only: which loss; "-" is one of the log
     cut: tuple[tuple[GroupId, Slot], ...] = ()  # behind these slots the groups go on as if they knew nothing
     emptied: tuple[tuple[GroupId, Slot], ...] = ()  # so do these with all; snapshots after these slots are void
+    another: bool = False  # a peer knows another disk of this node; what this one holds is to be given up
 
 
 def log_record(told: NodeRecord) -> LogRecord:
