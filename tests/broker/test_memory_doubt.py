@@ -212,7 +212,7 @@ def test_a_disk_keeps_what_it_knows_until_the_others_can_do_without_it() -> None
     made.run(0.5)
     made.kill(a)
     made.kill(c)
-    made.nodes[b].identity._memories[c].incarnation = b"another one"
+    made.nodes[b].identity.memories.of[c].incarnation = b"another one"
     made.start(c)
     made.run(2.0)
     assert not made.nodes[c].groups[MEMORY].replica.acceptor.voting

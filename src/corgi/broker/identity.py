@@ -24,9 +24,10 @@ from corgi.base.errors import CorgiError
 from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 from corgi.base.ports import Hole, LogRecord, RecordKind
 from corgi.broker.amnesia import MemoryDoubt
+from corgi.broker.memories import Memories
 from corgi.broker.node_records import NodeRecord, log_record
 from corgi.paxos.leader import Tenure
-from corgi.paxos.messages import Accepted, Promise, Recall, Rejoin, Rejoined, Remembered
+from corgi.paxos.messages import Recall, Rejoin, Rejoined, Remembered
 
 if TYPE_CHECKING:
     from corgi.broker.node import Node
@@ -36,25 +37,10 @@ RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still 
 ACCEPTED_MAX = 100  # accepted losses that are carried along in the log
 REAFFIRM_RETRY_S = 1.0
 ANOTHER_DISK = "the node had another disk before"
-MARK_S = 1.0  # how often at most the length of a peer's log is written down
-
-
-class Memory:
-    """What this node remembers of a peer's promises and votes."""
-
-    __slots__ = ("ballots", "durable_to", "incarnation", "mark_at", "marked_to", "slots")
-
-    def __init__(self, groups: int) -> None:
-        self.incarnation = b""
-        self.ballots = [Ballot(0)] * groups
-        self.slots = [Slot(0)] * groups
-        self.durable_to = 0  # position in its log
-        self.marked_to = 0  # the same, as written down
-        self.mark_at = 0.0  # not again before
 
 
 class Identity:
-    """Whether this node may vote, and what it remembers of the others."""
+    """Whether this node may vote, and whether the others may."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -62,7 +48,7 @@ class Identity:
         self.state = "asking"
         self.recovered: Callable[[], None] | None = None  # called once when a recovery is complete and durable
         self.memory = MemoryDoubt(self, node)
-        self._memories = {peer: Memory(options.all_groups) for peer in options.members if peer != options.node}
+        self.memories = Memories(node)
         self._trusted_by: set[NodeId] = set()
         self._unsure: set[NodeId] = set()  # peers that know another disk of this node, or have an old one themselves
         self._patience_until = float("inf")
@@ -116,11 +102,8 @@ class Identity:
                 self._hole_behind &= found.repeated
             elif not self._hole_behind:
                 self._doubted = ""
-        elif NodeId(found.peer) in self._memories:
-            memory = self._memories[NodeId(found.peer)]
-            memory.incarnation = found.incarnation
-            if found.durable_to >= 0:
-                memory.durable_to = memory.marked_to = found.durable_to
+        else:
+            self.memories.recover(found)
 
     def recover_hole(self, hole: Hole) -> None:
         """Promises or votes may be lost here in the log. A recovery that began behind it has made up for them."""
@@ -176,14 +159,14 @@ class Identity:
                 self._doubt(message.reason)
             return
         self._trusted_by.add(sender)
-        if len(self._trusted_by) == len(self._memories):
+        if len(self._trusted_by) == len(self.memories.of):
             self._trust()
         elif self._patience_until == float("inf"):
             self._patience_until = self._node.clock.now() + RECALL_PATIENCE_S
 
     def _heard_all(self) -> None:
         """What the lost disk had promised is known, as far as anybody knows it."""
-        if self.state != "asking" and len(self._told) == len(self._memories):
+        if self.state != "asking" and len(self._told) == len(self.memories.of):
             self.memory.asked(self._nonces, self._told.values())
 
     def _trust(self) -> None:
@@ -199,66 +182,15 @@ class Identity:
 
     def on_recall(self, sender: NodeId, message: Recall) -> None:
         """Which of two disks of the asker is the newer one only a node can tell whose own disk is not an old one."""
-        memory = self._memories[sender]
+        memory = self.memories.of[sender]
         another = bool(memory.incarnation) and memory.incarnation != message.incarnation
-        reason = ANOTHER_DISK if another else self._forgotten(memory, message)
+        reason = ANOTHER_DISK if another else memory.forgotten(message)
         if not reason and not memory.incarnation:
-            self._remember(sender, message.incarnation)
+            self.memories.remember(sender, message.incarnation)
         promised = tuple([group.replica.acceptor.promised for group in self._node.groups])
         told = "" if another and self.state == "recovering" else reason
         sure = not another or self.state != "asking"
         self._node.network.send(sender, Remembered(not reason, told, promised, sure))
-
-    def _forgotten(self, memory: Memory, message: Recall) -> str:
-        reason = ""
-        for group, ballot, slot in message.marks:
-            if not 0 <= group < len(memory.ballots):
-                continue
-            if memory.ballots[group] > ballot:
-                reason = f"group {group}: the disk has forgotten a promise"
-            elif memory.slots[group] > slot:
-                reason = f"group {group}: the disk has forgotten a vote"
-        if memory.durable_to > message.durable_to:
-            reason = reason or "the disk has forgotten what was synced"
-        return reason
-
-    def _remember(self, peer: NodeId, incarnation: bytes) -> None:
-        self._memories[peer].incarnation = incarnation
-        self.persist(NodeRecord(peer, incarnation))
-
-    def _take_disk(self, peer: NodeId, incarnation: bytes) -> None:
-        """It is another one than this node knew, and the right one."""
-        memory = self._memories[peer]
-        memory.ballots = [Ballot(0)] * len(memory.ballots)
-        memory.slots = [Slot(0)] * len(memory.slots)
-        memory.durable_to = memory.marked_to = 0
-        self._remember(peer, incarnation)
-
-    def beaten(self, peer: NodeId, durable_to: int) -> None:
-        """A heartbeat tells how far the log of a peer that votes is durable."""
-        memory = self._memories[peer]
-        present = self._node.incarnations.get(peer, b"")
-        if durable_to > 0 and memory.incarnation and present and present != memory.incarnation:
-            self._take_disk(peer, present)  # this node was away, or had an old disk, when the peer's was replaced
-        memory.durable_to = max(memory.durable_to, durable_to)
-        if memory.durable_to > memory.marked_to and memory.incarnation and self._node.clock.now() >= memory.mark_at:
-            self._mark(peer, memory)
-
-    def _mark(self, peer: NodeId, memory: Memory) -> None:
-        memory.marked_to = memory.durable_to
-        memory.mark_at = self._node.clock.now() + MARK_S
-        self.persist(NodeRecord(peer, memory.incarnation, durable_to=memory.marked_to))
-
-    def promised(self, sender: NodeId, message: Promise) -> None:
-        memory = self._memories[sender]
-        memory.ballots[message.group] = max(memory.ballots[message.group], message.ballot)
-
-    def accepted(self, sender: NodeId, message: Accepted) -> None:
-        memory = self._memories[sender]
-        if message.slot > memory.slots[message.group]:
-            memory.slots[message.group] = message.slot
-        if message.ballot > memory.ballots[message.group]:
-            memory.ballots[message.group] = message.ballot
 
     # -- recovering -----------------------------------------------------------------------------------------------
 
@@ -347,7 +279,7 @@ class Identity:
             self._trust()
         if self.state == "asking" and now >= self._ask_at:
             self._ask_at = now + REJOIN_RETRY_S
-            for peer in self._memories:
+            for peer in self.memories.of:
                 self._recall(peer)
         self._finish_groups()
         if self._nonces and self.state != "asking" and not self._beginnings and now >= self._rejoin_at:
@@ -360,12 +292,12 @@ class Identity:
         return self._node.random.getrandbits(48) or 1
 
     def _ask_rejoins(self) -> None:
-        for peer in self._memories:
+        for peer in self.memories.of:
             if peer not in self._told:
                 self._recall(peer)
         for group, nonce in self._nonces.items():
             if group not in self._targets:
-                for peer in self._memories:
+                for peer in self.memories.of:
                     above = max((told[group] for told in self._told.values()), default=Ballot(0))
                     self._node.network.send(peer, Rejoin(group, nonce, above))
 
@@ -387,9 +319,9 @@ class Identity:
         promise, and others who have heard of no vote. So the fresh ballot must be above what each peer has promised,
         itself before all, when asked by this process. If all the others made the majority for it, it is.
         """
-        if len(self._memories) == self._needed + 1:
+        if len(self.memories.of) == self._needed + 1:
             return True
-        if len(self._told) < len(self._memories):
+        if len(self._told) < len(self.memories.of):
             return False
         if any(ballot < told[group] for told in self._told.values()):
             del self._targets[group]
@@ -449,11 +381,7 @@ class Identity:
         A doubt is told from before it is durable until its end is. That there is none is not told: behind a hole in the
         log that nobody has noticed yet, it would be taken for the end of the doubt that comes of it.
         """
-        known = [
-            NodeRecord(peer, memory.incarnation, durable_to=memory.marked_to or -1)
-            for peer, memory in self._memories.items()
-            if memory.incarnation
-        ]
+        known = self.memories.records()
         own = self._node.options.incarnation
         known += [NodeRecord(0, own, repeated=True, accepted=what) for what in self.given_up]
         if self._doubted:
@@ -465,13 +393,13 @@ class Identity:
 
     def on_rejoin(self, sender: NodeId, message: Rejoin, incarnation: bytes) -> None:
         """The asker's nonce makes a fresh ballot necessary once; asking again repeats the answer."""
-        if incarnation != self._memories[sender].incarnation:
-            self._take_disk(sender, incarnation)
-        memory = self._memories[sender]
+        memory = self.memories.of[sender]
+        if incarnation != memory.incarnation:
+            self.memories.take_disk(sender, incarnation)
         if message.group < self._node.options.groups:
             memory.durable_to = 0  # its log is another one, or a shorter one
             if memory.marked_to:
-                self._mark(sender, memory)
+                self.memories.mark(sender, memory)
         replica = self._node.groups[message.group].replica
         key = (message.group, sender)
         if replica.tenure is not None and replica.tenure.lossy.get(sender) == message.nonce:

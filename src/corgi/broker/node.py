@@ -183,7 +183,7 @@ class Node:
 
     def heartbeat(self, peer: NodeId, message: Heartbeat) -> None:
         self.detector.beat(peer, message)
-        self.identity.beaten(peer, message.durable_to)
+        self.identity.memories.beaten(peer, message.durable_to)
         if message.asks:
             self.beat_soon(ECHO_APART_S)
         for lead in message.leads:

@@ -107,7 +107,7 @@ class PeerDispatch:
 
     def _accepted(self, sender: NodeId, message: Accepted, _: memoryview) -> None:
         group = self._group(message.group)
-        self._node.identity.accepted(sender, message)
+        self._node.identity.memories.accepted(sender, message)
         self._node.detector.acknowledged(sender)
         group.replica.on_accepted(sender, message)
 
@@ -118,7 +118,7 @@ class PeerDispatch:
 
     def _promise(self, sender: NodeId, message: Promise, payload: memoryview) -> None:
         group = self._group(message.group)
-        self._node.identity.promised(sender, message)
+        self._node.identity.memories.promised(sender, message)
         self._node.detector.acknowledged(sender)
         group.replica.on_promise(sender, message, payload)
 

@@ -183,7 +183,7 @@ def forget_marks() -> tuple[object, str, Callable[..., Any]]:
 
     def forgetful(self: Identity, record: LogRecord) -> None:
         recover(self, record)
-        for memory in self._memories.values():
+        for memory in self.memories.of.values():
             memory.durable_to = 0
 
     return Identity, "recover", forgetful
