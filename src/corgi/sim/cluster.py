@@ -65,6 +65,8 @@ class Image:
 
     segments: dict[int, bytes]
     memory: DiskMemory
+    incarnation: bytes
+    recovering: bool
     boot: int
     noted_kernel: int
     memory_lost: str
@@ -289,7 +291,8 @@ class Cluster:
         disk, starts = computer.disk, self._starts(node)
         memory, snapshots, freed = computer.memory.copy(), dict(disk.snapshots), set(disk.freed)
         noted = (computer.noted_kernel, computer.memory_lost)
-        return Image(disk.image(), memory, computer.boot, *noted, durable_to, starts, snapshots, freed)
+        life = (computer.incarnation, computer.recovering, computer.boot)
+        return Image(disk.image(), memory, *life, *noted, durable_to, starts, snapshots, freed)
 
     def _starts(self, node: NodeId) -> tuple[int, ...]:
         return tuple(self.computers[other].starts for other in self.members if other != node)
@@ -325,7 +328,11 @@ class Cluster:
         assert computer.process is None
         self.world.note("cluster", f"put an old disk back into node {node}")
         computer.disk.put_back(image.segments, image.snapshots, image.freed)
-        if image.memory.lacks(computer.memory):
+        if image.incarnation != computer.incarnation:  # it had been replaced by an empty one
+            self.count("replaced_disks_back")
+            computer.incarnation, computer.recovering = image.incarnation, image.recovering
+            computer.doubted += 1
+        elif image.memory.lacks(computer.memory):
             computer.doubted += 1
         computer.memory = image.memory.copy()
         computer.boot, computer.noted_kernel, computer.memory_lost = image.boot, image.noted_kernel, image.memory_lost

@@ -53,7 +53,7 @@ class Faults:
         self.healed = False
         self._quiet_until = 0.0
         cluster.on_exit.append(self._restart_stopped)
-        self._image: tuple[NodeId, Image, int] | None = None
+        self._image: tuple[NodeId, Image] | None = None
         self._inject: dict[str, Callable[[], bool]]
         self._inject = {kind: getattr(self, "_" + kind.replace("-", "_")) for kind in KINDS}
 
@@ -430,14 +430,12 @@ class Faults:
         Only when every peer has durably noted that the log had grown since. A copy that is younger than that is what a
         crash would leave without its last moments, which no peer can tell from a synced log that lost them.
         """
-        if self._image is not None and self._image[2] != self.cluster.computers[self._image[0]].doubted:
-            self._image = None
         if self._image is None:
             node = self.chance.choice(self.cluster.members)
             if self.cluster.process_of(node) is not None:
-                self._image = (node, self.cluster.image(node), self.cluster.computers[node].doubted)
+                self._image = (node, self.cluster.image(node))
             return False
-        node, image, _ = self._image
+        node, image = self._image
         if not self._calm() or not self.cluster.outdated(node, image):
             return False
         self._image = None
