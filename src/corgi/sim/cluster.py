@@ -214,9 +214,9 @@ class Cluster:
         if power:
             computer.disk.power_loss()
             computer.kernel += 1
-            self._forget(node)
+            self.forget(node)
 
-    def _forget(self, node: NodeId) -> None:
+    def forget(self, node: NodeId) -> None:
         """What was not synced may be gone: votes in memory groups that were answered."""
         if self.options.memory_groups:
             computer = self.computers[node]
@@ -244,7 +244,7 @@ class Cluster:
         self._end(process)
         process.kill()
         process.computer.noted_kernel = -1  # as the folder notes it
-        self._forget(process.id)
+        self.forget(process.id)
 
     def failed(self, process: Process, text: str) -> None:
         """A node found a fault, in itself or on its disk."""
@@ -336,7 +336,7 @@ class Cluster:
             computer.doubted += 1
         computer.memory = image.memory.copy()
         computer.boot, computer.noted_kernel, computer.memory_lost = image.boot, image.noted_kernel, image.memory_lost
-        self._forget(node)
+        self.forget(node)
         self.ledger.forget_unheard(node, computer.memory)
         self.count("old_disks")
         if image.starts != self._starts(node):

@@ -191,6 +191,26 @@ class Ledger:
         memory.excused = set()
         return lost
 
+    def lazily_lost(
+        self, node: NodeId, memory: DiskMemory, records: Sequence[LogRecord], covered: Sequence[Slot]
+    ) -> bool:
+        """Of what a restart is about to read, votes in memory groups are missing that nothing has made up for."""
+        found = DiskMemory()
+        highest: dict[tuple[GroupId, Slot], Ballot] = {}
+        for record in records:
+            if record.kind in _PROMISING:
+                group, ballot = record.group, record.ballot
+                found.promised[group] = max(found.promised.get(group, Ballot(0)), ballot)
+                if record.kind is RecordKind.ACCEPT:
+                    highest[group, record.slot] = max(highest.get((group, record.slot), Ballot(0)), ballot)
+        return any(
+            group >= self._groups
+            and slot > (covered[group] if covered else 0)
+            and ballot > highest.get((group, slot), 0)
+            and not self._made_up_for(node, (group, slot, ballot), found)
+            for group, slot, ballot in memory.votes
+        )
+
     def power_lost(self, node: NodeId, memory: DiskMemory) -> None:
         """What this disk knew of memory groups may be gone, but for its promises."""
         for group in [group for group in memory.promised if group >= self._groups]:

@@ -420,7 +420,7 @@ MUTANTS: dict[str, Mutant] = {
     "trust-a-failed-sync": Mutant(
         "what can be read need not be durable",
         (trust_what_can_be_read,),
-        ("synced-record-lost", "lost-write", "lost-key", "stuck", *SAFETY),
+        ("synced-record-lost", "hole-without-damage", "lost-write", "lost-key", "stuck", *SAFETY),
         rate=0.5,
         options=FAILED_SYNCS,
     ),

@@ -118,7 +118,11 @@ class Process:
             if damage and not self.computer.disk.damaged:
                 self.cluster.ledger.violate("hole-without-damage", f"node {self.id}: {damage}", Focus(self.id))
             holes = len(damage) + self.computer.recovering
-            self.cluster.count("lazy_holes_found", sum(isinstance(item, Hole) and item.lazy for item in found))
+            lazy = sum(isinstance(item, Hole) and item.lazy for item in found)
+            self.cluster.count("lazy_holes_found", lazy)
+            if lazy and self.cluster.ledger.lazily_lost(self.id, self.memory, records, covered):
+                self.cluster.forget(self.id)  # by damage, which looks like a loss of power
+                self.forgotten = self.computer.forgotten
             if self.cluster.ledger.recovered(self.id, self.memory, records, holes=holes, covered=covered):
                 self.computer.doubted += 1
                 self.doubted = self.computer.doubted
