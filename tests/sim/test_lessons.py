@@ -406,8 +406,8 @@ def test_a_node_that_restarted_still_objects_to_an_old_disk_of_a_peer() -> None:
 
     first = life()
     assert asked(first, 100)
-    first.beaten(LEADER, 5_000)
-    first.beaten(LEADER, 6_000)
+    first.memories.beaten(LEADER, 5_000)
+    first.memories.beaten(LEADER, 6_000)
     assert len(appended) == 2, "its identity, and one mark a second"
     assert not asked(life(), 4_000)
     assert asked(life(), 5_500), "younger than the mark: nobody can tell"
