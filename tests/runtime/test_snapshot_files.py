@@ -130,6 +130,10 @@ async def test_files(tmp_path: Path) -> None:
     files.close()
 
 
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 async def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     files = SnapshotFiles(tmp_path, loop)
@@ -144,5 +148,8 @@ async def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert error is not None
     assert error.code == "disk-full"
     files.discard(SnapshotName(GroupId(0), Slot(1), 1))
-    assert files.names() == []
+    behind: asyncio.Future[bytes | CorgiError] = loop.create_future()
+    files.read(SnapshotName(GroupId(0), Slot(1), 1), 0, 1, behind.set_result)
+    assert isinstance(await behind, CorgiError)
+    assert files_below(tmp_path) == []
     files.close()
