@@ -181,7 +181,7 @@ def test_what_an_old_disk_of_a_replaced_member_knows_of_memory_groups_is_given_u
     if crash:
         made.filter = lambda _sender, _to, message: type(message).__name__ != "Rejoined"
         made.run(1.0)
-        assert made.nodes[a].identity.memory.suspects
+        assert made.nodes[a].identity.amnesia.suspects
         made.filter = lambda *_: True
         made.kill(a)
         made.start(a, snapshots=snapshot)

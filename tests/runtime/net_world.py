@@ -76,7 +76,7 @@ class FakeIdentity:
     recovered: Callable[[], None] | None = None
 
     def __init__(self) -> None:
-        self.memory = SimpleNamespace(recovered=None)
+        self.amnesia = SimpleNamespace(recovered=None)
 
 
 class FakeNode(Witness):

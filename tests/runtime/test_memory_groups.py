@@ -117,14 +117,14 @@ async def test_a_kill_loses_nothing(tmp_path: Path) -> None:
     async with alone(tmp_path) as (driver, server):
         assert await ends(server, "quick") == [MESSAGES // 2] * 2
         await publish(server, "quick", MESSAGES, 2)
-        assert not driver.node.identity.memory.reason
+        assert not driver.node.identity.amnesia.reason
 
 
 async def test_a_clean_stop_is_no_power_loss(tmp_path: Path) -> None:
     await make(tmp_path)
     assert json.loads((tmp_path / "node.json").read_text())["clean"]
     async with alone(tmp_path, kernel="another life") as (driver, server):
-        assert not driver.node.identity.memory.reason
+        assert not driver.node.identity.amnesia.reason
         await publish(server, "quick", MESSAGES, 2)
 
 
@@ -132,21 +132,21 @@ async def test_after_a_power_loss_memory_groups_stand_still_and_others_go_on(tmp
     await make(tmp_path, kill=True)
     async with alone(tmp_path, kernel="another life", kill=True) as (driver, server):
         assert driver.node.identity.voting
-        assert driver.node.identity.memory.reason == "the computer lost its power"
+        assert driver.node.identity.amnesia.reason == "the computer lost its power"
         await publish(server, "sure", MESSAGES, 2)
         roles = [group.replica.role for group in driver.node.groups]
         assert roles == ["leader"] * GROUPS + ["recovering"] * MEMORY_GROUPS
         assert any(name == "memory-in-doubt" for _, name, _, _ in driver.node.events)
     async with alone(tmp_path, kernel="another life", kill=True) as (driver, _):
-        assert driver.node.identity.memory.reason, "a doubt outlasts the life in which it came up"
+        assert driver.node.identity.amnesia.reason, "a doubt outlasts the life in which it came up"
     async with alone(tmp_path, kernel="another life", accept="memory", kill=True) as (driver, server):
         await publish(server, "quick", MESSAGES, 2)
         (loss,) = driver.node.identity.given_up
         assert "the computer lost its power" in loss
         assert driver.node.counters["lossy_restarts"] == MEMORY_GROUPS
-        await until(lambda: not driver.node.identity.memory.reason)
+        await until(lambda: not driver.node.identity.amnesia.reason)
     async with alone(tmp_path, kernel="another life") as (driver, server):
-        assert not driver.node.identity.memory.reason, "the doubt is settled for good"
+        assert not driver.node.identity.amnesia.reason, "the doubt is settled for good"
         assert driver.node.identity.given_up == [loss]
         assert await ends(server, "quick") == [MESSAGES // 2 + 1] * 2
 
@@ -169,7 +169,7 @@ async def test_memory_groups_that_stand_still_stop_nothing_else(tmp_path: Path) 
                     found += 1
                 if found == MESSAGES + 2:
                     break
-        assert driver.node.identity.memory.reason
+        assert driver.node.identity.amnesia.reason
         with pytest.raises(CorgiError):
             await mq.groups.list(timeout="200ms")  # there may be checkpoints that nobody can tell of
 
@@ -290,12 +290,12 @@ async def test_damage_on_the_only_node_puts_groups_of_both_kinds_in_doubt_and_on
     async with alone(tmp_path) as (driver, _):
         assert {group.replica.role for group in driver.node.groups} == {"recovering"}
     async with alone(tmp_path, accept="votes") as (driver, server):
-        await until(lambda: not driver.node.identity.memory.reason)
+        await until(lambda: not driver.node.identity.amnesia.reason)
         assert driver.node.identity.voting
         await publish(server, "quick", MESSAGES, 2)
     async with alone(tmp_path) as (driver, server):
         assert driver.node.identity.voting
-        assert not driver.node.identity.memory.reason
+        assert not driver.node.identity.amnesia.reason
         assert await ends(server, "quick") == [MESSAGES // 2 + 1] * 2
 
 
@@ -326,7 +326,7 @@ async def test_what_a_group_that_stands_still_holds_of_the_log_is_told(tmp_path:
         corgi.connect(server) as mq,
     ):
         snapshots = driver.node.snapshots
-        assert driver.node.identity.memory.reason
+        assert driver.node.identity.amnesia.reason
         assert snapshots.held_in_doubt() == 0
         for _ in range(8 * SEGMENT_BYTES // len(LARGE)):
             await mq.publish("sure", LARGE, partition=0)

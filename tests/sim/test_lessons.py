@@ -276,7 +276,7 @@ def test_a_leader_in_doubt_has_recovered_by_its_own_ballot(doubtful: tuple[NodeI
     node.groups = (SimpleNamespace(id=GroupId(0), replica=replica),)
     identity = Identity(node)  # type: ignore[arg-type]
     identity.state = "voting"
-    identity.memory.doubt("the computer lost its power")
+    identity.amnesia.doubt("the computer lost its power")
     assert identity.recovers(GroupId(0))
     identity.on_remembered(LEADER, Remembered(True, "", (Ballot(0),)))
     assert not identity.recovers(GroupId(0))
@@ -364,8 +364,8 @@ def test_a_lazy_hole_puts_memory_groups_in_doubt_until_they_have_recovered(
         told = NodeRecord(0, bytes(16), recovering=what in (BEGUN, REPEATED), repeated=what is REPEATED, memory=name)
         body = msgspec.msgpack.encode(told)
         identity.recover(LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body))
-    assert bool(identity.memory.reason) == doubted
-    assert identity.memory._settled == settled
+    assert bool(identity.amnesia.reason) == doubted
+    assert identity.amnesia._settled == settled
     assert bool(identity._doubted) == (HOLE in log and not lazy)
 
 

@@ -47,7 +47,7 @@ class Identity:
         options = node.options
         self.state = "asking"
         self.recovered: Callable[[], None] | None = None  # called once when a recovery is complete and durable
-        self.memory = MemoryDoubt(self, node)
+        self.amnesia = MemoryDoubt(self, node)
         self.memories = Memories(node)
         self._trusted_by: set[NodeId] = set()
         self._unsure: set[NodeId] = set()  # peers that know another disk of this node, or have an old one themselves
@@ -74,7 +74,7 @@ class Identity:
         return group in self._nonces
 
     def start(self) -> None:
-        self.memory.start()
+        self.amnesia.start()
         self._found = self._recall_of()
         if self._doubted and self._needed == 0 and self._node.options.accept_lost_votes:
             self._accept(self._doubted)
@@ -95,7 +95,7 @@ class Identity:
         if found.accepted:
             self.remember_accepted(found.accepted)
         elif found.memory:
-            self.memory.recover(found)
+            self.amnesia.recover(found)
         elif found.peer == 0:
             if found.recovering:
                 self._doubted = self._doubted or "a recovery was interrupted"
@@ -108,10 +108,10 @@ class Identity:
     def recover_hole(self, hole: Hole) -> None:
         """Promises or votes may be lost here in the log. A recovery that began behind it has made up for them."""
         if hole.lazy:
-            self.memory.recover_hole(hole)
+            self.amnesia.recover_hole(hole)
             return
         self._hole_behind = True
-        self.memory.recover_hole(hole)
+        self.amnesia.recover_hole(hole)
         where = f"segment {hole.segment:016x} at offset {hole.start}"
         self._node.count("log_holes")
         self._node.note("log-hole", GroupId(0), f"{where}: {hole.what}")
@@ -167,12 +167,12 @@ class Identity:
     def _heard_all(self) -> None:
         """What the lost disk had promised is known, as far as anybody knows it."""
         if self.state != "asking" and len(self._told) == len(self.memories.of):
-            self.memory.asked(self._nonces, self._told.values())
+            self.amnesia.asked(self._nonces, self._told.values())
 
     def _trust(self) -> None:
         self.state = "voting"
         self._set_voting(True)
-        self.memory.asked(self._nonces)
+        self.amnesia.asked(self._nonces)
 
     def _set_voting(self, voting: bool) -> None:
         for group in self._node.groups:
@@ -202,8 +202,8 @@ class Identity:
         self._node.count("recoveries")
         self._targets.clear()
         if reason == ANOTHER_DISK:
-            self.memory.replaced()
-        self.memory.doubt(reason)
+            self.amnesia.replaced()
+        self.amnesia.doubt(reason)
         self.begin(range(self._node.options.groups), NodeRecord(0, self._node.options.incarnation, recovering=True))
         self._heard_all()
 
@@ -241,7 +241,7 @@ class Identity:
         self._node.count("reaffirmed")
         incarnation = self._node.options.incarnation
         self._begins(NodeRecord(0, incarnation, recovering=True))
-        memory = self.memory.certain
+        memory = self.amnesia.certain
         if memory:
             self._begins(NodeRecord(0, incarnation, recovering=True, memory=memory))
         for group in self._node.groups:
@@ -304,7 +304,7 @@ class Identity:
     def on_rejoined(self, sender: NodeId, message: Rejoined) -> None:
         if self.state == "asking" or message.nonce != self._nonces.get(message.group):
             return
-        self.memory.give_up(message.group)
+        self.amnesia.give_up(message.group)
         self._targets[message.group] = (message.ballot, message.slot)
         replica = self._node.groups[message.group].replica
         if replica.prefix < message.slot:
@@ -350,7 +350,7 @@ class Identity:
             self._node.note("recovered", GroupId(0), "")
             self.persist(NodeRecord(0, own, recovering=False))
         if not any(group >= self._node.options.groups for group in self._nonces):
-            self.memory.finish()
+            self.amnesia.finish()
 
     def _look_at_own_ballots(self) -> None:
         """A ballot of this node, promised by all or by a majority besides it, leaves it nothing to learn from others:
@@ -369,7 +369,7 @@ class Identity:
             self._beginnings = max(0, self._beginnings - 1)
             return
         if found.memory:
-            self.memory.durable(found)
+            self.amnesia.durable(found)
             return
         self._doubted = ""
         if self.recovered is not None:
@@ -386,7 +386,7 @@ class Identity:
         known += [NodeRecord(0, own, repeated=True, accepted=what) for what in self.given_up]
         if self._doubted:
             known.append(NodeRecord(0, own, recovering=True, repeated=True))
-        known += self.memory.records()
+        known += self.amnesia.records()
         return [log_record(told) for told in known]
 
     # -- helping another to recover -------------------------------------------------------------------------------

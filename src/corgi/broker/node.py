@@ -282,7 +282,7 @@ class Node:
             Lead(
                 group.id,
                 group.replica.ballot,
-                group.replica.prefix if self.identity.memory.tells(group.id) else Slot(0),
+                group.replica.prefix if self.identity.amnesia.tells(group.id) else Slot(0),
                 self._leader_age_ms(group) if group.replica.ballot else -1,
             )
             for group in self.groups
@@ -480,7 +480,7 @@ class Node:
         return self.leadership.fit and not self.replay.behind(group)
 
     def loss_accepted(self, group: GroupId, first: Slot) -> None:
-        self.identity.memory.used(group, first)
+        self.identity.amnesia.used(group, first)
 
     def may_copy(self) -> bool:
         return self.room.for_copies()

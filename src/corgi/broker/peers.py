@@ -79,14 +79,14 @@ class PeerDispatch:
         handler = self._handlers.get(type(message))
         if handler is None:
             raise CorgiError("malformed-frame", f"{type(message).__name__} does not belong on a data connection")
-        if self._node.identity.memory.reserved and not self._may_tell(message):
+        if self._node.identity.amnesia.reserved and not self._may_tell(message):
             return
         handler(sender, message, payload)
 
     def _may_tell(self, message: PeerMessage) -> bool:
         """Or it is of a group of which this node tells and takes nothing yet."""
         told = type(message) in (Rejoin, Rejoined)
-        return told or self._node.identity.memory.tells(getattr(message, "group", GroupId(0)))
+        return told or self._node.identity.amnesia.tells(getattr(message, "group", GroupId(0)))
 
     def _snapshot_part(self, sender: NodeId, message: SnapshotPart, payload: memoryview) -> None:
         self._node.snapshots.installs.on_part(sender, message, payload)

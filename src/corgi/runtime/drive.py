@@ -296,7 +296,7 @@ class Driver:
         )  # fmt: skip
         self.node.identity.recovered = self._recovered
         if self._notes is not None:
-            self.node.identity.memory.recovered = self._notes.memory_recovered
+            self.node.identity.amnesia.recovered = self._notes.memory_recovered
         first_segment = restore(self.node, self.snapshots)
         since = self._loop.time()
         for record in self.disk.recover(first_segment):

@@ -100,7 +100,7 @@ class Process:
         for group in self.node.groups:
             setattr(group.machine, "apply", self._counted(group.machine.apply))  # noqa: B010 - an onlooker, not a change
         self.node.identity.recovered = self._recovered
-        self.node.identity.memory.recovered = self._memory_recovered
+        self.node.identity.amnesia.recovered = self._memory_recovered
         self.seen = [0] * options.all_groups  # chosen prefixes that the ledger has checked
 
     def start(self) -> bool:
