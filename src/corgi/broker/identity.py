@@ -36,7 +36,6 @@ REJOIN_RETRY_S = 0.5
 RECALL_PATIENCE_S = 0.15  # how long a peer that has not answered yet may still object
 ACCEPTED_MAX = 100  # accepted losses that are carried along in the log
 REAFFIRM_RETRY_S = 1.0
-ANOTHER_DISK = "the node had another disk before"
 
 
 class Identity:
@@ -156,7 +155,7 @@ class Identity:
         self._unsure.discard(sender)
         if not message.trusted:
             if message.reason:
-                self._doubt(message.reason)
+                self._doubt(message.reason, another=message.another)
             return
         self._trusted_by.add(sender)
         if len(self._trusted_by) == len(self.memories.of):
@@ -184,24 +183,25 @@ class Identity:
         """Which of two disks of the asker is the newer one only a node can tell whose own disk is not an old one."""
         memory = self.memories.of[sender]
         another = bool(memory.incarnation) and memory.incarnation != message.incarnation
-        reason = ANOTHER_DISK if another else memory.forgotten(message)
+        reason = "the node had another disk before" if another else memory.forgotten(message)
         if not reason and not memory.incarnation:
             self.memories.remember(sender, message.incarnation)
         promised = tuple([group.replica.acceptor.promised for group in self._node.groups])
         told = "" if another and self.state == "recovering" else reason
         sure = not another or self.state != "asking"
-        self._node.network.send(sender, Remembered(not reason, told, promised, sure))
+        self._node.network.send(sender, Remembered(not reason, told, promised, sure, another))
 
     # -- recovering -----------------------------------------------------------------------------------------------
 
-    def _doubt(self, reason: str) -> None:
+    def _doubt(self, reason: str, *, another: bool = False) -> None:
+        """``another``: a peer knows another disk of this node."""
         self.state = "recovering"
         self._set_voting(False)
         self._doubted = reason
         self._node.note("recovering", GroupId(0), reason)
         self._node.count("recoveries")
         self._targets.clear()
-        if reason == ANOTHER_DISK:
+        if another:
             self.amnesia.replaced()
         self.amnesia.doubt(reason)
         self.begin(range(self._node.options.groups), NodeRecord(0, self._node.options.incarnation, recovering=True))
@@ -228,8 +228,8 @@ class Identity:
         self._reaffirm_at = float("inf")
         if self.state != "voting":
             return  # the recovery under way, or the peers, settle it
-        acceptors = [group.replica.acceptor for group in self._node.groups]
-        acceptors = [acceptor for acceptor in acceptors if acceptor.voting]  # others recover, which settles it
+        every = [group.replica.acceptor for group in self._node.groups]
+        acceptors = [acceptor for acceptor in every if acceptor.voting]  # others recover, which settles it
         if any(vote.value is None for acceptor in acceptors for vote in acceptor.votes.values()):
             self._reaffirm_at = self._node.clock.now() + REAFFIRM_RETRY_S
             self._node.wake_at(self._reaffirm_at)

@@ -164,9 +164,9 @@ class Recall(PeerMessage, frozen=True, array_like=True, gc=False):
 class Remembered(PeerMessage, frozen=True, array_like=True, gc=False):
     """``trusted``: nothing I remember is above what you told. Otherwise you must recover before you vote.
 
-    Not ``sure``: it may be my disk that is old, and I do not know yet; ask again. Neither trusted nor a ``reason``: my
-    disk is in doubt, so I cannot tell. ``promised``: what I have promised, group by group; ballots that I prepare are
-    among it.
+    ``another``: because I know another disk of yours. Then not ``sure``: it may be mine that is old, and I do not know
+    yet; ask again. Neither trusted nor a ``reason``: my disk is in doubt, so I cannot tell. ``promised``: what I have
+    promised, group by group; ballots that I prepare are among it.
     """
 
     TYPE: ClassVar[int] = 77
@@ -174,6 +174,7 @@ class Remembered(PeerMessage, frozen=True, array_like=True, gc=False):
     reason: str = ""
     promised: tuple[Ballot, ...] = ()
     sure: bool = True
+    another: bool = False
 
 
 class Rejoin(PeerMessage, frozen=True, array_like=True, gc=False):

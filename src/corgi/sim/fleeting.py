@@ -14,6 +14,7 @@ from corgi.base import errors
 from corgi.base.ids import GroupId, NodeId, Offset, TopicId
 from corgi.base.records import encode_batch
 from corgi.sim.clients import Client, values_of
+from corgi.sim.readers import AtOneNode
 from corgi.sim.scene import Scene
 from corgi.wire.messages import (
     CreateTopic,
@@ -104,13 +105,12 @@ class FleetingWriter(Client):
                 self.scene.violate("lost-write", text)
 
 
-class FleetingReader(Client):
+class FleetingReader(AtOneNode):
     """Reads all of the topic from one node at the end."""
 
     def __init__(self, writer: FleetingWriter, node: NodeId) -> None:
-        super().__init__(writer.scene, f"fleeting {node}")
+        super().__init__(writer.scene, "fleeting", node)
         self._writer = writer
-        self._node = node
         self._partition = 0 if writer.groups else PARTITIONS
         self._position = 0
         self._found: dict[int, bytes] = {}
@@ -120,14 +120,6 @@ class FleetingReader(Client):
 
     def connected(self) -> None:
         self._next()
-
-    def _connect(self) -> None:
-        self._connecting = False
-        self.session = self.scene.front.connect(self._node, self)
-        if self.session is None:
-            self._reconnect()
-        else:
-            self._next()
 
     def _next(self) -> None:
         if not self.idle():
@@ -144,6 +136,6 @@ class FleetingReader(Client):
         found, self._position = values_of(payload, lengths, 0, self._position)
         self._found.update(found)
         if self._position >= end:
-            self._writer.judge(self._node, self._partition, self._found)
+            self._writer.judge(self.node, self._partition, self._found)
             self._partition, self._position, self._found = self._partition + 1, 0, {}
         self._next()

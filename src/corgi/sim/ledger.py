@@ -216,8 +216,9 @@ class Ledger:
         for group in [group for group in memory.promised if group >= self._groups]:
             memory.promised[group] = memory.sworn.get(group, Ballot(0))
             memory.written.pop(group, None)
-        memory.past |= {vote for vote in memory.votes if vote[0] >= self._groups}
-        memory.votes -= memory.past
+        gone = {vote for vote in memory.votes if vote[0] >= self._groups}
+        memory.past |= gone
+        memory.votes -= gone
         memory.settling = {vote for vote in memory.settling if vote[0] < self._groups}
         self.forget_unheard(node, memory, first=self._groups)
 

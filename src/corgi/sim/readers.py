@@ -223,18 +223,12 @@ class EndAsker(Client):
             self.scene.violate("stale-end", f"{self.name} asked {partition} for {asked}: {offset}, the end is {end}")
 
 
-class Drainer(Client):
-    """Reads every partition of one node from the start to the end, when everything else is over."""
+class AtOneNode(Client):
+    """A client that asks one node and no other."""
 
-    def __init__(self, scene: Scene, node: NodeId) -> None:
-        super().__init__(scene, f"drain {node}")
+    def __init__(self, scene: Scene, name: str, node: NodeId) -> None:
+        super().__init__(scene, f"{name} {node}")
         self.node = node
-        self.scene = scene
-        self._todo = [(partition, topic) for partition, topic in scene.partitions()]
-        self._found: list[tuple[int, bytes]] = []
-        self._start = 0  # where the partition begins
-        self._position = 0
-        self.trouble = 0
 
     def _connect(self) -> None:
         self._connecting = False
@@ -242,7 +236,22 @@ class Drainer(Client):
         if self.session is None:
             self._reconnect()
         else:
-            self._next()
+            self.connected()
+
+
+class Drainer(AtOneNode):
+    """Reads every partition of one node from the start to the end, when everything else is over."""
+
+    def __init__(self, scene: Scene, node: NodeId) -> None:
+        super().__init__(scene, "drain", node)
+        self._todo = [(partition, topic) for partition, topic in scene.partitions()]
+        self._found: list[tuple[int, bytes]] = []
+        self._start = 0  # where the partition begins
+        self._position = 0
+        self.trouble = 0
+
+    def connected(self) -> None:
+        self._next()
 
     def idle(self) -> bool:
         return not self._todo
