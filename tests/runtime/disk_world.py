@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -246,3 +248,23 @@ def kernel_counts_pages(folder: Path) -> bool:
         return False
     finally:
         probe.unlink(missing_ok=True)
+
+
+async def told_by_killed(folder: Path, body: str, lines: int) -> list[int]:
+    """What a child process printed, numbers, before it was killed behind so many lines. ``body`` is what it does with
+    its World of this folder, recovered and started, without end."""
+    head = (
+        "import asyncio, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\nfrom disk_world import World\n"
+    )
+    begun = "    world = World(Path(sys.argv[1]))\n    world.recover()\n    world.log.start()\n"
+    program = f"{head}async def main():\n{begun}{textwrap.indent(textwrap.dedent(body), '    ')}\nasyncio.run(main())\n"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(folder), str(Path(__file__).parent), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    printed = [await process.stdout.readline() for _ in range(lines)]
+    process.kill()
+    printed.append(await process.stdout.read())
+    await process.wait()
+    whole = b"".join(printed).rpartition(b"\n")[0]
+    return [int(word) for word in whole.split()]

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from disk_world import (
     in_hand,
     kernel_counts_pages,
     running,
+    told_by_killed,
     turns,
     unwritten_pages,
 )
@@ -491,15 +491,7 @@ def test_a_vector_longer_than_the_kernel_takes_is_cut(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"".join(data)
 
 
-CHILD = """
-import asyncio, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from disk_world import World
-async def main():
-    world = World(Path(sys.argv[1]))
-    world.recover()
-    world.log.start()
+RELEASING = """
     world.on_release = lambda records: print(*(record.slot for record in records), flush=True)
     slot = 0
     while True:
@@ -507,21 +499,11 @@ async def main():
         world.append(slot, size=slot * 37 % 3000)
         if slot % 3 == 0:
             await world.until(lambda: len(world.released) >= slot - 20)
-asyncio.run(main())
 """
 
 
 async def test_a_process_killed_in_the_middle_lost_nothing_that_it_released(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent), stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    lines = [await process.stdout.readline() for _ in range(60)]
-    process.kill()
-    lines.append(await process.stdout.read())
-    await process.wait()
-    whole = b"".join(lines).rpartition(b"\n")[0]
-    released = [int(word) for word in whole.split()]
+    released = await told_by_killed(tmp_path, RELEASING, 60)
     world = World(tmp_path)
     found = world.recover()
     assert released == list(range(1, len(released) + 1))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from disk_world import SMALL, World, eventually, in_hand, running, turns
+from disk_world import SMALL, World, eventually, in_hand, running, told_by_killed, turns
 
 from corgi.runtime.disk import DiskOptions
 from corgi.runtime.syncer import Syncer, ThreadSyncer, UringSyncer
@@ -136,15 +135,7 @@ async def test_a_write_that_fails_is_not_told_as_written(make: type[Syncer], syn
         os.close(write_end)
 
 
-CHILD = """
-import asyncio, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from disk_world import World
-async def main():
-    world = World(Path(sys.argv[1]))
-    world.recover()
-    world.log.start()
+TELLING = """
     slot = 0
     while True:
         slot += 1
@@ -153,20 +144,11 @@ async def main():
         told = world.written if lazy else world.released
         await world.until(lambda: told and told[-1].slot == slot)
         print(slot, flush=True)
-asyncio.run(main())
 """
 
 
 async def test_a_killed_process_lost_nothing_that_it_had_written(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent), stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    lines = [await process.stdout.readline() for _ in range(200)]
-    process.kill()
-    lines.append(await process.stdout.read())
-    await process.wait()
-    told = int(b"".join(lines).rpartition(b"\n")[0].split()[-1])
+    told = (await told_by_killed(tmp_path, TELLING, 200))[-1]
     world = World(tmp_path)
     found = world.recover()
     assert found == list(range(1, len(found) + 1))

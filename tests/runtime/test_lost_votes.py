@@ -110,6 +110,6 @@ def test_lost_votes_are_not_accepted_where_others_know_them(tmp_path: Path) -> N
     members = [{"node": 1, "address": "127.0.0.1:7450"}, {"node": 2, "address": "127.0.0.1:7451"}]
     config = check({"node": 1, "data": str(tmp_path), "members": members})
     with pytest.raises(CorgiError) as caught:
-        run_node(config, Mode.CONTINUE, accept_lost_votes=True)
+        run_node(config, Mode.CONTINUE, accept_loss="votes")
     assert caught.value.code == "invalid-argument"
     assert "--rejoin" in caught.value.hint

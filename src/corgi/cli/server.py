@@ -151,7 +151,7 @@ def _run(
     check_only: bool,
     stop_with_stdin: bool,
     output: str,
-    accept_loss: str | None,
+    accept_loss: Literal["votes", "memory"] | None,
 ) -> int:
     from corgi.server.config import load, parse_members
 
@@ -182,6 +182,5 @@ def _run(
         software=f"corgi {corgi_version()}",
         on_ready=print_json if output == "json" else None,
         stop_with_stdin=stop_with_stdin,
-        accept_lost_votes=accept_loss == "votes",
-        accept_lost_memory=accept_loss is not None,
+        accept_loss=accept_loss,
     )

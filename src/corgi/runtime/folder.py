@@ -218,7 +218,7 @@ class Folder:
         path: Path,
         cluster_id: bytes,
         node: NodeId,
-        groups: tuple[int, int],
+        counts: tuple[int, int],
         segment_bytes: int,
         *,
         recovering: bool,
@@ -235,9 +235,9 @@ class Folder:
             make_segment(path / WAL, identity, 1, segment_bytes, int.from_bytes(os.urandom(8), "big"))
             incarnation = os.urandom(16).hex()
             boot = next_boot(0, _wall_ms())
-            kinds, kernel = groups, kernel_boot_id()
-            told = (FORMAT_VERSION, cluster_id.hex(), node, incarnation, boot, kinds[0], recovering)
-            return Identity(*told, memory_groups=kinds[1], kernel=kernel)
+            groups, memory_groups = counts
+            told = (FORMAT_VERSION, cluster_id.hex(), node, incarnation, boot, groups, recovering)
+            return Identity(*told, memory_groups, kernel_boot_id())
 
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)

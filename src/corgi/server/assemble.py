@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import NodeId
@@ -19,6 +20,10 @@ from corgi.runtime.folder import Folder
 from corgi.server.address import Address
 from corgi.server.config import ServerConfig
 from corgi.server.example import new_cluster_id
+
+# What an operator gives up, so that a node goes on: votes behind damage of its log, which nobody else can know, and
+# with them what memory groups may have forgotten; or the latter alone.
+Loss = Literal["votes", "memory"]
 
 
 class Mode(Enum):
@@ -38,20 +43,18 @@ def open_folder(config: ServerConfig, mode: Mode, segment_bytes: int = SEGMENT_B
     if mode is Mode.CONTINUE:
         cluster = bytes.fromhex(config.cluster_id) if config.cluster_id else None
         folder = Folder.open(path, node, cluster, alone=len(config.everyone) == 1)
-        if config.groups not in (None, folder.groups):
-            folder.close()
-            raise CorgiError(
-                "invalid-configuration",
-                f"groups = {config.groups}: the cluster has {folder.groups} since its bootstrap",
-                hint=f"set groups = {folder.groups}, or leave the key out",
-            )
-        if config.memory_groups not in (None, folder.memory_groups):
-            folder.close()
-            raise CorgiError(
-                "invalid-configuration",
-                f"memory_groups = {config.memory_groups}: the cluster has {folder.memory_groups} since its bootstrap",
-                hint=f"set memory_groups = {folder.memory_groups}, or leave the key out",
-            )
+        fixed = {
+            "groups": (config.groups, folder.groups),
+            "memory_groups": (config.memory_groups, folder.memory_groups),
+        }
+        for key, (wanted, present) in fixed.items():
+            if wanted not in (None, present):
+                folder.close()
+                raise CorgiError(
+                    "invalid-configuration",
+                    f"{key} = {wanted}: the cluster has {present} since its bootstrap",
+                    hint=f"set {key} = {present}, or leave the key out",
+                )
         return folder
     create = Folder.bootstrap if mode is Mode.BOOTSTRAP else Folder.rejoin
     cluster, groups = bytes.fromhex(_cluster_id(config, mode)), config.groups or GROUPS_DEFAULT
@@ -65,8 +68,7 @@ def assemble(
     *,
     software: str,
     disk: DiskOptions | None = None,
-    accept_lost_votes: bool = False,
-    accept_lost_memory: bool = False,
+    accept_loss: Loss | None = None,
 ) -> Driver:
     """The node of an open folder, ready to start."""
     everyone = config.everyone
@@ -90,8 +92,8 @@ def assemble(
         compaction_bytes_per_s=config.compaction_bytes_per_s,
         compaction_bytes_min=config.compaction_min_bytes,
         compaction_keys_bytes_max=config.compaction_keys_bytes,
-        accept_lost_votes=accept_lost_votes,
-        accept_lost_memory=accept_lost_memory,
+        accept_lost_votes=accept_loss == "votes",
+        accept_lost_memory=accept_loss is not None,
         software=software,
     )
     listen = config.listen_address

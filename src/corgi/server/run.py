@@ -23,7 +23,7 @@ from corgi.runtime.disk import DiskOptions
 from corgi.runtime.drive import Driver
 from corgi.runtime.folder import Folder
 from corgi.server import logs
-from corgi.server.assemble import Mode, assemble, open_folder, peer_addresses
+from corgi.server.assemble import Loss, Mode, assemble, open_folder, peer_addresses
 from corgi.server.config import ServerConfig
 
 EVENTS_S = 0.05  # how often the node's events are moved to the log
@@ -40,19 +40,17 @@ def run_node(
     on_ready: Ready | None = None,
     stop_with_stdin: bool = False,
     disk: DiskOptions | None = None,
-    accept_lost_votes: bool = False,
-    accept_lost_memory: bool = False,
+    accept_loss: Loss | None = None,
 ) -> int:
     """Run a node until it is told to stop; returns 0 then. Raises the CorgiError that ended it otherwise.
 
     ``on_ready`` is told, once the node listens: {"node", "pid", "native", "kafka", "cluster", "dir"}.
     ``stop_with_stdin``: stop when stdin ends, that is, when the parent process is gone. ``disk``: how the log is kept,
     for tests.
-    ``accept_lost_votes``: the operator has a node that is alone vote behind damage of its log. Raises CorgiError
-    "invalid-argument" if it is not alone. ``accept_lost_memory``: the operator has the memory groups go on without what
-    a majority has forgotten.
+    ``accept_loss``: what the operator gives up. Raises CorgiError "invalid-argument" for "votes" of a node that is not
+    alone in its cluster.
     """
-    if accept_lost_votes and len(config.everyone) > 1:
+    if accept_loss == "votes" and len(config.everyone) > 1:
         raise CorgiError(
             "invalid-argument",
             "only a node that is alone in its cluster accepts lost votes: others know them",
@@ -66,8 +64,7 @@ def run_node(
         open_folder(config, mode, disk.segment_bytes) as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        accepted = (accept_lost_votes, accept_lost_memory)
-        return runner.run(_Life(config, folder, software, on_ready, disk, accepted).run())
+        return runner.run(_Life(config, folder, software, on_ready, disk, accept_loss).run())
 
 
 class _Life:
@@ -80,14 +77,14 @@ class _Life:
         software: str,
         on_ready: Ready | None,
         disk: DiskOptions,
-        accepted: tuple[bool, bool],
+        accept_loss: Loss | None,
     ) -> None:
         self._config = config
         self._folder = folder
         self._software = software
         self._on_ready = on_ready
         self._disk = disk
-        self._accepted = accepted
+        self._accept_loss = accept_loss
         self._stop = asyncio.Event()
         self._started = False
 
@@ -97,14 +94,7 @@ class _Life:
             "starting", node=config.node, cluster=folder.cluster.hex(), name=config.cluster_name, boot=folder.boot,
             members=len(config.everyone), groups=folder.groups, recovering=folder.recovering, software=self._software,
         )  # fmt: skip
-        driver = assemble(
-            config,
-            folder,
-            software=self._software,
-            disk=self._disk,
-            accept_lost_votes=self._accepted[0],
-            accept_lost_memory=self._accepted[1],
-        )
+        driver = assemble(config, folder, software=self._software, disk=self._disk, accept_loss=self._accept_loss)
         with self._signals():
             serving = asyncio.create_task(self._serve(driver))
             told = asyncio.create_task(self._stop.wait())
