@@ -3,9 +3,9 @@
 A ``Journal`` knows no file and no clock. Whoever drives it (``runtime.disk``, the simulator) makes segments, writes one
 batch at a time, syncs it, and says so; the next batch is given out only then. A batch of nothing but lazy records need
 not be synced: once it is written the next one is given out. Where no segment is left for what waits, a batch of no
-records has them synced all the same. The invariants: a batch never spans segments; a segment is
-used only after it was made durable, and its last batch is synced; each batch states how far the log was synced when it
-was given out, so what it does not state, and lies before it, are batches of lazy records.
+records has them synced all the same. The invariants: a batch never spans segments; a segment is used only after it was
+made durable, and its last batch is synced; each batch states how far the log was synced when it was given out, so what
+it does not state, and lies before it, are batches of lazy records.
 """
 
 from __future__ import annotations
