@@ -31,6 +31,20 @@ class TestClock:
         return int(self.time * 1000) + 1_700_000_000_000 + self.offset_ms
 
 
+class WrongClock(TestClock):
+    """A node's own clock, which is wrong by so much and goes as the others do."""
+
+    def __init__(self, clock: TestClock, wrong_ms: int) -> None:
+        self._clock = clock
+        self._wrong_ms = wrong_ms
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms() + self._wrong_ms
+
+
 class MemoryWal:
     """Keeps records; ``held`` stops syncing."""
 
@@ -105,8 +119,16 @@ class Link:
 class Cluster:
     """``cut`` holds ordered pairs whose messages are dropped; ``dead`` nodes neither run nor receive."""
 
-    def __init__(self, nodes: int = 3, groups: int = 2, seed: int = 1, memory_groups: int = 0) -> None:
+    def __init__(
+        self,
+        nodes: int = 3,
+        groups: int = 2,
+        seed: int = 1,
+        memory_groups: int = 0,
+        wrong_ms: Mapping[NodeId, int] | None = None,
+    ) -> None:
         self.clock = TestClock()
+        self.wrong_ms = wrong_ms or {}
         self.members = tuple(NodeId(n) for n in range(1, nodes + 1))
         self.group_count = groups
         self.memory_groups = memory_groups
@@ -152,7 +174,8 @@ class Cluster:
             memory_lost=self.memory_lost.get(member, ""),
             accept_lost_memory=member in self.accepting,
         )
-        node = Node(options, self.clock, random.Random(self.random.random()), wal, Link(self, member))
+        clock = WrongClock(self.clock, self.wrong_ms[member]) if member in self.wrong_ms else self.clock
+        node = Node(options, clock, random.Random(self.random.random()), wal, Link(self, member))
         wal.node = node
         found = snapshots or {}
         node.snapshots.restore(list(found), lambda name: memoryview(found[name]), lambda *_: None)

@@ -34,9 +34,10 @@ def beat(
     skew_ms: int = 0,
     age: int = 5,
     barred: bool = False,
+    in_doubt: bool = False,
 ) -> Heartbeat:
     lead = Lead(GroupId(0), BALLOT, Slot(3), age)
-    return Heartbeat(number, echo, clock.wall_ms() + skew_ms, disk_ms, (lead,), barred=barred)
+    return Heartbeat(number, echo, clock.wall_ms() + skew_ms, disk_ms, (lead,), barred=barred, in_doubt=in_doubt)
 
 
 def test_silence_makes_suspicious(detector: Detector, clock: TestClock) -> None:
@@ -148,6 +149,18 @@ def test_if_nobody_near_the_median_may_lead_the_nearest_does(clock: TestClock, c
         if mine != barred and detector.clock_trusted():
             trusted.append(mine)
     assert trusted == [min((other for other in clocks_ms if other != barred), key=lambda other: abs(other - barred))]
+
+
+def test_who_recovers_memory_groups_leads_none_of_them_and_all_others(detector: Detector, clock: TestClock) -> None:
+    detector.connected(OTHER)
+    detector.beat(PEER, beat(clock, 1, skew_ms=17_000, in_doubt=True))
+    detector.beat(OTHER, beat(clock, 1, skew_ms=77_000))
+    assert not detector.clock_trusted()
+    assert detector.clock_trusted(memory=True)
+    assert detector.heirs() == [PEER, OTHER]
+    assert detector.heirs(memory=True) == [OTHER]
+    detector.beat(PEER, beat(clock, 2, skew_ms=17_000))
+    assert not detector.clock_trusted(memory=True)
 
 
 def test_a_restarted_peer_is_listened_to_first(detector: Detector, clock: TestClock) -> None:

@@ -230,3 +230,19 @@ def last_beat(made: Cluster, node: NodeId) -> Heartbeat:
     return next(
         message for sender, _, message in reversed(made.log) if sender == node and isinstance(message, Heartbeat)
     )
+
+
+def test_if_the_one_whose_clock_is_right_is_in_doubt_another_leads_its_memory_groups_meanwhile() -> None:
+    one, two, three = members = [NodeId(number) for number in (1, 2, 3)]
+    made = Cluster(nodes=3, groups=1, memory_groups=1, wrong_ms={one: 60_000, three: -17_000})
+    made.run(2.0)
+    assert made.leader(MEMORY) == two, "the clocks of the others are wrong"
+    assert put(made, two, b"before")
+    made.kill(two)
+    made.memory_lost[two] = "a loss of power"
+    made.start(two)
+    made.run(2.0)
+    assert put(made, two, b"behind")
+    assert [made.nodes[node].identity.amnesia.active for node in members] == [False] * 3
+    made.run(5.0)
+    assert made.leader(MEMORY) == two, "it is in doubt no more, and the others give up what they led"

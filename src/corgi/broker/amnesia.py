@@ -90,6 +90,11 @@ class MemoryDoubt:
         return A_HOLE if self._groups and not self._active else ""
 
     @property
+    def active(self) -> bool:
+        """They recover."""
+        return self._active
+
+    @property
     def reserved(self) -> bool:
         """There may be groups for which ``tells`` is False."""
         return self._identity.state == "asking" or bool(self.suspects)

@@ -25,7 +25,7 @@ class PeerView:
     __slots__ = (
         "acknowledged_at", "barred", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms",
         "echoed",
-        "full", "gap_s", "heard_at", "leads", "number", "unfit",
+        "full", "gap_s", "heard_at", "in_doubt", "leads", "number", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class PeerView:
         self.disk_age_ms = 0
         self.gap_s = 0.0  # the longest recent pause between its heartbeats, decaying
         self.leads: dict[GroupId, Lead] = {}
-        self.unfit = self.barred = False
+        self.unfit = self.barred = self.in_doubt = False
         self.full = False
 
 
@@ -98,6 +98,7 @@ class Detector:
         view.unfit = message.unfit
         view.full = message.full
         view.barred = message.barred
+        view.in_doubt = message.in_doubt
         view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
         view.leads = {lead.group: lead for lead in message.leads}
         for number, sent_at in reversed(self._sent):
@@ -199,21 +200,24 @@ class Detector:
         lead = self.peers[peer].leads.get(group)
         return lead is not None and lead.ballot == ballot and self.fresh(lead.quorum_age_ms)
 
-    def heirs(self) -> list[NodeId]:
-        """Peers that a leadership can be handed to."""
-        return [peer for peer, view in self.peers.items() if not view.unfit and self.linked(peer)]
+    def heirs(self, *, memory: bool = False) -> list[NodeId]:
+        """Peers that the leadership of a group, or of a memory group, can be handed to."""
+        able = [peer for peer, view in self.peers.items() if not (view.unfit or (memory and view.in_doubt))]
+        return [peer for peer in able if self.linked(peer)]
 
     def heard_all(self) -> bool:
         return all(view.beaten for view in self.peers.values() if view.connected)
 
-    def clock_trusted(self) -> bool:
+    def clock_trusted(self, *, memory: bool = False) -> bool:
         """This node's clock is within 5 s of the median of all that it sees, its own included, or nearer to it than
-        that of any other that may lead.
+        that of any other that may lead. ``memory``: that may lead memory groups.
 
         So of any set of nodes that see each other somebody is trusted, however far their clocks are apart.
         """
         seen = [view for view in self.peers.values() if view.connected and view.beaten]
         offsets = sorted((0, *(view.clock_offset_ms for view in seen)))
         median = offsets[len(offsets) // 2]
-        others = [abs(view.clock_offset_ms - median) for view in seen if not view.barred]
+        others = [
+            abs(view.clock_offset_ms - median) for view in seen if not (view.barred or (memory and view.in_doubt))
+        ]
         return abs(median) <= max(CLOCK_SKEW_MS_MAX, min(others, default=abs(median)))

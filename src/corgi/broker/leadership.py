@@ -47,6 +47,15 @@ class Leadership:
         """This node may lead groups of which it lacks nothing."""
         return not self.barred and self._node.detector.clock_trusted()
 
+    def fit_for(self, group: GroupId) -> bool:
+        """As ``fit``, for one group: in a memory group also if those whose clocks are better are in doubt."""
+        return self.fit or (
+            not self.barred and self._is_memory(group) and self._node.detector.clock_trusted(memory=True)
+        )
+
+    def _is_memory(self, group: GroupId) -> bool:
+        return group >= self._node.options.groups
+
     def stop(self) -> None:
         """From now on lead nothing; give up waiting for heirs after STOP_PATIENCE_S."""
         self._stop_until = self._node.clock.now() + STOP_PATIENCE_S
@@ -69,15 +78,24 @@ class Leadership:
         """``to_full``: rather to a node whose disk is full as well than to nobody."""
         node = self._node
         led = [group for group in node.groups if group.replica.tenure is not None]
-        heirs = node.detector.heirs()
-        roomy = [heir for heir in heirs if not node.detector.peers[heir].full]
-        heirs = roomy or (heirs if to_full else [])
+        if not (node.stopping or node.room.full):  # only its clock is wrong
+            led = [group for group in led if not self.fit_for(group.id)]
+        heirs = {memory: self._heirs(memory=memory, to_full=to_full) for memory in (False, True)}
+        going = False
         for group in led:
-            if heirs:
-                group.replica.handover(heirs[group.id % len(heirs)])
+            able = heirs[self._is_memory(group.id)]
+            if able:
+                group.replica.handover(able[group.id % len(able)])
+                going = True
         if node.stopping:
             idle = not any(len(group.proposals) for group in node.groups)
-            node.stopped = (idle and (not led or not heirs)) or now > self._stop_until
+            node.stopped = (idle and not going) or now > self._stop_until
+
+    def _heirs(self, *, memory: bool, to_full: bool) -> list[NodeId]:
+        """Who may be given groups, or memory groups."""
+        detector = self._node.detector
+        heirs = detector.heirs(memory=memory)
+        return [heir for heir in heirs if not detector.peers[heir].full] or (heirs if to_full else [])
 
     def _go_home(self, now: float) -> None:
         """Hand over the first group that another node should lead and can."""
@@ -100,6 +118,7 @@ class Leadership:
         return (
             detector.linked(home)
             and not view.unfit
+            and not (view.in_doubt and self._is_memory(group.id))
             and not view.full
             and now - view.connected_at >= HOME_AFTER_S
             and now - view.acknowledged_at < detector.suspicion_s

@@ -293,7 +293,8 @@ class Node:
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
         self.room.look()
-        facts = (disk_age_ms, leads, unfit, durable_to, self.room.full, barred, len(self.requests.hearing) > 0)
+        asks, in_doubt = len(self.requests.hearing) > 0, self.identity.amnesia.active
+        facts = (disk_age_ms, leads, unfit, durable_to, self.room.full, barred, asks, in_doubt)
         for peer, view in detector.peers.items():
             if view.connected:
                 self.network.beat(peer, Heartbeat(number, view.number, wall_ms, *facts))
@@ -477,7 +478,7 @@ class Node:
         return self.detector.heard_all()
 
     def may_lead(self, group: GroupId) -> bool:
-        return self.leadership.fit and not self.replay.behind(group)
+        return self.leadership.fit_for(group) and not self.replay.behind(group)
 
     def loss_accepted(self, group: GroupId, first: Slot) -> None:
         self.identity.amnesia.used(group, first)

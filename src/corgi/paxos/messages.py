@@ -295,6 +295,7 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     full: bool = False  # there is no room for the next segment of its log
     barred: bool = False  # the sender may not lead, and not because of its clock
     asks: bool = False  # somebody waits for the echo: it is to come at once
+    in_doubt: bool = False  # memory groups of the sender recover, and it may lead none of them
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):
