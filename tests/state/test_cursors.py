@@ -147,7 +147,7 @@ def test_a_held_cursor_is_not_deleted() -> None:
     assert code(machine.run(CommandKind.DATA, gone).error) == "consumer-fenced"
     own(machine, 2, "")
     assert machine.run(CommandKind.DATA, gone).error == 0
-    assert not machine.machine.cursors.exists(KEY)
+    assert machine.machine.cursors.find(KEY) is None
 
 
 def test_a_closed_partition_takes_its_cursors_along() -> None:

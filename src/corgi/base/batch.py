@@ -21,6 +21,8 @@ LENGTH_OVERHEAD = 12  # bytes before and including the length field
 MAGIC = 2
 CRC_FROM = 21  # the CRC covers everything from the attributes on
 
+CODEC_AT = CRC_FROM + 1  # the byte of the attributes that tells the codec
+
 ATTRIBUTE_CODEC = 0x07
 ATTRIBUTE_LOG_APPEND_TIME = 0x08
 ATTRIBUTE_TRANSACTIONAL = 0x10

@@ -167,12 +167,21 @@ def decode_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX) -> list[R
     """
     return [
         Record(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
-        for record in iter_batch(batch, bytes_max=bytes_max)
+        for record in read_batch(batch, bytes_max=bytes_max)
     ]
 
 
+def read_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX) -> list[DecodedRecord]:
+    """As ``decode_batch``, but the codec's own record objects."""
+    plain = _uncompressed(batch, bytes_max, checked=False)
+    try:
+        return list(decoder(plain))
+    except (CorruptRecordError, UnicodeDecodeError, ValueError) as error:
+        raise _damaged(error) from None
+
+
 def iter_batch(batch: Buffer, *, bytes_max: int = DECODED_BYTES_MAX, checked: bool = False) -> Iterator[DecodedRecord]:
-    """As ``decode_batch``, but the codec's own record objects, one by one; errors come while iterating.
+    """As ``read_batch``, one by one; errors come while iterating.
 
     ``checked``: the caller has verified the checksum.
     """
@@ -183,7 +192,11 @@ def _decoded(plain: Buffer) -> Iterator[DecodedRecord]:
     try:
         yield from decoder(plain)
     except (CorruptRecordError, UnicodeDecodeError, ValueError) as error:
-        raise CorgiError("corrupt-batch", f"the records of a batch are damaged: {error}") from None
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> CorgiError:
+    return CorgiError("corrupt-batch", f"the records of a batch are damaged: {error}")
 
 
 class OpenBatch:
@@ -295,6 +308,7 @@ __all__ = [
     "decode_batch",
     "encode_batch",
     "iter_batch",
+    "read_batch",
     "restamped",
     "sign",
 ]

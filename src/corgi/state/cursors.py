@@ -16,11 +16,11 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from corgi.base.batch import ATTRIBUTE_CODEC, parse_header
+from corgi.base.batch import ATTRIBUTE_CODEC, CODEC_AT
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
-from corgi.base.records import decode_batch, encode_batch
+from corgi.base.records import encode_batch, read_batch
 from corgi.state.commands import CursorGuard, Natural, Unsigned32
 from corgi.state.index import PartitionLog
 
@@ -63,6 +63,8 @@ class Cursor(NamedTuple):
 
 
 NEW = Cursor()
+
+_new = tuple.__new__  # a named tuple's own constructor takes twice as long
 
 LeaderEpochTold = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Text = Annotated[str, Meta(max_length=NAME_MAX)]
@@ -112,23 +114,28 @@ class Cursors:
         self._held: dict[CursorKey, int] = {}  # by the producer whose open transaction moves them
         self.by_partition: dict[tuple[TopicId, int], dict[tuple[str, int], Cursor]] = {}
 
+    def find(self, key: CursorKey) -> Cursor | None:
+        """The cursor, if there is one."""
+        group, topic, partition, number = key
+        found = self.by_partition.get((topic, partition))
+        return None if found is None else found.get((group, number))
+
     def get(self, key: CursorKey) -> Cursor:
         """The cursor; that of the beginning if there is none."""
-        found = self.by_partition.get((key.topic, key.partition))
-        return NEW if found is None else found.get((key.group, key.slice), NEW)
+        return self.find(key) or NEW
 
     def put(self, key: CursorKey, cursor: Cursor | None) -> None:
         """Set the cursor, or end it."""
-        partition = (key.topic, key.partition)
+        group, topic, partition, number = key
+        found = self.by_partition.get((topic, partition))
         if cursor is not None:
-            self.by_partition.setdefault(partition, {})[key.group, key.slice] = cursor
-        elif partition in self.by_partition:
-            self.by_partition[partition].pop((key.group, key.slice), None)
-            if not self.by_partition[partition]:
-                del self.by_partition[partition]
-
-    def exists(self, key: CursorKey) -> bool:
-        return (key.group, key.slice) in self.by_partition.get((key.topic, key.partition), ())
+            if found is None:
+                found = self.by_partition[topic, partition] = {}
+            found[group, number] = cursor
+        elif found is not None:
+            found.pop((group, number), None)
+            if not found:
+                del self.by_partition[topic, partition]
 
     def close(self, topic: TopicId, partition: int) -> None:
         """The partition is gone, and with it what anybody did there."""
@@ -208,7 +215,9 @@ class Cursors:
         if offset < cursor.offset and not reset:
             raise CorgiError("checkpoint-moved", f"the checkpoint is at {cursor.offset}, behind {offset}")
         self._check_room(key)
-        return Cursor(*owner, cursor.version + 1, Offset(offset), ranges, metadata, log_time_ms)
+        epoch, member = owner
+        moved = (epoch, member, cursor.version + 1, offset, ranges, metadata, log_time_ms, NO_LEADER_EPOCH)
+        return _new(Cursor, moved)
 
     def hold(self, key: CursorKey, producer_id: int) -> None:
         """An open transaction moves this cursor: nobody else does meanwhile, and its owner stays."""
@@ -228,28 +237,29 @@ class Cursors:
     def judge(self, guard: CursorGuard) -> bool:
         """Whether what the guard protects may be done; False if it was done already. Raises "consumer-fenced",
         "checkpoint-moved"."""
-        cursor = self.get(CursorKey(guard.group, TopicId(guard.topic), guard.partition, guard.slice))
-        if (guard.owner_epoch, guard.member) != (cursor.owner_epoch, cursor.member):
+        key: CursorKey = _new(CursorKey, (guard.group, guard.topic, guard.partition, guard.slice))
+        cursor = self.get(key)
+        if guard.owner_epoch != cursor.owner_epoch or guard.member != cursor.member:
             raise CorgiError("consumer-fenced", f"owner epoch {guard.owner_epoch} of {guard.member!r} is over")
         if guard.version == cursor.version:
-            self._check_free(CursorKey(guard.group, TopicId(guard.topic), guard.partition, guard.slice))
+            self._check_free(key)
             return True
         if guard.version + 1 == cursor.version and (guard.offset, guard.ranges) == (cursor.offset, cursor.ranges):
             return False
         raise CorgiError("checkpoint-moved", f"the checkpoint has version {cursor.version}, not {guard.version}")
 
     def _check_room(self, key: CursorKey) -> None:
-        present = self.by_partition.get((key.topic, key.partition), ())
-        if len(present) >= CURSORS_MAX and (key.group, key.slice) not in present:
+        present = self.by_partition.get((key.topic, key.partition))
+        if present is not None and len(present) >= CURSORS_MAX and (key.group, key.slice) not in present:
             raise CorgiError("overloaded", f"a partition has at most {CURSORS_MAX} cursors")
 
 
 def decode_checkpoint(batch: Buffer) -> tuple[CursorKey, CheckpointRecord | None]:
     """The one record of a batch for `__checkpoints`. Raises "corrupt-batch", "invalid-argument"."""
-    if parse_header(batch).attributes & ATTRIBUTE_CODEC:
+    if batch[CODEC_AT] & ATTRIBUTE_CODEC:
         raise CorgiError("corrupt-batch", "batches of __checkpoints are not compressed")
     try:
-        records = decode_batch(batch)
+        records = read_batch(batch)
     except CorgiError:
         raise CorgiError("corrupt-batch", "a batch of __checkpoints does not decode") from None
     if len(records) != 1:
@@ -262,9 +272,9 @@ def decode_checkpoint(batch: Buffer) -> tuple[CursorKey, CheckpointRecord | None
         raise CorgiError("invalid-argument", "a record of __checkpoints does not decode") from None
     if key.kind != _KEY_KIND:
         raise CorgiError("invalid-argument", f"a record of __checkpoints has the unknown kind {key.kind}")
-    if record is not None:
+    if record is not None and record.ranges:
         check_ranges(record.offset, record.ranges)
-    return CursorKey(key.group, TopicId(key.topic), key.partition, key.slice), record
+    return _new(CursorKey, (key.group, key.topic, key.partition, key.slice)), record
 
 
 def check_ranges(offset: int, ranges: Sequence[Range]) -> None:

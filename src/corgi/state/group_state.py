@@ -122,7 +122,7 @@ class GroupState:
                 if answer is not None:
                     return answer
         if topic < FIRST_USER_TOPIC or self._undo is not None or attributes > _CODEC_MAX:
-            refused = self._prepare(log, value[at : at + length], producer_id, attributes)
+            refused = self._prepare(log, value, at, length, producer_id, attributes)
             if refused is not None:
                 return refused
         if not log.moved:
@@ -232,28 +232,34 @@ class GroupState:
         for step in reversed(undo):
             step()
 
-    def _prepare(self, log: PartitionLog, batch: Buffer, producer_id: int, attributes: int) -> AppendResult | None:
+    def _prepare(
+        self, log: PartitionLog, value: Buffer, at: int, length: int, producer_id: int, attributes: int
+    ) -> AppendResult | None:
         """Before an append: change the view of a system topic, and note how all of it is undone. Or note that a
         transaction has begun in a partition, which is never undone."""
         if attributes > _CODEC_MAX:
             self.transactions.appended(producer_id, log, log.end)
             return None
-        if log.topic in _VIEWS:
+        undone = self._undo
+        view = _VIEWS.get(log.topic)
+        if view is not None:
             try:
-                undo = _VIEWS[log.topic](self, batch, log.end)
+                undo = view(self, value[at : at + length], log.end)
             except CorgiError as error:
                 return AppendResult(error.kind.number, _NOWHERE)
-            if self._undo is not None:
-                self._undo.append(undo)
-        if self._undo is not None:
+            if undone is not None:
+                undone.append(undo)
+        if undone is not None:
             mark, stored = log.mark(), self.stored
-            self._undo.append(lambda: self._take_back(log, mark, stored))
+            undone.append(lambda: self._take_back(log, mark, stored))
+            if producer_id < 0:
+                return None
             producer = log.producers.get(producer_id)
             if producer is None:
-                self._undo.append(lambda: log.producers.pop(producer_id, None))
+                undone.append(lambda: log.producers.pop(producer_id, None))
             else:
                 twin = producer.copy()
-                self._undo.append(lambda: log.producers.update({producer_id: twin}))
+                undone.append(lambda: log.producers.update({producer_id: twin}))
         return None
 
     def _take_back(self, log: PartitionLog, mark: Mark, stored: int) -> None:
@@ -272,7 +278,7 @@ class GroupState:
     def _move_cursor(self, batch: Buffer, _base_offset: Offset) -> Undo:
         cursors = self.cursors
         key, cursor = cursors.stage(batch, self.partitions, self.log_time_ms)
-        before = cursors.get(key) if cursors.exists(key) else None
+        before = cursors.find(key)
         cursors.put(key, cursor)
         return lambda: cursors.put(key, before)
 

@@ -171,7 +171,7 @@ class Machine(GroupState):
         guards, records, count = DATA_HEADER.unpack_from(value, at)
         if guards or records or flags:
             (error, detail), results = rules.apply_atomic(self, value, at, end)
-            return Outcome(origin, counter, error, results, self.log_time_ms, detail)
+            return _new(Outcome, (origin, counter, error, results, self.log_time_ms, detail))
         return self._independent(value, at + DATA_HEADER.size, count, end, origin, counter)
 
     def _independent(self, value: Buffer, at: int, count: int, end: int, origin: Origin, counter: int) -> Outcome:

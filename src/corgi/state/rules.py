@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from corgi.base import errors
-from corgi.base.command import Buffer, Command, CommandKind, Data, Item, decode_data
+from corgi.base.command import Buffer, CommandKind, Data, Item, parse_data
 from corgi.base.errors import CorgiError
-from corgi.base.ids import FIRST_USER_TOPIC, LeaderEpoch, Offset, Origin, TopicId
+from corgi.base.ids import FIRST_USER_TOPIC, LeaderEpoch, Offset, TopicId
 from corgi.base.limits import PARTITIONS_MAX
 from corgi.state.commands import (
     GuardKind,
@@ -54,8 +54,7 @@ def apply_rule(state: GroupState, kind: int, body: Buffer) -> Verdict:
 def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tuple[Verdict, tuple[AppendResult, ...]]:
     """Apply a DATA command whole or not at all: guards first, then every batch, taken back if one is refused."""
     try:
-        body = memoryview(value)[body_at:end]
-        data = decode_data(Command(CommandKind.DATA, Origin(0), 0, 0, body, body_at))
+        data = parse_data(memoryview(value)[body_at:end], body_at)
     except CorgiError as error:
         return (MALFORMED, error.message), ()
     verdict = _check_guards(state, data)
@@ -66,7 +65,7 @@ def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tu
     results: list[AppendResult] = []
     state.recording()
     for append in data.appends:
-        result = state.append(value, append.topic, append.partition, append.at, append.length)
+        result = state.append(value, *append)
         if result.error:
             state.take_back()
             return (result.error, ""), (AppendResult(result.error, Offset(-1)),) * len(data.appends)
@@ -99,18 +98,10 @@ def _check_guards(state: GroupState, data: Data) -> Verdict | None:
 
 
 def _check_guard(state: GroupState, guard: Item) -> Verdict | None:
-    if guard.version == _ITEM_VERSION:
-        if guard.kind in (GuardKind.TOPIC_ABSENT, GuardKind.TOPIC_AT):
-            return _check_topic(state, guard)
-        if guard.kind == GuardKind.GROUP_AT:
-            return _check_group(state, guard)
-        if guard.kind == GuardKind.CURSOR_AT:
-            return _check_cursor(state, guard)
-        if guard.kind == GuardKind.RECORD_AT:
-            return _check_record(state, guard)
-        if guard.kind == GuardKind.PRODUCER_AT:
-            return _check_producer(state, guard)
-    return UNSUPPORTED, f"guards of kind {guard.kind} version {guard.version} have no rule yet"
+    check = _GUARDS.get(guard.kind)
+    if check is None or guard.version != _ITEM_VERSION:
+        return UNSUPPORTED, f"guards of kind {guard.kind} version {guard.version} have no rule yet"
+    return check(state, guard)
 
 
 def _check_group(state: GroupState, guard: Item) -> Verdict:
@@ -165,6 +156,16 @@ def _check_topic(state: GroupState, guard: Item) -> Verdict:
     if present.topic != wanted.topic or present.version != wanted.version:  # another of that name, or another version
         return errors.UNSETTLED, f"the topic {wanted.name!r} has changed meanwhile"
     return _DONE
+
+
+_GUARDS: dict[int, Callable[[GroupState, Item], Verdict | None]] = {
+    int(GuardKind.TOPIC_ABSENT): _check_topic,
+    int(GuardKind.TOPIC_AT): _check_topic,
+    int(GuardKind.GROUP_AT): _check_group,
+    int(GuardKind.CURSOR_AT): _check_cursor,
+    int(GuardKind.RECORD_AT): _check_record,
+    int(GuardKind.PRODUCER_AT): _check_producer,
+}
 
 
 def _epoch(state: GroupState, body: Buffer) -> Verdict:
