@@ -223,6 +223,21 @@ def test_a_value_that_is_not_here_is_fetched_by_whoever_meets_that() -> None:
     assert story.wanted == [S]
 
 
+def test_a_value_behind_a_snapshot_that_was_known_chosen_before_is_placed_when_it_is_fetched() -> None:
+    """As long as one waits for its place on the disk, no snapshot is finished, and no peer's is taken."""
+    story = Story()
+    story.values.chosen_unread(G, S)
+    story.values.chosen_unread(G, Slot(2))
+    story.values.begin_from(G, S, [], known=Slot(2))
+    story.values.fetched(G, Slot(2), CHOSEN)
+    assert story.values.unplaced(G, Slot(2))
+    record = LogRecord(RecordKind.LEARNED, G, Ballot(0), Slot(2), Slot(2), CHOSEN)
+    record.position = Position(300)
+    story.values.placed(record)
+    assert not story.values.unplaced(G, Slot(2))
+    assert not story.values.faulty[G]
+
+
 def overtaken(vote: bytes) -> Story:
     """This node had voted in S when the state of a snapshot took the place of its own; an index names S."""
     story = Story()

@@ -317,7 +317,7 @@ class Installs:
             group.slots.load(run)
         fetch.restorer.adopt_into(group.machine)
         index = [part for log in group.machine.partitions.values() for part in log.held()]
-        node.values.begin_from(group.id, slot, index, votes)
+        node.values.begin_from(group.id, slot, index, votes, known=replica.prefix)
         lost = Ballot(0) if replica.tenure is None else replica.tenure.ballot
         replica.learner.begin_from(slot)
         node.replay.overtaken(group)
