@@ -153,12 +153,12 @@ class Values:
         index: Iterable[Dropped],
         votes: Mapping[Slot, Faulty] | None = None,
         *,
-        known: Slot = Slot(0),
+        known: Slot | None = None,
     ) -> None:
         """The group's state is that of a snapshot after ``slot``; ``index`` is all that it names; ``votes`` of this
         node are overtaken by it, perhaps for other values. What is ``known`` chosen may go further: only values that
         could not be read kept this node from applying it."""
-        self._chosen[group] = max(slot, known)
+        self._chosen[group] = max(slot, known or slot)
         for held in (self._placed, self._unplaced):
             for key in [key for key in held if key[0] == group and key[1] <= slot]:
                 del held[key]

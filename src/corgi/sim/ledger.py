@@ -290,7 +290,7 @@ class Ledger:
             memory.votes.add(vote)
             if not isinstance(record, FaultyRecord) and not (before is not None and self._given_up(vote)):
                 self._vote(node, record)
-            known = before is not None and (vote in before.votes or vote in before.past)
+            known = vote in memory.past or (before is not None and (vote in before.votes or vote in before.past))
             if known and memory.written.get(group, 0) > ballot:
                 return  # copied forward, and the segment where it lay first was freed
         memory.promised[group] = max(memory.promised.get(group, Ballot(0)), ballot)
@@ -309,17 +309,23 @@ class Ledger:
         return any(slot >= first and ballot < promised for first, promised in self.restarted.get(group, ()))
 
     def _told(self, memory: DiskMemory, told: NodeRecord) -> None:
-        if told.memory or told.accepted:
-            return  # the onlooker knows of power losses by itself
-        if told.peer and told.durable_to >= 0:
-            memory.marks[NodeId(told.peer)] = told.durable_to
-        elif not told.peer and told.recovering and not told.repeated:
-            memory.settling = set(memory.votes)
-        elif not told.peer and not told.recovering:
-            memory.excused |= memory.votes & memory.settling
-            memory.past |= memory.votes & memory.settling
-            memory.votes -= memory.settling
-            memory.settled += 1
+        if told.accepted or told.cut or told.emptied:
+            return
+        if told.peer:
+            if told.durable_to >= 0:
+                memory.marks[NodeId(told.peer)] = told.durable_to
+            return
+        of_memory = bool(told.memory)  # a recovery is of the memory groups, or of all others
+        if told.recovering and not told.repeated:
+            memory.settling = {vote for vote in memory.settling if (vote[0] >= self._groups) != of_memory}
+            memory.settling |= {vote for vote in memory.votes if (vote[0] >= self._groups) == of_memory}
+        elif not told.recovering:
+            over = {vote for vote in memory.settling if (vote[0] >= self._groups) == of_memory}
+            memory.excused |= memory.votes & over
+            memory.past |= memory.votes & over
+            memory.votes -= over
+            memory.settling -= over
+            memory.settled += not of_memory
 
     def _vote(self, node: NodeId, record: LogRecord) -> None:
         key = (record.group, record.slot)
