@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 import corgi
 from corgi import CorgiError
+from corgi.client.two_phases import Identity, Part, Stored, TwoPhases
 
 
 @pytest.fixture
@@ -117,6 +118,34 @@ async def test_the_newest_client_of_a_name_goes_on(servers: str, mq: corgi.Corgi
             assert fenced.value.code == "transaction-fenced"
         await act(other, b"third", 0)
     assert [v for p, v in await read(mq, name, 5) if p == 0] == [b"first", b"second", b"third"]
+
+
+async def test_an_act_that_took_too_long_says_so_and_the_next_of_its_name_goes_on(
+    mq: corgi.Corgi, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster has aborted it under a new epoch; nobody else has taken over."""
+    await mq.topics.create(name, partitions=3)
+    append = TwoPhases._append
+
+    async def late(self: TwoPhases, identity: Identity, parts: Sequence[Part], timeout_s: float) -> list[Stored]:
+        await asyncio.sleep(1.5)
+        return await append(self, identity, parts, timeout_s)
+
+    monkeypatch.setattr(TwoPhases, "_append", late)
+    with pytest.raises(CorgiError) as found:
+        await both(mq.atomic(name=name, timeout="300ms"), name)
+    assert found.value.code == "transaction-aborted"
+    assert "too long" in found.value.message
+    monkeypatch.undo()
+    await both(mq.atomic(name=name), name)
+    assert len(await read(mq, name, 2)) == 2
+
+
+async def both(tx: corgi.Atomic, topic: str) -> None:
+    """An act in several Paxos groups."""
+    async with tx:
+        tx.publish(topic, b"a", partition=0)
+        tx.publish(topic, b"b", partition=1)
 
 
 async def test_blocks_run_at_the_same_time(mq: corgi.Corgi, name: str) -> None:

@@ -104,15 +104,22 @@ class TwoPhases:
         life_s: float,
         timeout_s: float,
     ) -> list[Stored]:
-        """Open, and store the batches, which nobody sees yet; where each is. If it raises, it has not happened."""
+        """Open, and store the batches, which nobody sees yet; where each is. If it raises, it has not happened.
+
+        Whoever is late is fenced by the cluster, which has ended the transaction; that nobody else has begun under this
+        name only its record tells.
+        """
         who = self._next(identity)
         places = tuple(dict.fromkeys([part.place for part in parts]))
         try:
             opening = t.OpenTransaction(*who, places, tuple(checkpoints), int(life_s * 1000), int(timeout_s * 1000))
             await ask_for(self._shell, opening, t.OpenTransactionReply, timeout_s=timeout_s)
             return await self._append(identity, parts, timeout_s)
-        except BaseException:
-            await asyncio.shield(self._abort(who))
+        except BaseException as error:
+            refused = await asyncio.shield(self._abort(who))
+            fenced = isinstance(error, CorgiError) and error.code == "transaction-fenced"
+            if fenced and refused is not None and refused.code == "transaction-aborted":
+                raise refused from None
             raise
 
     async def commit(self, identity: Identity, *, timeout_s: float) -> None:
@@ -146,13 +153,15 @@ class TwoPhases:
             async with asyncio.TaskGroup() as group:
                 for numbers in by_place.values():
                     group.create_task(store(numbers))
-        except* CorgiError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as failed:
+            # Not ``except*``: what is raised in it comes out in a group of its own, with some releases of Python 3.11.
+            raise failed.exceptions[0] from None
         return stored
 
-    async def _abort(self, who: tuple[str, int, int, int]) -> None:
-        """As far as it can be told; the cluster aborts by itself what is left open."""
+    async def _abort(self, who: tuple[str, int, int, int]) -> CorgiError | None:
+        """As far as it can be told; the cluster aborts by itself what is left open. What it says against that."""
         try:
             await ask_for(self._shell, t.EndTransaction(*who, False), t.EndTransactionReply)
-        except CorgiError:
-            return
+        except CorgiError as error:
+            return error
+        return None
