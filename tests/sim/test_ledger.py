@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from corgi.base.ids import Ballot, GroupId, NodeId, Position, Slot
-from corgi.base.ports import LogRecord, RecordKind
+from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 from corgi.broker.node_records import NO_GROUP, NodeRecord
 from corgi.paxos.messages import Accepted
-from corgi.sim.ledger import DiskMemory, Focus, Ledger
+from corgi.sim.disk_memory import DiskMemory
+from corgi.sim.ledger import Focus, Ledger
 from corgi.sim.process import Process
 from corgi.sim.world import World
 
@@ -33,9 +34,13 @@ def learned() -> LogRecord:
     return LogRecord(RecordKind.LEARNED, G, BALLOT, SLOT, Slot(0), b"value")
 
 
-def recovery(*, begins: bool) -> LogRecord:
+def recovery(*, begins: bool, memory: str = "") -> LogRecord:
     """The node tells that it begins to recover, or that it has recovered."""
-    body = msgspec.msgpack.encode(NodeRecord(0, recovering=begins))
+    return told(NodeRecord(0, recovering=begins, memory=memory))
+
+
+def told(what: NodeRecord) -> LogRecord:
+    body = msgspec.msgpack.encode(what)
     return LogRecord(RecordKind.NODE, NO_GROUP, Ballot(0), Slot(0), Slot(0), body)
 
 
@@ -92,6 +97,37 @@ def test_a_vote_from_before_a_recovery_may_lie_behind_a_higher_promise_where_it_
     assert not ledger.violations
     ledger.recovered(A, memory, [promise, vote(Ballot(BALLOT + 1))], holes=0)
     assert [violation.name for violation in ledger.violations] == ["promise-went-back"]
+
+
+def test_a_recovery_of_the_durable_groups_makes_up_for_no_vote_of_a_memory_group() -> None:
+    """It may be copied forward behind a promise, and a restart has to find it."""
+    higher = LogRecord(RecordKind.PROMISE, G, Ballot(BALLOT + 65536), Slot(0), Slot(0), b"")
+    for memory in ("", "-"):
+        ledger = Ledger(World(1), 3, groups=0)
+        disk = DiskMemory()
+        ends = [recovery(begins=begins, memory=memory) for begins in (True, False)]
+        ledger.synced(A, disk, [vote(), higher, *ends, vote()])
+        assert not ledger.violations
+        ledger.synced(A, disk, ends)
+        ledger.recovered(A, disk, [higher, *ends], holes=0)
+        assert [violation.name for violation in ledger.violations] == ([] if memory else ["synced-record-lost"])
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_damaged_vote_is_given_up_with_the_loss_that_the_operator_accepts(*, synced: bool) -> None:
+    """Also if that was written, and nobody knew it to be durable before the next restart."""
+    ledger = Ledger(World(1), 3, groups=0)
+    disk = DiskMemory()
+    damaged = FaultyRecord(RecordKind.ACCEPT, G, BALLOT, SLOT, Slot(0), 5)
+    accepted = told(NodeRecord(0, memory="-", cut=((G, Slot(0)),)))
+    ledger.synced(A, disk, [vote()])
+    ledger.recovered(A, disk, [damaged], holes=0)
+    if synced:
+        ledger.synced(A, disk, [accepted])
+    ledger.recovered(A, disk, [damaged, accepted], holes=0)
+    promise = LogRecord(RecordKind.PROMISE, G, BALLOT, Slot(0), Slot(0), b"")
+    ledger.recovered(A, disk, [promise, accepted], holes=0)
+    assert not ledger.violations
 
 
 def test_a_vote_that_a_lossy_restart_went_past_counts_no_more_when_it_is_read_again() -> None:

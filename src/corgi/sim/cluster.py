@@ -12,7 +12,8 @@ from corgi.broker.options import NodeOptions
 from corgi.log.record import LogIdentity
 from corgi.paxos.learner import FAR_SLOTS
 from corgi.sim.disk import SimDisk
-from corgi.sim.ledger import DiskMemory, Focus, Ledger
+from corgi.sim.disk_memory import DiskMemory
+from corgi.sim.ledger import Focus, Ledger
 from corgi.sim.network import NetworkOptions, SimNetwork
 from corgi.sim.process import Computer, Process
 from corgi.sim.world import SimClock, World

@@ -31,6 +31,7 @@ from corgi.base.ports import FaultyRecord, LogRecord, RecordKind
 from corgi.broker.node_records import NodeRecord
 from corgi.history.model import Violation
 from corgi.paxos.messages import Accept, Accepted, Commit, Forward, Heartbeat, PeerMessage, Prepare, Promise, Rejoined
+from corgi.sim.disk_memory import DiskMemory
 from corgi.sim.world import World
 from corgi.wire.messages import Produce, ProduceReply, WireMessage
 
@@ -49,40 +50,6 @@ class Focus(NamedTuple):
 
 
 NOWHERE = Focus()
-
-
-class DiskMemory:
-    """What the onlooker knows to be durable on one disk."""
-
-    __slots__ = ("excused", "marks", "past", "promised", "settled", "settling", "sworn", "votes", "written")
-
-    def __init__(self) -> None:
-        self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
-        self.past: set[tuple[GroupId, Slot, Ballot]] = set()  # votes that a recovery made up for
-        self.promised: dict[GroupId, Ballot] = {}  # by any record
-        self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
-        self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
-        self.sworn: dict[GroupId, Ballot] = {}  # by promises
-        self.settled = 0  # recoveries that are complete
-        self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them
-        self.excused: set[tuple[GroupId, Slot, Ballot]] = set()  # synced in this life; a restart need not find them
-
-    def lacks(self, other: DiskMemory) -> bool:
-        """A vote or a promise of the other is not here."""
-        promised = any(self.promised.get(group, 0) < ballot for group, ballot in other.promised.items())
-        return promised or not other.votes <= self.votes
-
-    def copy(self) -> DiskMemory:
-        """For a disk image: what the image holds."""
-        other = DiskMemory()
-        other.marks = dict(self.marks)
-        other.promised = dict(self.promised)
-        other.written = dict(self.written)
-        other.sworn = dict(self.sworn)
-        other.votes = set(self.votes)
-        other.past = set(self.past)
-        other.settling = set(self.settling)
-        return other
 
 
 class Ballots:
@@ -165,6 +132,7 @@ class Ledger:
             if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
         }
         found.votes |= known
+        memory.votes -= found.past  # they are there, and made up for by what lies behind them
         if holes:
             memory.votes -= {vote for vote in memory.votes - found.votes if self._made_up_for(node, vote, found)}
         lost = holes > 0 and found.lacks(memory)
@@ -186,6 +154,7 @@ class Ledger:
         memory.sworn = {**memory.sworn, **found.sworn}
         memory.written = {**memory.written, **found.written}
         memory.votes = found.votes
+        memory.faulty = found.faulty
         memory.settling = found.settling
         memory.past |= found.past
         memory.excused = set()
@@ -285,6 +254,10 @@ class Ledger:
         if record.kind is RecordKind.ACCEPT:
             vote = (group, record.slot, ballot)
             memory.settling.discard(vote)
+            if isinstance(record, FaultyRecord):
+                memory.faulty.add(vote)
+            else:
+                memory.faulty.discard(vote)
             if vote in memory.votes:
                 return  # copied forward to a newer segment
             memory.votes.add(vote)
@@ -309,23 +282,28 @@ class Ledger:
         return any(slot >= first and ballot < promised for first, promised in self.restarted.get(group, ()))
 
     def _told(self, memory: DiskMemory, told: NodeRecord) -> None:
+        for group, slot in told.cut:  # the operator accepts the loss, and damaged votes are given up
+            given_up = {vote for vote in memory.faulty if vote[0] == group and vote[1] > slot}
+            memory.votes -= given_up
+            memory.faulty -= given_up
+            memory.past |= given_up
         if told.accepted or told.cut or told.emptied:
             return
         if told.peer:
             if told.durable_to >= 0:
                 memory.marks[NodeId(told.peer)] = told.durable_to
             return
-        of_memory = bool(told.memory)  # a recovery is of the memory groups, or of all others
+        lazy = bool(told.memory)  # a recovery is of the memory groups, or of all others
+        over = {vote for vote in memory.settling if (vote[0] >= self._groups) == lazy}
         if told.recovering and not told.repeated:
-            memory.settling = {vote for vote in memory.settling if (vote[0] >= self._groups) != of_memory}
-            memory.settling |= {vote for vote in memory.votes if (vote[0] >= self._groups) == of_memory}
+            memory.settling -= over
+            memory.settling |= {vote for vote in memory.votes if (vote[0] >= self._groups) == lazy}
         elif not told.recovering:
-            over = {vote for vote in memory.settling if (vote[0] >= self._groups) == of_memory}
             memory.excused |= memory.votes & over
             memory.past |= memory.votes & over
             memory.votes -= over
             memory.settling -= over
-            memory.settled += not of_memory
+            memory.settled += not lazy
 
     def _vote(self, node: NodeId, record: LogRecord) -> None:
         key = (record.group, record.slot)

@@ -24,7 +24,8 @@ from corgi.broker.options import NodeOptions
 from corgi.paxos.messages import Accepted, Heartbeat, PeerMessage, Rejoined
 from corgi.runtime.drive import LATE_S
 from corgi.sim.disk import SimDisk, SimWal
-from corgi.sim.ledger import DiskMemory, Focus
+from corgi.sim.disk_memory import DiskMemory
+from corgi.sim.ledger import Focus
 from corgi.sim.snapshots import SimSnapshots
 from corgi.sim.world import SimClock, World
 from corgi.state.machine import Outcome
