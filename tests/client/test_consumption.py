@@ -78,7 +78,7 @@ def test_a_unit_that_is_given_back_begins_at_its_cursor_and_not_where_it_was_whe
 def test_nothing_is_stored_for_a_unit_that_is_gone_though_a_handler_of_it_ends_only_then() -> None:
     """The checkpoint would pass what the handler had in work: until the next owner is known, it would be accepted."""
     flushes: list[Any] = []
-    shell = cast(Any, SimpleNamespace(loop=SimpleNamespace(call_soon=flushes.append, call_later=flushes.append)))
+    shell = cast(Any, SimpleNamespace(before_end=flushes.append))
     committer = Committer(shell, "g", lambda: "me", 0.0, cast(Any, None))
     held = Held(KEEPER, "t", (TopicId(1), 0, 0), 1, 0, "")
     held.begin(0)

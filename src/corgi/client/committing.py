@@ -63,7 +63,8 @@ class Committer:
         self._interval_s = interval_s
         self._landings = landings
         self._dirty: dict[Held, None] = {}
-        self._timer: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._soon = False  # at the end of this turn
         self._backoff = Backoff(0.01, 1.0, lambda: 0.5)
         self._transactions = CommitTransactions(shell)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,18 +104,22 @@ class Committer:
             await asyncio.wait(self._tasks, timeout=ABORT_S)
 
     def _arm(self, after_s: float) -> None:
-        if self.closed:
+        if self.closed or self._soon:
             return
-        if self._timer is not None:
-            if after_s:
-                return
-            self._timer.cancel()
-        loop = self._shell.loop
-        self._timer = loop.call_later(after_s, self._flush) if after_s else loop.call_soon(self._flush)
+        if after_s and self._timer is None:
+            self._timer = self._shell.loop.call_later(after_s, self._flush)
+        elif not after_s:
+            self._soon = True
+            self._shell.before_end(self._flush)
 
     def _flush(self) -> None:
         """Start a flight for each unit that has something to store and none in the air."""
-        self._timer = None
+        self._soon = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.closed:
+            return
         now = self._shell.loop.time()
         together: dict[int, list[tuple[Held, Flight]]] = {}
         wait_s: float | None = None

@@ -62,6 +62,7 @@ class Shell:
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = 0.0  # the timer's; uvloop's handle of a time that has passed cannot tell it
         self._turn_due = False
+        self._ending: list[Callable[[], None]] = []
         self._closed = asyncio.Event()
         self._started = False
         self.core = Client(
@@ -134,6 +135,11 @@ class Shell:
             self._turn_due = True
             self.loop.call_soon(self._finish_turn)
 
+    def before_end(self, call: Callable[[], None]) -> None:
+        """Call this when the turn ends, before what it has asked for is sent."""
+        self._ending.append(call)
+        self.wake()
+
     # The core's dialer
 
     def dial(self, address: Address) -> None:
@@ -181,7 +187,14 @@ class Shell:
 
     @guarded
     def _finish_turn(self) -> None:
-        self._turn_due = False
+        ending, self._ending = self._ending, []
+        try:
+            for call in ending:
+                call()
+        finally:
+            self._turn_due = False
+        if self._ending:
+            self.wake()
         self.core.flush()
         dirty, self.dirty = self.dirty, {}
         for connection in dirty:
