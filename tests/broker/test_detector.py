@@ -34,10 +34,19 @@ def beat(
     skew_ms: int = 0,
     age: int = 5,
     barred: bool = False,
-    in_doubt: bool = False,
+    memory_barred: bool = False,
 ) -> Heartbeat:
     lead = Lead(GroupId(0), BALLOT, Slot(3), age)
-    return Heartbeat(number, echo, clock.wall_ms() + skew_ms, disk_ms, (lead,), barred=barred, in_doubt=in_doubt)
+    return Heartbeat(
+        number,
+        echo,
+        clock.wall_ms() + skew_ms,
+        disk_ms,
+        (lead,),
+        barred=barred,
+        memory_unfit=memory_barred,
+        memory_barred=memory_barred,
+    )
 
 
 def test_silence_makes_suspicious(detector: Detector, clock: TestClock) -> None:
@@ -153,7 +162,7 @@ def test_if_nobody_near_the_median_may_lead_the_nearest_does(clock: TestClock, c
 
 def test_who_recovers_memory_groups_leads_none_of_them_and_all_others(detector: Detector, clock: TestClock) -> None:
     detector.connected(OTHER)
-    detector.beat(PEER, beat(clock, 1, skew_ms=17_000, in_doubt=True))
+    detector.beat(PEER, beat(clock, 1, skew_ms=17_000, memory_barred=True))
     detector.beat(OTHER, beat(clock, 1, skew_ms=77_000))
     assert not detector.clock_trusted()
     assert detector.clock_trusted(memory=True)

@@ -141,6 +141,49 @@ async def test_an_act_that_took_too_long_says_so_and_the_next_of_its_name_goes_o
     assert len(await read(mq, name, 2)) == 2
 
 
+async def test_an_act_that_cannot_ask_why_it_was_refused_locks_nobody_out(
+    mq: corgi.Corgi, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is broken that made it late: whether somebody has taken the name is asked before the next one."""
+    await mq.topics.create(name, partitions=3)
+
+    async def fenced(*_: object) -> list[Stored]:
+        raise CorgiError("transaction-fenced")
+
+    async def unanswered(*_: object) -> CorgiError:
+        return CorgiError("timeout")
+
+    await both(mq.atomic(name=name), name)
+    monkeypatch.setattr(TwoPhases, "_append", fenced)
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(TwoPhases, "_abort", unanswered)
+        for code in ("transaction-aborted", "timeout", "timeout"):
+            with pytest.raises(CorgiError) as found:
+                await both(mq.atomic(name=name), name)
+            assert found.value.code == code
+    monkeypatch.undo()
+    await both(mq.atomic(name=name), name)
+    assert len(await read(mq, name, 4)) == 4
+
+
+async def test_a_fault_beside_a_refusal_is_the_one_that_is_told(
+    mq: corgi.Corgi, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mq.topics.create(name, partitions=3)
+    stamp = Identity.stamp
+
+    def spoilt(self: Identity, part: Part, *, transactional: bool) -> bytes:
+        if part.partition == 1:
+            raise ZeroDivisionError("a bug")
+        if part.partition == 0:
+            raise CorgiError("record-too-large")
+        return stamp(self, part, transactional=transactional)
+
+    monkeypatch.setattr(Identity, "stamp", spoilt)
+    with pytest.raises(ZeroDivisionError):
+        await both(mq.atomic(), name)
+
+
 async def both(tx: corgi.Atomic, topic: str) -> None:
     """An act in several Paxos groups."""
     async with tx:

@@ -8,6 +8,7 @@ import pytest
 
 import corgi
 from corgi import CorgiError
+from corgi.client import flights
 from corgi.client.committing import Committer
 from corgi.client.shell import Shell
 
@@ -94,6 +95,26 @@ async def test_a_result_leaves_in_the_turn_in_which_its_handler_has_ended(
         await working
         handled, left = turns[:2]
         assert handled == left
+
+
+async def test_a_result_that_no_batch_takes_ends_its_consumer_and_nothing_else(
+    servers: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with corgi.connect(servers) as mq:
+        await mq.topics.create(name, partitions=1)
+
+        def refused(*_: object) -> bytes:
+            raise CorgiError("invalid-argument", "it does not fit")
+
+        async def handler(message: corgi.Message[bytes]) -> corgi.Message[bytes]:
+            return corgi.Message(topic=name, value=message.value)
+
+        monkeypatch.setattr(flights, "encode_batch", refused)
+        await mq.publish(name, b"v")
+        with pytest.raises(CorgiError, match="it does not fit"):
+            async with asyncio.timeout(10):
+                await mq.run(handler, name, group=name, semantics="exactly_once", start="earliest")
+        await mq.publish(name, b"others go on")
 
 
 async def results(mq: corgi.Corgi, topic: str, count: int) -> None:

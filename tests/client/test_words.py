@@ -59,3 +59,11 @@ def test_what_is_no_time(wrong: Any) -> None:
 def test_headers_are_pairs_in_order() -> None:
     assert header_list({"a": b"1", "b": None}) == [("a", b"1"), ("b", None)]
     assert header_list([("a", b"1"), ("a", b"2")]) == [("a", b"1"), ("a", b"2")]
+    assert header_list({"größe": b"1"}) == [("größe", b"1")]
+
+
+def test_half_a_letter_names_no_header() -> None:
+    """No batch could tell it, and by then nobody would know whose it was."""
+    with pytest.raises(CorgiError, match="UTF-8") as caught:
+        header_list({"\ud800": b"1"})
+    assert caught.value.code == "invalid-argument"

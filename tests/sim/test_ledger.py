@@ -24,8 +24,8 @@ def ledger() -> Ledger:
     return Ledger(World(1), 3)
 
 
-def vote(ballot: Ballot = BALLOT, value: bytes = b"value") -> LogRecord:
-    record = LogRecord(RecordKind.ACCEPT, G, ballot, SLOT, Slot(0), value)
+def vote(ballot: Ballot = BALLOT, value: bytes = b"value", release: tuple[NodeId, Accepted] | None = None) -> LogRecord:
+    record = LogRecord(RecordKind.ACCEPT, G, ballot, SLOT, Slot(0), value, release)
     record.position = Position(1)
     return record
 
@@ -128,6 +128,40 @@ def test_a_damaged_vote_is_given_up_with_the_loss_that_the_operator_accepts(*, s
     promise = LogRecord(RecordKind.PROMISE, G, BALLOT, Slot(0), Slot(0), b"")
     ledger.recovered(A, disk, [promise, accepted], holes=0)
     assert not ledger.violations
+
+
+@pytest.mark.parametrize("memory", ["", "-"])
+def test_a_vote_given_anew_below_a_promise_is_seen_though_a_recovery_made_up_for_the_first(memory: str) -> None:
+    """A copy is told to nobody; this one is."""
+    ledger = Ledger(World(1), 3, groups=0 if memory else 1)
+    disk = DiskMemory()
+    promise = LogRecord(RecordKind.PROMISE, G, Ballot(BALLOT + 65536), Slot(0), Slot(0), b"")
+    ledger.synced(A, disk, [vote(), *[recovery(begins=begins, memory=memory) for begins in (True, False)], promise])
+    assert not ledger.violations
+    ledger.synced(A, disk, [vote(release=(B, Accepted(G, BALLOT, SLOT)))])
+    assert [violation.name for violation in ledger.violations] == ["promise-went-back"]
+
+
+def test_a_vote_that_can_be_read_is_not_given_up_with_a_damaged_copy_of_it() -> None:
+    ledger = Ledger(World(1), 3, groups=0)
+    disk = DiskMemory()
+    damaged = FaultyRecord(RecordKind.ACCEPT, G, BALLOT, SLOT, Slot(0), 5)
+    accepted = told(NodeRecord(0, memory="-", cut=((G, Slot(0)),)))
+    promise = LogRecord(RecordKind.PROMISE, G, BALLOT, Slot(0), Slot(0), b"")
+    ledger.synced(A, disk, [vote()])
+    ledger.recovered(A, disk, [vote(), damaged], holes=0)
+    ledger.synced(A, disk, [accepted])
+    assert not ledger.violations
+    ledger.recovered(A, disk, [promise, accepted], holes=0)
+    assert [violation.name for violation in ledger.violations] == ["synced-record-lost"]
+
+
+def test_a_lost_tail_is_seen_though_what_it_held_lies_before_it_as_well(ledger: Ledger) -> None:
+    disk = DiskMemory()
+    recovered = [recovery(begins=True), recovery(begins=False)]
+    ledger.synced(A, disk, [vote(), *recovered, vote()])
+    ledger.recovered(A, disk, [vote(), *recovered], holes=0)
+    assert [violation.name for violation in ledger.violations] == ["synced-record-lost"]
 
 
 def test_a_vote_that_a_lossy_restart_went_past_counts_no_more_when_it_is_read_again() -> None:

@@ -90,9 +90,10 @@ class MemoryDoubt:
         return A_HOLE if self._groups and not self._active else ""
 
     @property
-    def active(self) -> bool:
-        """They recover."""
-        return self._active
+    def bars(self) -> bool:
+        """They recover, and this node cannot lead them all: it does not even take part as one that may have forgotten
+        votes."""
+        return self._active and not all(self._node.groups[group].replica.acceptor.answers for group in self._groups)
 
     @property
     def reserved(self) -> bool:

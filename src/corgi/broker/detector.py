@@ -25,7 +25,7 @@ class PeerView:
     __slots__ = (
         "acknowledged_at", "barred", "beat_at", "beaten", "clock_offset_ms", "connected", "connected_at", "disk_age_ms",
         "echoed",
-        "full", "gap_s", "heard_at", "in_doubt", "leads", "number", "unfit",
+        "full", "gap_s", "heard_at", "leads", "memory_barred", "memory_unfit", "number", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class PeerView:
         self.disk_age_ms = 0
         self.gap_s = 0.0  # the longest recent pause between its heartbeats, decaying
         self.leads: dict[GroupId, Lead] = {}
-        self.unfit = self.barred = self.in_doubt = False
+        self.unfit = self.barred = self.memory_unfit = self.memory_barred = False
         self.full = False
 
 
@@ -98,7 +98,8 @@ class Detector:
         view.unfit = message.unfit
         view.full = message.full
         view.barred = message.barred
-        view.in_doubt = message.in_doubt
+        view.memory_unfit = message.memory_unfit
+        view.memory_barred = message.memory_barred
         view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
         view.leads = {lead.group: lead for lead in message.leads}
         for number, sent_at in reversed(self._sent):
@@ -202,7 +203,7 @@ class Detector:
 
     def heirs(self, *, memory: bool = False) -> list[NodeId]:
         """Peers that the leadership of a group, or of a memory group, can be handed to."""
-        able = [peer for peer, view in self.peers.items() if not (view.unfit or (memory and view.in_doubt))]
+        able = [peer for peer, view in self.peers.items() if not (view.memory_unfit if memory else view.unfit)]
         return [peer for peer in able if self.linked(peer)]
 
     def heard_all(self) -> bool:
@@ -218,6 +219,6 @@ class Detector:
         offsets = sorted((0, *(view.clock_offset_ms for view in seen)))
         median = offsets[len(offsets) // 2]
         others = [
-            abs(view.clock_offset_ms - median) for view in seen if not (view.barred or (memory and view.in_doubt))
+            abs(view.clock_offset_ms - median) for view in seen if not (view.memory_barred if memory else view.barred)
         ]
         return abs(median) <= max(CLOCK_SKEW_MS_MAX, min(others, default=abs(median)))

@@ -47,11 +47,23 @@ class Leadership:
         """This node may lead groups of which it lacks nothing."""
         return not self.barred and self._node.detector.clock_trusted()
 
+    @property
+    def memory_barred(self) -> bool:
+        """As ``barred``, of memory groups: also while they are in doubt."""
+        return self.barred or self._node.identity.amnesia.bars
+
+    @property
+    def memory_fit(self) -> bool:
+        """As ``fit``, of memory groups: also if those whose clocks are better may lead none."""
+        return not self.memory_barred and self._memory_clock_trusted()
+
     def fit_for(self, group: GroupId) -> bool:
-        """As ``fit``, for one group: in a memory group also if those whose clocks are better are in doubt."""
-        return self.fit or (
-            not self.barred and self._is_memory(group) and self._node.detector.clock_trusted(memory=True)
-        )
+        """As ``fit``, for one group; whether that recovers its replica knows."""
+        return self.fit or (self._is_memory(group) and not self.barred and self._memory_clock_trusted())
+
+    def _memory_clock_trusted(self) -> bool:
+        detector = self._node.detector
+        return detector.clock_trusted() or detector.clock_trusted(memory=True)
 
     def _is_memory(self, group: GroupId) -> bool:
         return group >= self._node.options.groups
@@ -117,8 +129,7 @@ class Leadership:
         lead = view.leads.get(group.id)
         return (
             detector.linked(home)
-            and not view.unfit
-            and not (view.in_doubt and self._is_memory(group.id))
+            and not (view.memory_unfit if self._is_memory(group.id) else view.unfit)
             and not view.full
             and now - view.connected_at >= HOME_AFTER_S
             and now - view.acknowledged_at < detector.suspicion_s

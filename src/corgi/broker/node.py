@@ -293,8 +293,9 @@ class Node:
         wall_ms = self.clock.wall_ms()
         durable_to = self.durable_to if self.identity.voting else 0
         self.room.look()
-        asks, in_doubt = len(self.requests.hearing) > 0, self.identity.amnesia.active
-        facts = (disk_age_ms, leads, unfit, durable_to, self.room.full, barred, asks, in_doubt)
+        memory = (not self.leadership.memory_fit, self.leadership.memory_barred)
+        asks = len(self.requests.hearing) > 0
+        facts = (disk_age_ms, leads, unfit, durable_to, self.room.full, barred, asks, *memory)
         for peer, view in detector.peers.items():
             if view.connected:
                 self.network.beat(peer, Heartbeat(number, view.number, wall_ms, *facts))

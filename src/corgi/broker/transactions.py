@@ -338,7 +338,9 @@ class Transactions:
         if theirs != ours:
             late = found.timed_out and found.number == number and theirs == (ours[0], ours[1] + 1)
             if late and message.number >= 0:  # without a number it could not be told from a later one
-                raise CorgiError("transaction-aborted", f"transaction {number} of {name!r} was open for too long")
+                text = f"transaction {number} of {name!r} was open for too long"
+                call.refuse(home, CorgiError("transaction-aborted", text))  # somebody may have begun since
+                return None
             text = f"a newer producer has begun as {name!r}"
             if theirs > ours:
                 raise CorgiError("transaction-fenced", text)

@@ -107,7 +107,7 @@ class Committer:
         if self.closed or self._soon:
             return
         if after_s and self._timer is None:
-            self._timer = self._shell.loop.call_later(after_s, self._flush)
+            self._timer = self._shell.loop.call_later(after_s, self._shell.before_end, self._flush)
         elif not after_s:
             self._soon = True
             self._shell.before_end(self._flush)
@@ -130,25 +130,35 @@ class Committer:
                 wait_s = min(held.retry_at - now, wait_s or held.retry_at)
                 continue
             group = self._shell.core.routing.group_of(held.topic, held.partition)
-            if held.flight is None:
-                held.flight = prepare(held, group)
-                if not held.finished:
-                    del self._dirty[held]
-            if held.flight is None:
-                self._landings.settled(held)
+            flight = held.flight or self._prepare(held, group)
+            if flight is None:
                 continue
             held.flying = True
-            if held.flight.two_phase:
-                self._start_transaction(group, held, held.flight)
-            elif held.flight.parts:
-                self._send(group, [(held, held.flight)])
+            if flight.two_phase:
+                self._start_transaction(group, held, flight)
+            elif flight.parts:
+                self._send(group, [(held, flight)])
             else:
-                together.setdefault(group, []).append((held, held.flight))
+                together.setdefault(group, []).append((held, flight))
         for group, flights in together.items():
             for at in range(0, len(flights), ENTRIES_MAX):
                 self._send(group, flights[at : at + ENTRIES_MAX])
         if wait_s is not None:
             self._arm(wait_s)
+
+    def _prepare(self, held: Held, group: int) -> Flight | None:
+        """What is to be stored of it becomes its flight, if there is anything."""
+        try:
+            held.flight = prepare(held, group)
+        except CorgiError as error:  # a result that no batch takes
+            del self._dirty[held]
+            self._landings.refused(held, error)
+            return None
+        if not held.finished:
+            del self._dirty[held]
+        if held.flight is None:
+            self._landings.settled(held)
+        return held.flight
 
     def _start_transaction(self, group: int, held: Held, flight: Flight) -> None:
         if not self.two_phase:

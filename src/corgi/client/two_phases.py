@@ -23,8 +23,10 @@ from corgi.wire import messages as m
 from corgi.wire import transaction_messages as t
 
 ACKS_QUORUM = 2
+_OVER = ("transaction-aborted", "transaction-ended")
 Place = tuple[TopicId, int]
 Stored = tuple[int, int]  # offset, time in ms
+_Who = tuple[str, int, int, int]  # a transaction: name, producer id, epoch, number
 
 
 class Part(NamedTuple):
@@ -48,6 +50,7 @@ class Identity:
         self.name = name  # transactional; "": for one-command acts only
         self.lock = asyncio.Lock()
         self.fenced = False  # another client took the name: to begin again would only fence that one
+        self.unsure: _Who | None = None  # whether somebody did when this one was refused, is not known yet
         self.id = -1
         self.epoch = -1
         self.number = 0
@@ -83,6 +86,11 @@ class TwoPhases:
             raise CorgiError("transaction-fenced")
         if identity.id >= 0:
             return
+        if identity.unsure is not None:
+            refused = await self._abort(identity.unsure)
+            if refused is not None and refused.code not in _OVER:
+                raise refused
+            identity.unsure = None
         if identity.name:
             became = await ask_for(self._shell, t.InitTransactions(identity.name), t.InitTransactionsReply)
             identity.begin(became.producer_id, became.producer_epoch, became.number)
@@ -117,9 +125,8 @@ class TwoPhases:
             return await self._append(identity, parts, timeout_s)
         except BaseException as error:
             refused = await asyncio.shield(self._abort(who))
-            fenced = isinstance(error, CorgiError) and error.code == "transaction-fenced"
-            if fenced and refused is not None and refused.code == "transaction-aborted":
-                raise refused from None
+            if isinstance(error, CorgiError) and error.code == "transaction-fenced":
+                raise self._ended(identity, who, refused) from None
             raise
 
     async def commit(self, identity: Identity, *, timeout_s: float) -> None:
@@ -128,7 +135,7 @@ class TwoPhases:
         await ask_for(self._shell, ending, t.EndTransactionReply, timeout_s=timeout_s)
         identity.number += 1
 
-    def _next(self, identity: Identity) -> tuple[str, int, int, int]:
+    def _next(self, identity: Identity) -> _Who:
         return identity.name, identity.id, identity.epoch, identity.number + 1
 
     async def _append(self, identity: Identity, parts: Sequence[Part], timeout_s: float) -> list[Stored]:
@@ -155,10 +162,19 @@ class TwoPhases:
                     group.create_task(store(numbers))
         except ExceptionGroup as failed:
             # Not ``except*``: what is raised in it comes out in a group of its own, with some releases of Python 3.11.
-            raise failed.exceptions[0] from None
+            faults = [one for one in failed.exceptions if not isinstance(one, CorgiError)]
+            raise (faults or failed.exceptions)[0] from None
         return stored
 
-    async def _abort(self, who: tuple[str, int, int, int]) -> CorgiError | None:
+    def _ended(self, identity: Identity, who: _Who, refused: CorgiError | None) -> CorgiError:
+        """Why the transaction has ended, as its record tells; if that could not be asked, it is asked later."""
+        if refused is not None and refused.code in ("transaction-fenced", "transaction-aborted"):
+            return refused
+        identity.unsure = who
+        text = "the cluster has ended the transaction: it was open for too long, or another producer has taken its name"
+        return CorgiError("transaction-aborted", text)
+
+    async def _abort(self, who: _Who) -> CorgiError | None:
         """As far as it can be told; the cluster aborts by itself what is left open. What it says against that."""
         try:
             await ask_for(self._shell, t.EndTransaction(*who, False), t.EndTransactionReply)

@@ -91,6 +91,8 @@ def header_list(headers: Headers) -> list[Header]:
     for name, value in out:
         if type(name) is not str or not (value is None or type(value) is bytes):
             raise CorgiError("invalid-argument", f"a header is a str with bytes or None, not {name!r}: {value!r}")
+        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise CorgiError("invalid-argument", f"the name of a header is text that UTF-8 can tell, not {name!r}")
     return out
 
 

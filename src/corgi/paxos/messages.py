@@ -295,7 +295,8 @@ class Heartbeat(PeerMessage, frozen=True, array_like=True, gc=False):
     full: bool = False  # there is no room for the next segment of its log
     barred: bool = False  # the sender may not lead, and not because of its clock
     asks: bool = False  # somebody waits for the echo: it is to come at once
-    in_doubt: bool = False  # memory groups of the sender recover, and it may lead none of them
+    memory_unfit: bool = False  # as ``unfit``, of memory groups: also while they are in doubt
+    memory_barred: bool = False  # as ``barred``, of memory groups
 
 
 class PeerHello(PeerMessage, frozen=True, array_like=True, gc=False):

@@ -8,7 +8,19 @@ from corgi.base.ids import Ballot, GroupId, NodeId, Slot
 class DiskMemory:
     """Promises, votes and recoveries, as records told of them."""
 
-    __slots__ = ("excused", "faulty", "marks", "past", "promised", "settled", "settling", "sworn", "votes", "written")
+    __slots__ = (
+        "excused",
+        "faulty",
+        "given_up",
+        "marks",
+        "past",
+        "promised",
+        "settled",
+        "settling",
+        "sworn",
+        "votes",
+        "written",
+    )
 
     def __init__(self) -> None:
         self.marks: dict[NodeId, int] = {}  # how far the log of each peer was durable, as this disk tells
@@ -17,6 +29,7 @@ class DiskMemory:
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
         self.faulty: set[tuple[GroupId, Slot, Ballot]] = set()  # of them those whose values are damaged
+        self.given_up: set[tuple[GroupId, Slot, Ballot]] = set()  # damaged ones, by the operator's word
         self.sworn: dict[GroupId, Ballot] = {}  # by promises
         self.settled = 0  # recoveries that are complete
         self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them

@@ -132,7 +132,7 @@ class Ledger:
             if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
         }
         found.votes |= known
-        memory.votes -= found.past  # they are there, and made up for by what lies behind them
+        memory.votes -= found.given_up
         if holes:
             memory.votes -= {vote for vote in memory.votes - found.votes if self._made_up_for(node, vote, found)}
         lost = holes > 0 and found.lacks(memory)
@@ -254,16 +254,17 @@ class Ledger:
         if record.kind is RecordKind.ACCEPT:
             vote = (group, record.slot, ballot)
             memory.settling.discard(vote)
-            if isinstance(record, FaultyRecord):
-                memory.faulty.add(vote)
-            else:
+            if not isinstance(record, FaultyRecord):
                 memory.faulty.discard(vote)
+            elif vote not in memory.votes:  # else it can be read where it lay before
+                memory.faulty.add(vote)
             if vote in memory.votes:
                 return  # copied forward to a newer segment
             memory.votes.add(vote)
             if not isinstance(record, FaultyRecord) and not (before is not None and self._given_up(vote)):
                 self._vote(node, record)
-            known = vote in memory.past or (before is not None and (vote in before.votes or vote in before.past))
+            known = vote in memory.past and record.release is None  # only a copy is told to nobody
+            known |= before is not None and (vote in before.votes or vote in before.past)
             if known and memory.written.get(group, 0) > ballot:
                 return  # copied forward, and the segment where it lay first was freed
         memory.promised[group] = max(memory.promised.get(group, Ballot(0)), ballot)
@@ -283,10 +284,11 @@ class Ledger:
 
     def _told(self, memory: DiskMemory, told: NodeRecord) -> None:
         for group, slot in told.cut:  # the operator accepts the loss, and damaged votes are given up
-            given_up = {vote for vote in memory.faulty if vote[0] == group and vote[1] > slot}
-            memory.votes -= given_up
-            memory.faulty -= given_up
-            memory.past |= given_up
+            lost = {vote for vote in memory.faulty if vote[0] == group and vote[1] > slot}
+            memory.votes -= lost
+            memory.faulty -= lost
+            memory.given_up |= lost
+            memory.past |= lost
         if told.accepted or told.cut or told.emptied:
             return
         if told.peer:
