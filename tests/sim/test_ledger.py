@@ -156,6 +156,13 @@ def test_a_vote_that_can_be_read_is_not_given_up_with_a_damaged_copy_of_it() -> 
     assert [violation.name for violation in ledger.violations] == ["synced-record-lost"]
 
 
+def test_a_recovery_may_have_ended_on_the_disk_without_anybody_hearing_of_it(ledger: Ledger) -> None:
+    disk = DiskMemory()
+    ledger.synced(A, disk, [vote(), recovery(begins=True)])
+    ledger.recovered(A, disk, [vote(), recovery(begins=True), recovery(begins=False)], holes=0)
+    assert not ledger.violations
+
+
 def test_a_lost_tail_is_seen_though_what_it_held_lies_before_it_as_well(ledger: Ledger) -> None:
     disk = DiskMemory()
     recovered = [recovery(begins=True), recovery(begins=False)]

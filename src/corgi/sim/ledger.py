@@ -132,7 +132,8 @@ class Ledger:
             if covered and (slot <= covered[group] or ballot < highest.get((group, slot), 0))
         }
         found.votes |= known
-        memory.votes -= found.given_up
+        # The end of a recovery, or the operator's word, may have reached the disk without anybody's hearing of it.
+        memory.votes -= (found.past & memory.settling) | found.given_up
         if holes:
             memory.votes -= {vote for vote in memory.votes - found.votes if self._made_up_for(node, vote, found)}
         lost = holes > 0 and found.lacks(memory)
