@@ -15,7 +15,7 @@ from one_node import START_MS, OneNode, a_batch, produce_of
 def appends_of(body: bytes) -> list[tuple[int, int]]:
     """(topic, partition) of each batch in a submitted DATA body."""
     command = Command(1, Origin(0), 0, 0, memoryview(body), COMMAND_HEADER.size)
-    return [(append.topic, append.partition) for append in decode_data(command).appends]
+    return [(append.topic, append.partition) for append in decode_data(command.body, command.body_at).appends]
 
 
 def test_results_come_in_the_order_of_the_request_though_groups_answer_in_another() -> None:

@@ -256,7 +256,7 @@ def read_value(data: bytes) -> None:
     check_value(signed)
     for command in iter_commands(signed):
         if command.kind == CommandKind.DATA:
-            decode_data(command)
+            decode_data(command.body, command.body_at)
 
 
 def cut_forward(data: bytes) -> None:

@@ -20,8 +20,7 @@ PREFIX_BYTES = PREFIX.size
 LENGTH_OVERHEAD = 12  # bytes before and including the length field
 MAGIC = 2
 CRC_FROM = 21  # the CRC covers everything from the attributes on
-
-CODEC_AT = CRC_FROM + 1  # the byte of the attributes that tells the codec
+ATTRIBUTES_AT = CRC_FROM + 1  # the low byte, in which all attributes lie
 
 ATTRIBUTE_CODEC = 0x07
 ATTRIBUTE_LOG_APPEND_TIME = 0x08

@@ -25,6 +25,7 @@ import crc32c
 
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Origin, TopicId
+from corgi.base.tuples import new
 
 Buffer = bytes | bytearray | memoryview
 
@@ -41,8 +42,6 @@ ITEM_HEADER = struct.Struct(">BBHI")
 ITEM_HEADER_BYTES = ITEM_HEADER.size
 _ONE_APPEND = struct.Struct(">HHIIII")  # DATA header and a table of one entry
 FORMAT_VERSION = 1
-
-_new = tuple.__new__  # a named tuple's own constructor takes twice as long
 
 
 class CommandKind(IntEnum):
@@ -180,13 +179,9 @@ def iter_commands(value: Buffer) -> Iterator[Command]:
         raise CorgiError("record-damaged", "bytes are left behind a value's last command")
 
 
-def decode_data(command: Command) -> Data:
-    """The parts of a DATA command; offsets of batches count from the start of the value."""
-    return parse_data(command.body, command.body_at)
-
-
-def parse_data(body: memoryview, body_at: int) -> Data:
-    """As ``decode_data``; the body begins at ``body_at`` in the value."""
+def decode_data(body: memoryview, body_at: int) -> Data:
+    """The parts of a DATA command, whose body begins at ``body_at`` in the value: offsets of batches count from the
+    value's start. Raises CorgiError "record-damaged"."""
     end = len(body)
     if end < DATA_HEADER.size:
         raise CorgiError("record-damaged", "a data command is too short")
@@ -201,14 +196,14 @@ def parse_data(body: memoryview, body_at: int) -> Data:
         at = start + length
         if at > end:
             raise CorgiError("record-damaged", "a data command ends inside an item")
-        items.append(_new(Item, (kind, version, body[start:at])))
+        items.append(new(Item, (kind, version, body[start:at])))
     table_end = at + append_count * APPEND_ENTRY.size
     if table_end > end:
         raise CorgiError("record-damaged", "a data command ends inside its table")
     appends: list[Append] = []
     batch_at = body_at + table_end
     for topic, partition, length in APPEND_ENTRY.iter_unpack(body[at:table_end]):
-        appends.append(_new(Append, (topic, partition, batch_at, length)))
+        appends.append(new(Append, (topic, partition, batch_at, length)))
         batch_at += length
     if batch_at != body_at + end:
         raise CorgiError("record-damaged", "the batches of a data command do not fill it")
@@ -246,6 +241,5 @@ def is_atomic(encoded: Buffer) -> bool:
 def iter_data(encoded: Buffer) -> Iterator[tuple[TopicId, int, memoryview]]:
     """(topic, partition, batch) of each append of one encoded DATA command."""
     view = memoryview(encoded)
-    command = Command(CommandKind.DATA, Origin(0), 0, 0, view[COMMAND_HEADER_BYTES:], COMMAND_HEADER_BYTES)
-    for topic, partition, at, length in decode_data(command).appends:
+    for topic, partition, at, length in decode_data(view[COMMAND_HEADER_BYTES:], COMMAND_HEADER_BYTES).appends:
         yield topic, partition, view[at : at + length]

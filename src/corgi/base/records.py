@@ -17,6 +17,7 @@ import crc32c
 from corgi.base.batch import (
     ATTRIBUTE_CODEC,
     ATTRIBUTE_TRANSACTIONAL,
+    ATTRIBUTES_AT,
     CRC_FROM,
     HEADER,
     HEADER_BYTES,
@@ -153,7 +154,7 @@ def restamped(
     records are untouched."""
     out = bytearray(batch)
     if transactional:
-        out[CRC_FROM + 1] |= ATTRIBUTE_TRANSACTIONAL
+        out[ATTRIBUTES_AT] |= ATTRIBUTE_TRANSACTIONAL
     PRODUCER.pack_into(out, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
     sign(out)
     return out

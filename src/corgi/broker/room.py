@@ -76,7 +76,7 @@ def holds_messages(value: Buffer) -> bool:
         command.kind == CommandKind.COMPACTED
         or (
             command.kind == CommandKind.DATA
-            and any(append.topic >= FIRST_USER_TOPIC for append in decode_data(command).appends)
+            and any(append.topic >= FIRST_USER_TOPIC for append in decode_data(command.body, command.body_at).appends)
         )
         for command in iter_commands(value)
     )

@@ -16,11 +16,12 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from corgi.base.batch import ATTRIBUTE_CODEC, CODEC_AT
+from corgi.base.batch import ATTRIBUTE_CODEC, ATTRIBUTES_AT
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
 from corgi.base.ids import Offset, TopicId
 from corgi.base.records import encode_batch, read_batch
+from corgi.base.tuples import new
 from corgi.state.commands import CursorGuard, Natural, Unsigned32
 from corgi.state.index import PartitionLog
 
@@ -63,8 +64,6 @@ class Cursor(NamedTuple):
 
 
 NEW = Cursor()
-
-_new = tuple.__new__  # a named tuple's own constructor takes twice as long
 
 LeaderEpochTold = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Text = Annotated[str, Meta(max_length=NAME_MAX)]
@@ -217,7 +216,7 @@ class Cursors:
         self._check_room(key)
         epoch, member = owner
         moved = (epoch, member, cursor.version + 1, offset, ranges, metadata, log_time_ms, NO_LEADER_EPOCH)
-        return _new(Cursor, moved)
+        return new(Cursor, moved)
 
     def hold(self, key: CursorKey, producer_id: int) -> None:
         """An open transaction moves this cursor: nobody else does meanwhile, and its owner stays."""
@@ -237,7 +236,7 @@ class Cursors:
     def judge(self, guard: CursorGuard) -> bool:
         """Whether what the guard protects may be done; False if it was done already. Raises "consumer-fenced",
         "checkpoint-moved"."""
-        key: CursorKey = _new(CursorKey, (guard.group, guard.topic, guard.partition, guard.slice))
+        key: CursorKey = new(CursorKey, (guard.group, guard.topic, guard.partition, guard.slice))
         cursor = self.get(key)
         if guard.owner_epoch != cursor.owner_epoch or guard.member != cursor.member:
             raise CorgiError("consumer-fenced", f"owner epoch {guard.owner_epoch} of {guard.member!r} is over")
@@ -256,7 +255,7 @@ class Cursors:
 
 def decode_checkpoint(batch: Buffer) -> tuple[CursorKey, CheckpointRecord | None]:
     """The one record of a batch for `__checkpoints`. Raises "corrupt-batch", "invalid-argument"."""
-    if batch[CODEC_AT] & ATTRIBUTE_CODEC:
+    if batch[ATTRIBUTES_AT] & ATTRIBUTE_CODEC:
         raise CorgiError("corrupt-batch", "batches of __checkpoints are not compressed")
     try:
         records = read_batch(batch)
@@ -274,7 +273,7 @@ def decode_checkpoint(batch: Buffer) -> tuple[CursorKey, CheckpointRecord | None
         raise CorgiError("invalid-argument", f"a record of __checkpoints has the unknown kind {key.kind}")
     if record is not None and record.ranges:
         check_ranges(record.offset, record.ranges)
-    return _new(CursorKey, (key.group, key.topic, key.partition, key.slice)), record
+    return new(CursorKey, (key.group, key.topic, key.partition, key.slice)), record
 
 
 def check_ranges(offset: int, ranges: Sequence[Range]) -> None:

@@ -27,6 +27,7 @@ from corgi.base.command import (
 )
 from corgi.base.errors import check
 from corgi.base.ids import GroupId, Origin, Slot, TopicId
+from corgi.base.tuples import new
 from corgi.state import rules
 from corgi.state.commands import FLAG_ATOMIC
 from corgi.state.compaction import apply_compacted
@@ -43,8 +44,6 @@ _DATA = int(CommandKind.DATA)
 _DIGEST_START = 0xCBF2_9CE4_8422_2325  # FNV-1a with 64 bits, a number at a time
 _DIGEST_FACTOR = 0x0000_0100_0000_01B3
 _DIGEST_MASK = 0xFFFF_FFFF_FFFF_FFFF
-
-_new = tuple.__new__  # a named tuple's own constructor takes twice as long
 
 
 class Machine(GroupState):
@@ -165,13 +164,13 @@ class Machine(GroupState):
                 if batch_at + length != end:
                     return self._refused(origin, counter, rules.MALFORMED, "a batch does not fill its command")
                 result = self.append(value, topic, partition, batch_at, length)
-                return _new(Outcome, (origin, counter, result[0], (result,), self.log_time_ms, ""))
+                return new(Outcome, (origin, counter, result[0], (result,), self.log_time_ms, ""))
         elif end - at < DATA_HEADER.size:
             return self._refused(origin, counter, rules.MALFORMED, "a data command is too short")
         guards, records, count = DATA_HEADER.unpack_from(value, at)
         if guards or records or flags:
             (error, detail), results = rules.apply_atomic(self, value, at, end)
-            return _new(Outcome, (origin, counter, error, results, self.log_time_ms, detail))
+            return new(Outcome, (origin, counter, error, results, self.log_time_ms, detail))
         return self._independent(value, at + DATA_HEADER.size, count, end, origin, counter)
 
     def _independent(self, value: Buffer, at: int, count: int, end: int, origin: Origin, counter: int) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from corgi.base import errors
-from corgi.base.command import Buffer, CommandKind, Data, Item, parse_data
+from corgi.base.command import Buffer, CommandKind, Data, Item, decode_data
 from corgi.base.errors import CorgiError
 from corgi.base.ids import FIRST_USER_TOPIC, LeaderEpoch, Offset, TopicId
 from corgi.base.limits import PARTITIONS_MAX
@@ -54,7 +54,7 @@ def apply_rule(state: GroupState, kind: int, body: Buffer) -> Verdict:
 def apply_atomic(state: GroupState, value: Buffer, body_at: int, end: int) -> tuple[Verdict, tuple[AppendResult, ...]]:
     """Apply a DATA command whole or not at all: guards first, then every batch, taken back if one is refused."""
     try:
-        data = parse_data(memoryview(value)[body_at:end], body_at)
+        data = decode_data(memoryview(value)[body_at:end], body_at)
     except CorgiError as error:
         return (MALFORMED, error.message), ()
     verdict = _check_guards(state, data)
