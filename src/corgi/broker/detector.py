@@ -99,7 +99,7 @@ class Detector:
         view.full = message.full
         view.barred = message.barred
         view.memory_unfit = message.memory_unfit
-        view.memory_barred = message.memory_barred
+        view.memory_barred = message.barred or message.memory_barred
         view.clock_offset_ms = message.wall_ms - self.clock.wall_ms()
         view.leads = {lead.group: lead for lead in message.leads}
         for number, sent_at in reversed(self._sent):

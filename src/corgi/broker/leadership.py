@@ -55,15 +55,11 @@ class Leadership:
     @property
     def memory_fit(self) -> bool:
         """As ``fit``, of memory groups: also if those whose clocks are better may lead none."""
-        return not self.memory_barred and self._memory_clock_trusted()
+        return not self.memory_barred and self._node.detector.clock_trusted(memory=True)
 
     def fit_for(self, group: GroupId) -> bool:
-        """As ``fit``, for one group; whether that recovers its replica knows."""
-        return self.fit or (self._is_memory(group) and not self.barred and self._memory_clock_trusted())
-
-    def _memory_clock_trusted(self) -> bool:
-        detector = self._node.detector
-        return detector.clock_trusted() or detector.clock_trusted(memory=True)
+        """As ``fit`` or ``memory_fit``; whether this one group is in doubt its replica knows."""
+        return not self.barred and self._node.detector.clock_trusted(memory=self._is_memory(group))
 
     def _is_memory(self, group: GroupId) -> bool:
         return group >= self._node.options.groups
