@@ -28,12 +28,16 @@ async def test_what_is_asked_for_before_the_end_of_a_turn_leaves_with_it(servers
             told.append("flush")
             flush()
 
+        def second() -> None:
+            told.append("second")
+            shell.before_end(lambda: told.append("third"))
+
         shell.core.flush = flushed  # type: ignore[method-assign]
         await asyncio.sleep(0.05)
         told.clear()
         shell.wake()
         shell.before_end(lambda: told.append("first"))
-        shell.before_end(lambda: (told.append("second"), shell.before_end(lambda: told.append("third")))[0])
+        shell.before_end(second)
         await asyncio.sleep(0)
         assert told == ["first", "second", "flush"]
         await asyncio.sleep(0)
