@@ -63,6 +63,17 @@ def test_the_boot_counter_does_not_go_back_with_the_clock(tmp_path: Path, monkey
         assert opened.boot > boot
 
 
+def test_two_copies_of_a_folder_started_with_the_clock_behind_count_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a disk is put back: else the later life would take the ids of commands that the other gave."""
+    bootstrap(tmp_path / "disk").close()
+    shutil.copytree(tmp_path / "disk", tmp_path / "copy")
+    monkeypatch.setattr(folder_module.time, "time_ns", lambda: 0)
+    with Folder.open(tmp_path / "disk", NODE) as one, Folder.open(tmp_path / "copy", NODE) as other:
+        assert one.boot != other.boot
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_empty_folder_is_no_node(tmp_path: Path, exists: bool) -> None:
     path = tmp_path if exists else tmp_path / "none"

@@ -1,5 +1,6 @@
 """What seeds have taught, as small tests: a seed changes its meaning with the simulator, these do not."""
 
+from random import Random
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -470,8 +471,28 @@ def test_a_life_whose_number_was_used_before_takes_another(seen: int, goes_on_ab
 
 
 def test_a_boot_number_is_above_the_last_one_and_above_those_of_a_lost_disk() -> None:
-    assert next_boot(0, 1_700_000_000_000) == 1_700_000_000_000
-    assert next_boot(1_700_000_000_005, 1_700_000_000_000) == 1_700_000_000_006
+    assert next_boot(0, 1_700_000_000_000, Random(1)) == 1_700_000_000_000
+    assert next_boot(1_700_000_000_005, 1_700_000_000_000, Random(1)) > 1_700_000_000_005
+
+
+def test_two_starts_from_the_same_disk_with_the_clock_behind_do_not_take_the_same_number() -> None:
+    """The second answered a batch with the place of another, which the first had stored: it was told stored, lost."""
+    world = World(1)
+    cluster = Cluster(world, ClusterOptions(nodes=1))
+    computer = cluster.computers[ME]
+    cluster.start(ME)
+    computer.clock.jump(-60_000)
+    world.run(0.1)
+    image = cluster.image(ME)
+    boots = [computer.boot]
+    for _ in range(2):
+        cluster.kill(ME)
+        cluster.put_back(ME, image)
+        cluster.start(ME)
+        boots.append(computer.boot)
+        world.run(world.now + 0.1)
+    assert len(set(boots)) == 3
+    assert min(boots) == boots[0]
 
 
 @pytest.mark.parametrize("deaf", [True, False])

@@ -5,7 +5,12 @@ All of them are plain ``int`` at run time; they exist for the type checker and t
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from corgi.base.ports import Random
+
+BOOT_LEAP_BITS = 20  # boots follow the clock in ms: up to a quarter of an hour
 
 NodeId = NewType("NodeId", int)  # 1..65535, chosen by the operator, one folder each
 GroupId = NewType("GroupId", int)  # 0..G-1: a Paxos group, a replicated log
@@ -55,13 +60,14 @@ def make_origin(node: NodeId, boot: int) -> Origin:
     return Origin(node << 48 | boot)
 
 
-def next_boot(previous: int, wall_ms: int) -> int:
+def next_boot(previous: int, wall_ms: int, chance: Random) -> int:
     """The boot counter of a start: above the last one (0: none is known), and above those that a lost disk counted.
 
     A counter that began anew on a replaced or restored disk would give commands the ids of others long applied, and
-    they would be answered with those outcomes; so it follows the clock (ms since 1970) wherever that is ahead.
+    they would be answered with those outcomes; so it follows the clock (ms since 1970) where that is ahead. Where it is
+    behind, it leaps by ``chance``: else a disk that was copied, started, and put back would count alike twice.
     """
-    return max(previous + 1, wall_ms)
+    return wall_ms if wall_ms > previous else previous + 1 + chance.getrandbits(BOOT_LEAP_BITS)
 
 
 def origin_node(origin: Origin) -> NodeId:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from corgi.base.command import Buffer, encode_value
 from corgi.base.errors import DISK_FULL, TIMEOUT
-from corgi.base.ids import Ballot, Origin, Slot, make_origin, origin_boot
+from corgi.base.ids import Ballot, Origin, Slot, make_origin, next_boot, origin_boot
 from corgi.base.limits import COMMAND_BYTES_MAX, VALUE_COMMANDS_MAX
 from corgi.broker.group import Group
 from corgi.broker.proposals import Pending
@@ -23,8 +23,6 @@ from corgi.state.outcomes import Outcome
 
 if TYPE_CHECKING:
     from corgi.broker.node import Node
-
-BOOT_LEAP_BITS = 20  # boots follow the clock in ms: up to a quarter of an hour
 
 
 class Outgoing:
@@ -74,8 +72,7 @@ class Outgoing:
         the outcomes of the second one's commands.
         """
         node = self._node
-        boot = origin_boot(seen) + 1 + node.random.getrandbits(BOOT_LEAP_BITS)
-        node.origin = make_origin(node.options.node, boot)
+        node.origin = make_origin(node.options.node, next_boot(origin_boot(seen), 0, node.random))
         node.count("origins_renewed")
         for group in node.groups:
             for pending in group.proposals.renew(node.origin):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 
 from corgi.base.errors import CorgiError
@@ -138,7 +139,7 @@ class Folder:
                     raise CorgiError("log-damaged", what, hint="restore the folder, or begin anew in an empty one")
                 identity = _begin_anew(path, identity, segment_bytes)
             identity = _noticed(identity, kernel_boot_id() if kernel is None else kernel)
-            return replace(identity, boot=next_boot(identity.boot, _wall_ms()))
+            return replace(identity, boot=next_boot(identity.boot, _wall_ms(), SystemRandom()))
 
         return cls._take(path, identify)
 
@@ -234,7 +235,7 @@ class Folder:
             (path / WAL).mkdir(mode=0o700, exist_ok=True)
             make_segment(path / WAL, identity, 1, segment_bytes, int.from_bytes(os.urandom(8), "big"))
             incarnation = os.urandom(16).hex()
-            boot = next_boot(0, _wall_ms())
+            boot = next_boot(0, _wall_ms(), SystemRandom())
             groups, memory_groups = counts
             told = (FORMAT_VERSION, cluster_id.hex(), node, incarnation, boot, groups, recovering)
             return Identity(*told, memory_groups, kernel_boot_id())

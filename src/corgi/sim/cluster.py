@@ -146,7 +146,7 @@ class Cluster:
         computer = self.computers[node]
         if computer.process is not None:
             return
-        computer.boot = next_boot(computer.boot, computer.clock.wall_ms())
+        computer.boot = next_boot(computer.boot, computer.clock.wall_ms(), self._chance)
         computer.starts += 1
         if self.options.memory_groups and computer.noted_kernel != computer.kernel:
             computer.memory_lost = f"loss before start {computer.starts}"
