@@ -130,6 +130,18 @@ def test_a_damaged_vote_is_given_up_with_the_loss_that_the_operator_accepts(*, s
     assert not ledger.violations
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_vote_in_a_slot_known_chosen_is_given_up_with_the_loss_of_one_before_it(known: int) -> None:
+    """The node keeps no votes where it knows what is chosen, and what it knows there it has given up."""
+    ledger = Ledger(World(1), 3, groups=0)
+    disk = DiskMemory()
+    state = LogRecord(RecordKind.STATE, G, BALLOT, Slot(known), Slot(known), b"")
+    accepted = told(NodeRecord(0, memory="-", cut=((G, Slot(0)),)))
+    ledger.synced(A, disk, [vote(), state, accepted])
+    ledger.recovered(A, disk, [state, accepted], holes=0)
+    assert [violation.name for violation in ledger.violations] == ([] if known else ["synced-record-lost"])
+
+
 @pytest.mark.parametrize("memory", ["", "-"])
 def test_a_vote_given_anew_below_a_promise_is_seen_though_a_recovery_made_up_for_the_first(memory: str) -> None:
     """A copy is told to nobody; this one is."""

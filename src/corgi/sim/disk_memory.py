@@ -12,6 +12,7 @@ class DiskMemory:
         "excused",
         "faulty",
         "given_up",
+        "known",
         "marks",
         "past",
         "promised",
@@ -29,7 +30,8 @@ class DiskMemory:
         self.written: dict[GroupId, Ballot] = {}  # by promises and votes; a segment's state may run ahead of them
         self.votes: set[tuple[GroupId, Slot, Ballot]] = set()
         self.faulty: set[tuple[GroupId, Slot, Ballot]] = set()  # of them those whose values are damaged
-        self.given_up: set[tuple[GroupId, Slot, Ballot]] = set()  # damaged ones, by the operator's word
+        self.given_up: set[tuple[GroupId, Slot, Ballot]] = set()  # by the operator's word
+        self.known: dict[GroupId, Slot] = {}  # up to where records tell that slots are chosen
         self.sworn: dict[GroupId, Ballot] = {}  # by promises
         self.settled = 0  # recoveries that are complete
         self.settling: set[tuple[GroupId, Slot, Ballot]] = set()  # votes before a recovery, which makes up for them
@@ -46,6 +48,7 @@ class DiskMemory:
         other.marks = dict(self.marks)
         other.promised = dict(self.promised)
         other.written = dict(self.written)
+        other.known = dict(self.known)
         other.sworn = dict(self.sworn)
         other.votes = set(self.votes)
         other.faulty = set(self.faulty)

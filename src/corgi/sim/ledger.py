@@ -151,6 +151,7 @@ class Ledger:
             text = f"node {node} group {group}: vote {_show(ballot)} in {slot} is gone"
             self.violate("synced-record-lost", text, Focus(node, group, slot))
         memory.marks = found.marks
+        memory.known = found.known
         memory.promised = found.promised
         memory.sworn = {**memory.sworn, **found.sworn}
         memory.written = {**memory.written, **found.written}
@@ -249,9 +250,11 @@ class Ledger:
         """``before``: what is known of the disk, if this is a second look at it."""
         if record.kind is RecordKind.NODE:
             self._told(memory, msgspec.msgpack.decode(record.payload, type=NodeRecord))
+        group, ballot = record.group, record.ballot
+        itself = record.kind in (RecordKind.STATE, RecordKind.LEARNED)
+        memory.known[group] = max(memory.known.get(group, Slot(0)), record.slot if itself else record.commit)
         if record.kind not in _PROMISING:
             return
-        group, ballot = record.group, record.ballot
         if record.kind is RecordKind.ACCEPT:
             vote = (group, record.slot, ballot)
             memory.settling.discard(vote)
@@ -284,8 +287,11 @@ class Ledger:
         return any(slot >= first and ballot < promised for first, promised in self.restarted.get(group, ()))
 
     def _told(self, memory: DiskMemory, told: NodeRecord) -> None:
-        for group, slot in told.cut:  # the operator accepts the loss, and damaged votes are given up
-            lost = {vote for vote in memory.faulty if vote[0] == group and vote[1] > slot}
+        for group, slot in told.cut:  # the operator accepts the loss: of what was known chosen, and of damaged votes
+            known = memory.known.get(group, Slot(0))
+            behind = {vote for vote in memory.votes if vote[0] == group and vote[1] > slot}
+            lost = {vote for vote in behind if vote[1] <= known or vote in memory.faulty}
+            memory.known[group] = min(known, slot)
             memory.votes -= lost
             memory.faulty -= lost
             memory.given_up |= lost
