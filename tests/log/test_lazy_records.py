@@ -253,6 +253,38 @@ def test_what_was_cut_stays_away() -> None:
     assert found == [1, 21]
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_lazy_hole_stays_one_when_the_batch_that_told_so_is_cut(*, lost: bool) -> None:
+    """A power loss takes the middle of one lazy batch and the end of the next, whose header states what was synced. The
+    log goes on in its place, and perhaps another power loss takes the first batch there."""
+    log = begun()
+    for slot in range(2, 9):
+        log.journal.append(lazy(slot, bytes([slot]) * 300))
+    first = take(log)
+    log.journal.append(lazy(9, bytes([9]) * 1500))
+    second = take(log)
+    file = log.segments[first.segment]
+    middle = first.offset + first.length // 2
+    file[middle : middle + SECTOR] = bytes(SECTOR)
+    file[second.offset + second.length - SECTOR : second.offset + second.length] = bytes(SECTOR)
+    assert [hole.lazy for hole in damage(log)] == [True]
+    log.restart()
+    log.journal.append(lazy(20))
+    anew = take(log)
+    assert anew.offset == second.offset
+    log.journal.append(lazy(21))
+    take(log)
+    log.journal.append(accept(22, group=SURE))
+    take(log)
+    if lost:
+        spoil(log, anew)
+    assert all(hole.lazy for hole in damage(log))
+    log.restart()
+    log.journal.append(accept(23, group=SURE))
+    last = take(log)
+    assert stated(log, last) == place(last), "all before is synced by now"
+
+
 class LazyLife(RuleBasedStateMachine):
     """One log with records of both kinds through kills and power losses."""
 

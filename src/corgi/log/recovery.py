@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 
 from corgi.base.command import Buffer
 from corgi.base.errors import CorgiError
+from corgi.base.ids import Position
 from corgi.base.limits import SEGMENT_BYTES
 from corgi.base.ports import Hole, LogRecord
 from corgi.log.record import (
@@ -59,6 +60,7 @@ class Scan:
         self._batch = 0
         self._unsynced = 0
         self._batch_at = 0
+        self._stated_max: Position | None = None  # what the batch behind a lazy hole states, while that is torn itself
         self._sealed = False  # that batch says that the log goes on in the next segment
         self._held: list[LogRecord | Hole] = []  # behind it: damage if a batch follows, else torn or never used
         self._held_batches = 0
@@ -77,7 +79,8 @@ class Scan:
         while number in self._salts:  # a prepared segment behind one that cannot be used is made anew
             salts.append((number, self._salts[number]))
             number += 1
-        return LogEnd(self._segment, self._offset, self._batch, self._sealed, tuple(salts), self._unsynced, self._torn)
+        at = (self._segment, self._offset, self._batch, self._sealed, tuple(salts), self._unsynced, self._torn)
+        return LogEnd(*at, self._stated_max)
 
     @property
     def batch_offset(self) -> int:
@@ -155,6 +158,8 @@ class Scan:
             self._sealed = bool(batch.flags & FLAG_SEALS)
             synced = 0 if stretch.sound else decode_batch_header(view, later, seed).synced
             yield from stretch.items if stretch.known else self._judged(stretch.items, synced)
+            if not stretch.known:
+                self._stated_max = Position(synced)
             if stretch.records != batch.records and stretch.known:
                 raise _contradiction(number, at, f"the batch tells {batch.records} records, it has {stretch.records}")
             if self._sealed:
@@ -228,6 +233,7 @@ class Scan:
         if not known and not any(isinstance(item, Hole) for item in self._held):
             yield Hole(segment, at, at, f"batch {number} follows batch {self._batch}")
         yield from self._judged(self._held, synced)
+        self._stated_max = None
         self._held.clear()
         self._held_batches = 0
         self._torn = None
@@ -251,6 +257,7 @@ class Scan:
         self._segment, self._offset, self._unsynced = self._lost_to, self._segment_bytes, self._segment_bytes
         self._batch_at = self._segment_bytes
         self._sealed = True
+        self._stated_max = None
         if self._torn is not None and self._torn[0] <= self._lost_to:
             self._torn = None
         self._salts.pop(self._lost_to, None)

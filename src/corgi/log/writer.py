@@ -53,6 +53,9 @@ class LogEnd:
     the prepared ones behind it. Whoever drives the journal does two things before its first write: the bytes of
     ``segment`` from ``unsynced`` to ``offset`` (the last batch does not state them as synced) are written again as they
     are and synced, and the bytes of ``torn`` (segment, from, to) are zeroed and synced.
+
+    ``stated_max``: the last batch has lost lazy records, as the header of a batch told that is torn itself. What comes
+    in its place must state no more as synced, until it is synced itself: else they would look like damage.
     """
 
     segment: int = 0
@@ -62,6 +65,7 @@ class LogEnd:
     salts: tuple[tuple[int, int], ...] = ()
     unsynced: int = 0
     torn: tuple[int, int, int] | None = None
+    stated_max: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Journal:
         self._offset = at.offset
         self._number = at.batch
         self._synced = Position(at.segment * segment_bytes + at.offset)
+        self._stated_max = at.stated_max
         self._synced_segment = at.segment
         self._begun = at.segment > 0 and not at.sealed  # the current segment takes batches
         self._seed = segment_seed(at.segment, self._salts[at.segment]) if self._begun else 0
@@ -239,6 +244,7 @@ class Journal:
         check(batch is self._outstanding, f"batch {batch.number} was told as synced and is not outstanding")
         self._outstanding = None
         self._synced = Position(batch.segment * self._segment_bytes + batch.offset + batch.length)
+        self._stated_max = None
         self._synced_segment = batch.segment
         self._lazy_since = None
         self._lazy_bytes = 0
@@ -302,9 +308,8 @@ class Journal:
 
     def _give_out(self, layout: _Layout, seals: bool) -> WriteBatch:
         self._number += 1
-        header = BatchHeader(
-            FLAG_SEALS if seals else 0, self._segment, self._number, self._synced, layout.size, layout.count
-        )
+        synced = self._synced if self._stated_max is None else self._stated_max
+        header = BatchHeader(FLAG_SEALS if seals else 0, self._segment, self._number, synced, layout.size, layout.count)
         buffers = layout.finish(encode_batch_header(header, self._seed))
         length = BATCH_HEADER_BYTES + layout.size
         late = self._lazy_since is not None and self._now >= self._lazy_since + LAZY_SYNC_S
