@@ -230,18 +230,25 @@ def test_a_hole_in_the_middle_of_a_batch_is_lazy_if_that_was_never_stated_as_syn
         assert [hole.lazy for hole in damage(log)] == [found]
 
 
-def test_what_was_cut_stays_away() -> None:
-    """A power loss takes the header of one lazy batch and the end of the next: both are cut. Another takes what was
-    written over them: what was left of the first must not come back."""
-    log = begun()
+def two_lazy_batches(log: Log) -> tuple[WriteBatch, WriteBatch]:
+    """Of seven records and of one; the end of the second is lost with the power."""
     for slot in range(2, 9):
         log.journal.append(lazy(slot, bytes([slot]) * 300))
     first = take(log)
     log.journal.append(lazy(9, bytes([9]) * 1500))
     second = take(log)
+    end = second.offset + second.length
+    log.segments[second.segment][end - SECTOR : end] = bytes(SECTOR)
+    return first, second
+
+
+def test_what_was_cut_stays_away() -> None:
+    """A power loss takes the header of one lazy batch and the end of the next: both are cut. Another takes what was
+    written over them: what was left of the first must not come back."""
+    log = begun()
+    first, _ = two_lazy_batches(log)
     file = log.segments[first.segment]
     file[first.offset : first.offset + SECTOR] = bytes(SECTOR)
-    file[second.offset + second.length - SECTOR : second.offset + second.length] = bytes(SECTOR)
     assert [record.slot for record in log.restart() if record.kind is RecordKind.ACCEPT] == [1]
     before = bytes(file)
     log.journal.append(lazy(20, bytes(1500)))
@@ -258,15 +265,10 @@ def test_a_lazy_hole_stays_one_when_the_batch_that_told_so_is_cut(*, lost: bool)
     """A power loss takes the middle of one lazy batch and the end of the next, whose header states what was synced. The
     log goes on in its place, and perhaps another power loss takes the first batch there."""
     log = begun()
-    for slot in range(2, 9):
-        log.journal.append(lazy(slot, bytes([slot]) * 300))
-    first = take(log)
-    log.journal.append(lazy(9, bytes([9]) * 1500))
-    second = take(log)
+    first, second = two_lazy_batches(log)
     file = log.segments[first.segment]
     middle = first.offset + first.length // 2
     file[middle : middle + SECTOR] = bytes(SECTOR)
-    file[second.offset + second.length - SECTOR : second.offset + second.length] = bytes(SECTOR)
     assert [hole.lazy for hole in damage(log)] == [True]
     log.restart()
     log.journal.append(lazy(20))
